@@ -1,0 +1,1 @@
+//! The seam between the model and the backends.

@@ -1,0 +1,1 @@
+//! What this device is: typed, layered configuration and device profiles.

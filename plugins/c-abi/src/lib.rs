@@ -1,0 +1,1 @@
+//! libzonda: the C ABI.

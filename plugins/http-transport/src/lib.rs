@@ -1,0 +1,1 @@
+//! Mistral's and OpenAI's HTTP API with server-sent events.

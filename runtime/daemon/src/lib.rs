@@ -1,0 +1,1 @@
+//! The program: assembles the line of rooms from a profile and runs it.

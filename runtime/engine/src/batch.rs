@@ -1,0 +1,120 @@
+//! One step's work, and what a network must do with it.
+//!
+//! A batch is ragged: sequences that read a prompt and sequences that write an answer stand side by
+//! side, told apart by nothing but the number of their tokens.
+
+use protocol::TokenId;
+
+/// Everything that one step of the network needs to know, as flat host arrays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// Tokens of all sequences, back to back. `[tokens]`
+    pub tokens: Vec<TokenId>,
+    /// Each token's place in its own sequence, from 0. `[tokens]`
+    pub positions: Vec<u32>,
+    /// Where each token's key and value go: `page * page_tokens + offset`. `[tokens]`
+    pub slots: Vec<u32>,
+    /// One for each sequence in this step, in the order of `tokens`. `[sequences]`
+    pub spans: Vec<Span>,
+    /// Page tables of all sequences, back to back.
+    pub pages: Vec<u32>,
+    /// The positions whose logits are wanted. `[rows]`
+    pub rows: Vec<Row>,
+}
+
+/// One sequence's share of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Index of its first token in [`Batch::tokens`].
+    pub query_start: u32,
+    /// Its tokens in this step.
+    pub query_tokens: u32,
+    /// Its tokens so far, those of this step included.
+    pub context_tokens: u32,
+    /// Index of its first page in [`Batch::pages`]; it has `context_tokens / page_tokens`, rounded
+    /// up, of them.
+    pub first_page: u32,
+}
+
+/// One position whose outcome the engine wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Index into [`Batch::tokens`].
+    pub token: u32,
+    /// How much of it.
+    pub want: Want,
+}
+
+/// How much of a row of logits leaves the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// All of the vocabulary.
+    Logits,
+    /// The likeliest token alone; the lowest id wins a tie.
+    Argmax,
+}
+
+/// What came out of a step: one entry for each of [`Batch::rows`], in that order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    /// One outcome for each wanted row.
+    pub rows: Vec<RowLogits>,
+}
+
+/// The outcome of one row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowLogits {
+    /// Logits of the next token. `[vocabulary]`
+    All(Vec<f32>),
+    /// The likeliest next token.
+    Argmax(TokenId),
+}
+
+/// What a network can take. Constant after loading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Entries of the vocabulary.
+    pub vocabulary: u32,
+    /// Pages of the cache.
+    pub pages: u32,
+    /// Tokens that one page holds.
+    pub page_tokens: u32,
+    /// Tokens of one sequence, prompt and answer together.
+    pub context_tokens_max: u32,
+    /// Tokens of one step.
+    pub batch_tokens_max: u32,
+}
+
+/// All that the engine knows of a network.
+pub trait Forward: Send {
+    /// What it can take.
+    fn capacity(&self) -> Capacity;
+
+    /// Computes one step: writes the keys and values of the batch's tokens into their slots, and
+    /// gives the wanted rows.
+    ///
+    /// Errors: [`ForwardError::Rejected`] when this batch cannot be computed and the next may be;
+    /// [`ForwardError::DeviceLost`] when nothing can be computed any more.
+    /// Threads: the engine's only.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError>;
+}
+
+/// A step failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForwardError {
+    /// This batch cannot be computed; its sequences fail and the engine goes on.
+    #[error("the network rejected a batch of {tokens} tokens: {reason}")]
+    Rejected {
+        /// Tokens of the batch.
+        tokens: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The device is gone; everything in flight fails.
+    #[error("the device is lost: {reason}")]
+    DeviceLost {
+        /// What it said.
+        reason: String,
+    },
+}

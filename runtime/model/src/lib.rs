@@ -1,0 +1,1 @@
+//! Tokens to logits: the one Mistral definition over Burn tensors.

@@ -1,0 +1,24 @@
+//! The words that every room speaks.
+//!
+//! A transport turns bytes into a [`Request`], a [`Service`] answers with a stream of [`Event`]s,
+//! and what goes wrong is a [`Fault`]. Nothing here knows a wire format, a token vocabulary or a
+//! tensor: OpenAI's JSON, MQTT's topics and C's structs stop at the plugin that owns them.
+#![forbid(unsafe_code)]
+
+mod event;
+mod fault;
+mod plugin;
+mod request;
+mod service;
+
+pub use event::{Event, FinishReason, ToolCall, Usage};
+pub use fault::{Fault, FaultCode};
+pub use plugin::{Filter, Stop, StopHandle, Tool, ToolError, Transport, TransportError};
+pub use request::{
+    Format, Input, Limits, Message, Priority, Request, RequestId, Sampling, TokenId, ToolChoice,
+    ToolSpec,
+};
+pub use service::{
+    Canceller, Description, EventSink, Load, ModelCard, Reply, SendOutcome, Service, TimedOut,
+    reply_pair,
+};

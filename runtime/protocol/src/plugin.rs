@@ -1,0 +1,144 @@
+//! What plugs in: transports, tools and filters. They see this crate and nothing behind it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::{Event, Fault, Request, Service, ToolSpec};
+
+/// Brings requests in and carries events out.
+pub trait Transport: Send {
+    /// Its name in configuration and logs.
+    fn name(&self) -> &'static str;
+
+    /// Serves until `stop` is raised, then lets running answers end and returns.
+    ///
+    /// Threads: called on a thread of its own; may start an async runtime there.
+    fn serve(self: Box<Self>, service: Arc<dyn Service>, stop: Stop) -> Result<(), TransportError>;
+}
+
+/// A transport cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// The address cannot be listened on or reached.
+    #[error("{transport}: cannot use address {address}: {source}")]
+    Address {
+        /// Which transport.
+        transport: &'static str,
+        /// As configured.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration makes no sense for this transport.
+    #[error("{transport}: {message}")]
+    Configuration {
+        /// Which transport.
+        transport: &'static str,
+        /// What, and what to do.
+        message: String,
+    },
+    /// It broke while serving.
+    #[error("{transport}: {message}")]
+    Broken {
+        /// Which transport.
+        transport: &'static str,
+        /// What happened.
+        message: String,
+    },
+}
+
+/// A function on this box that the model may call.
+pub trait Tool: Send + Sync {
+    /// Name, description and schema, as the model reads them.
+    fn spec(&self) -> &ToolSpec;
+
+    /// Runs it. `arguments` and the result are JSON text.
+    ///
+    /// Threads: the transport's that carries the request; must return by `deadline`.
+    fn call(&self, arguments: &str, deadline: Instant) -> Result<String, ToolError>;
+}
+
+/// A tool gave no result. The model reads the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ToolError(pub String);
+
+/// Looks at what goes by, in the order of the profile.
+pub trait Filter: Send + Sync {
+    /// Its name in configuration and logs.
+    fn name(&self) -> &'static str;
+
+    /// Sees a request before it is encoded; may change or refuse it.
+    fn on_request(&self, request: &mut Request) -> Result<(), Fault>;
+
+    /// Sees an event before the transport does; may change it or end the answer.
+    fn on_event(&self, event: &mut Event) -> Result<(), Fault>;
+}
+
+/// Tells transports to stop. Clone it for each of them; wait on it from a thread or a task.
+#[derive(Debug, Clone)]
+pub struct Stop(flume::Receiver<()>);
+
+/// Raises its [`Stop`] when dropped or told to.
+#[derive(Debug)]
+pub struct StopHandle(flume::Sender<()>);
+
+impl Stop {
+    /// A stop signal and the handle that raises it.
+    pub fn pair() -> (StopHandle, Self) {
+        let (sender, receiver) = flume::bounded(0);
+        (StopHandle(sender), Self(receiver))
+    }
+
+    /// Whether it was raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.is_disconnected()
+    }
+
+    /// Waits on this thread until it is raised.
+    pub fn wait(&self) {
+        // Nothing is ever sent: the only end of this wait is the handle's drop.
+        let _raised = self.0.recv();
+    }
+
+    /// Waits at most `timeout`; says whether it was raised.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        matches!(self.0.recv_timeout(timeout), Err(flume::RecvTimeoutError::Disconnected))
+    }
+
+    /// Waits as a task until it is raised.
+    pub async fn wait_async(&self) {
+        let _raised = self.0.recv_async().await;
+    }
+}
+
+impl StopHandle {
+    /// Raises the signal.
+    pub fn raise(self) {
+        drop(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_wakes_every_waiter() {
+        let (handle, stop) = Stop::pair();
+        assert!(!stop.is_raised());
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let stop = stop.clone();
+                std::thread::spawn(move || stop.wait())
+            })
+            .collect();
+        handle.raise();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert!(stop.is_raised());
+        assert!(stop.wait_timeout(Duration::from_secs(5)));
+    }
+}

@@ -1,0 +1,244 @@
+//! Who answers: one verb, and the bounded stream of events that it gives back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::{Event, Fault, FaultCode, Request, RequestId};
+
+/// Something that answers requests: the engine, or a layer around it.
+pub trait Service: Send + Sync {
+    /// Takes a request, or refuses it at once.
+    ///
+    /// Errors: what a check before the queue finds, and [`FaultCode::Busy`] when the queue is full.
+    /// Threads: any; does the text work of the request on the caller's thread, never a step of the
+    /// model.
+    fn submit(&self, request: Request) -> Result<Reply, Fault>;
+
+    /// What this service is and how busy it is now.
+    fn describe(&self) -> Description;
+}
+
+/// A service's statement of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Description {
+    /// The models that answer, the default one first.
+    pub models: Vec<ModelCard>,
+    /// How busy it is.
+    pub load: Load,
+}
+
+/// What a client may know of a model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ModelCard {
+    /// The name that answers carry.
+    pub id: String,
+    /// Other names under which it answers.
+    pub aliases: Vec<String>,
+    /// Prompt and answer together, in tokens.
+    pub context_tokens_max: u32,
+    /// Whether fill-in-the-middle works with its vocabulary.
+    pub fill: bool,
+    /// Whether its prompt encoding knows function calls.
+    pub tools: bool,
+    /// The temperature of requests that name none.
+    pub default_temperature: f32,
+    /// Seconds since 1970 at which the model's file was last changed.
+    pub created: u64,
+    /// Name of the prompt encoding: `v1`, `v2`, `v3`, `v3-tekken` or `v7`.
+    pub encoding: String,
+}
+
+/// How busy a service is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests being answered.
+    pub active: u32,
+    /// Requests waiting.
+    pub queued: u32,
+    /// Requests that may wait.
+    pub queue_requests_max: u32,
+}
+
+/// The receiving end of one answer. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct Reply {
+    id: RequestId,
+    events: flume::Receiver<Event>,
+    cancelled: Arc<AtomicBool>,
+    finished: bool,
+}
+
+/// The sending end of one answer, held by whoever computes it.
+#[derive(Debug, Clone)]
+pub struct EventSink {
+    events: flume::Sender<Event>,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// Cancels one request from any thread, any number of times.
+#[derive(Debug, Clone)]
+pub struct Canceller(Arc<AtomicBool>);
+
+/// What became of an event.
+#[derive(Debug, PartialEq)]
+pub enum SendOutcome {
+    /// The reader will get it.
+    Sent,
+    /// The reader is slow: keep the event and try again later.
+    Full(Event),
+    /// The reader is gone: stop working.
+    Gone,
+}
+
+/// Both ends of an answer that buffers at most `events_max` events.
+pub fn reply_pair(id: RequestId, events_max: usize) -> (EventSink, Reply) {
+    let (sender, receiver) = flume::bounded(events_max.max(1));
+    let cancelled = Arc::new(AtomicBool::new(false));
+    (
+        EventSink { events: sender, cancelled: Arc::clone(&cancelled) },
+        Reply { id, events: receiver, cancelled, finished: false },
+    )
+}
+
+impl EventSink {
+    /// Hands an event over without waiting.
+    pub fn send(&self, event: Event) -> SendOutcome {
+        match self.events.try_send(event) {
+            Ok(()) => SendOutcome::Sent,
+            Err(flume::TrySendError::Full(event)) => SendOutcome::Full(event),
+            Err(flume::TrySendError::Disconnected(_)) => SendOutcome::Gone,
+        }
+    }
+
+    /// Whether somebody cancelled the request; it still wants its last event.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether the reader is gone; nothing more needs to be sent.
+    pub fn is_gone(&self) -> bool {
+        self.events.is_disconnected()
+    }
+}
+
+impl Reply {
+    /// The request that this answers.
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// A handle that cancels this request. The reply then ends with
+    /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled).
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.cancelled))
+    }
+
+    /// The next event, waiting for it. `None` after the last one.
+    ///
+    /// A service that goes away in the middle of an answer shows as `Failed`.
+    pub fn recv(&mut self) -> Option<Event> {
+        if self.finished {
+            return None;
+        }
+        let received = self.events.recv().ok();
+        Some(self.note(received))
+    }
+
+    /// The next event, waiting for it without a thread. `None` after the last one.
+    pub async fn recv_async(&mut self) -> Option<Event> {
+        if self.finished {
+            return None;
+        }
+        let received = self.events.recv_async().await.ok();
+        Some(self.note(received))
+    }
+
+    /// The next event, waiting at most `timeout`. `Err` when none came in time.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Event>, TimedOut> {
+        if self.finished {
+            return Ok(None);
+        }
+        match self.events.recv_timeout(timeout) {
+            Ok(event) => Ok(Some(self.note(Some(event)))),
+            Err(flume::RecvTimeoutError::Timeout) => Err(TimedOut),
+            Err(flume::RecvTimeoutError::Disconnected) => Ok(Some(self.note(None))),
+        }
+    }
+
+    fn note(&mut self, event: Option<Event>) -> Event {
+        let event = event.unwrap_or_else(|| {
+            Event::Failed(Fault::new(
+                FaultCode::Internal,
+                "the engine stopped before the answer was complete; send the request again",
+            ))
+        });
+        self.finished = event.is_last();
+        event
+    }
+}
+
+/// No event came in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOut;
+
+impl Canceller {
+    /// Asks the engine to end the request at its next step.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FinishReason, Usage};
+
+    fn text(text: &str) -> Event {
+        Event::Text { text: text.into(), tokens: 1 }
+    }
+
+    #[test]
+    fn slow_reader_gets_every_event_in_order() {
+        let (sink, mut reply) = reply_pair(RequestId("a".into()), 1);
+        assert_eq!(sink.send(text("one")), SendOutcome::Sent);
+        assert_eq!(sink.send(text("two")), SendOutcome::Full(text("two")));
+        assert_eq!(reply.recv(), Some(text("one")));
+        assert_eq!(sink.send(text("two")), SendOutcome::Sent);
+        assert_eq!(reply.recv(), Some(text("two")));
+    }
+
+    #[test]
+    fn dropped_reply_is_seen_by_the_sink() {
+        let (sink, reply) = reply_pair(RequestId("a".into()), 4);
+        assert!(!sink.is_gone());
+        drop(reply);
+        assert!(sink.is_gone());
+        assert_eq!(sink.send(text("x")), SendOutcome::Gone);
+    }
+
+    #[test]
+    fn lost_engine_ends_the_reply_with_a_fault() {
+        let (sink, mut reply) = reply_pair(RequestId("a".into()), 4);
+        drop(sink);
+        assert!(matches!(reply.recv(), Some(Event::Failed(fault)) if fault.code == FaultCode::Internal));
+        assert_eq!(reply.recv(), None);
+    }
+
+    #[test]
+    fn nothing_follows_the_last_event() {
+        let (sink, mut reply) = reply_pair(RequestId("a".into()), 4);
+        let last = Event::Finished { reason: FinishReason::Stop, usage: Usage::default() };
+        sink.send(last.clone());
+        assert_eq!(reply.recv_timeout(Duration::from_secs(1)), Ok(Some(last)));
+        assert_eq!(reply.recv_timeout(Duration::from_secs(1)), Ok(None));
+    }
+
+    #[test]
+    fn cancel_reaches_the_sink_from_another_thread() {
+        let (sink, reply) = reply_pair(RequestId("a".into()), 4);
+        let canceller = reply.canceller();
+        std::thread::spawn(move || canceller.cancel()).join().unwrap();
+        assert!(sink.is_cancelled());
+    }
+}

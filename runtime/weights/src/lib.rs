@@ -1,0 +1,1 @@
+//! Files to named tensors and hyper-parameters, without a tensor library.
