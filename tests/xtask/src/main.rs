@@ -1,1 +1,78 @@
-fn main() {}
+//! The project's own commands. `cargo xtask setup` installs what the tests need, `cargo xtask
+//! check` runs everything that must hold.
+
+#![allow(clippy::print_stdout, reason = "a program prints")]
+
+mod check;
+mod setup;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+const USAGE: &str = "\
+cargo xtask setup          install what the tests need: mosquitto, and Python packages in a venv
+cargo xtask check          format, tidy, lints, every test, documentation
+cargo xtask check --gpu    the tensor tests again on a Vulkan device (a software one will do)
+cargo xtask tidy           limits of files and functions, names in the documents
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["setup"] => setup::setup(),
+        ["check"] => check::check(),
+        ["check", "--gpu"] => check::check_gpu(),
+        ["tidy"] => tidy::tidy(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the checkout.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors()
+        .nth(2)
+        .expect("this crate lies two folders below the root")
+        .to_owned()
+}
+
+/// The folder where `setup` puts what it installs, and where builds may be cached.
+fn cache() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(base.join("zonda"))
+}
+
+/// Runs a command in the root and fails when it does.
+fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}").replace('"', "");
+    eprintln!("xtask: {shown}");
+    let status = command
+        .current_dir(root())
+        .status()
+        .with_context(|| format!("cannot start: {shown}"))?;
+    if !status.success() {
+        bail!("{status}: {shown}");
+    }
+    Ok(())
+}
+
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
