@@ -1,1 +1,37 @@
 //! The program: assembles the line of rooms from a profile and runs it.
+//!
+//! It is a library too, because `libzonda` puts the same rooms behind a C ABI. Policy lives here
+//! (which rooms, in which order, with which limits), mechanics do not: a room that needs more than
+//! a few lines of care gets its own crate.
+#![forbid(unsafe_code)]
+
+mod assemble;
+mod bench;
+mod cli;
+mod devices;
+mod encode;
+mod filtered;
+mod inspect;
+mod lines;
+mod logits;
+mod plugins;
+mod progress;
+mod run;
+mod serve;
+mod single;
+mod tool_loop;
+mod verbs;
+
+pub use assemble::{AssembleError, AssembleKind, House, load_profile};
+pub use devices::{DeviceSummary, devices};
+pub use verbs::run;
+
+/// The version that the program and the library state.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}

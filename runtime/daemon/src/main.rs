@@ -1,1 +1,8 @@
-fn main() {}
+//! The program `zonda`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    daemon::run(std::env::args_os())
+}

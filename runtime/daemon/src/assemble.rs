@@ -1,0 +1,319 @@
+//! Builds the line of rooms from a profile: file → weights → network → engine → layers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Alias, Counters, EngineLimits, EngineService, Serving};
+use firmware_config::{Loaded, Profile, ProfileError};
+use model::{BackendChoice, CacheLimits, LoadError, Network, OpenDevice};
+use protocol::{ModelCard, Service};
+use text::{Codec, TemplateVersion, TextError, Tokenizer};
+use weights::{Archive, WeightsError};
+
+use crate::filtered::Filtered;
+use crate::tool_loop::ToolLoop;
+
+/// One loaded model with its line of rooms. Dropping it stops the engine.
+pub struct House {
+    archive: Arc<dyn Archive>,
+    codec: Codec,
+    card: ModelCard,
+    device: String,
+    engine: Arc<EngineService>,
+    service: Arc<dyn Service>,
+}
+
+/// What comes out of the files before anything is computed: a network, and what reads and writes
+/// its tokens.
+pub struct Opened {
+    /// The files.
+    pub archive: Arc<dyn Archive>,
+    /// The weights on a device.
+    pub network: Network,
+    /// What computes, as it names itself.
+    pub device: String,
+}
+
+/// The program cannot do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssembleError {
+    /// The configuration is wrong.
+    #[error("configuration: {0}")]
+    Profile(#[from] ProfileError),
+    /// A value of the configuration makes no sense together with the model.
+    #[error("configuration: {message}")]
+    Configuration {
+        /// What, and what to do.
+        message: String,
+    },
+    /// The backend cannot be had.
+    #[error(transparent)]
+    Device(#[from] model::DeviceError),
+    /// The model's files are not right.
+    #[error("model: {0}")]
+    Weights(#[from] WeightsError),
+    /// The tokenizer is not right.
+    #[error("tokenizer: {0}")]
+    Text(#[from] TextError),
+    /// Weights and cache do not fit, or the device refused them.
+    #[error("model: {0}")]
+    Load(#[from] LoadError),
+    /// Nothing beside or in the model says how text becomes tokens.
+    #[error(
+        "model {} has no tokenizer: put tokenizer.model, tekken.json or tokenizer.json beside the weights",
+        path.display()
+    )]
+    NoTokenizer {
+        /// The model.
+        path: PathBuf,
+    },
+    /// The engine cannot start.
+    #[error("engine: {0}")]
+    Engine(#[from] engine::EngineError),
+    /// A transport cannot start or broke.
+    #[error("{0}")]
+    Transport(#[from] protocol::TransportError),
+    /// What was given to read is not what was asked for.
+    #[error("{message}")]
+    Input {
+        /// What, and what to do.
+        message: String,
+    },
+    /// A request failed.
+    #[error("{0}")]
+    Fault(#[from] protocol::Fault),
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Kinds of [`AssembleError`], for exit codes and status numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssembleKind {
+    /// The configuration is wrong.
+    Configuration,
+    /// The backend cannot be had.
+    Device,
+    /// The model, its tokenizer or the input is not right.
+    Model,
+    /// It does not fit into memory.
+    Memory,
+    /// Anything else.
+    Other,
+}
+
+impl AssembleError {
+    /// What kind of failure.
+    pub fn kind(&self) -> AssembleKind {
+        match self {
+            Self::Profile(_) | Self::Configuration { .. } => AssembleKind::Configuration,
+            Self::Device(_) => AssembleKind::Device,
+            Self::Load(error) if error.is_out_of_memory() => AssembleKind::Memory,
+            Self::Weights(_) | Self::Text(_) | Self::Load(_) | Self::NoTokenizer { .. } | Self::Input { .. } => {
+                AssembleKind::Model
+            }
+            _ => AssembleKind::Other,
+        }
+    }
+}
+
+/// Loads the weights of `path` onto the profile's device.
+///
+/// `progress` receives the loaded share, 0 to 1.
+pub fn open_model(
+    profile: &Profile,
+    path: &Path,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Opened, AssembleError> {
+    let device = open_device(profile)?;
+    let archive = weights::open(path)?;
+    let cache = cache_limits(profile, archive.as_ref());
+    let network = Network::load(archive.as_ref(), &device, cache, progress)?;
+    Ok(Opened { archive, network, device: device.name.clone() })
+}
+
+fn open_device(profile: &Profile) -> Result<OpenDevice, AssembleError> {
+    let choice: BackendChoice = profile.device.backend.parse()?;
+    Ok(model::open_device(choice, profile.device.threads)?)
+}
+
+/// The cache that the profile's budget pays for, and not more than its sequences can use.
+fn cache_limits(profile: &Profile, archive: &dyn Archive) -> CacheLimits {
+    let engine = &profile.engine;
+    let context_tokens_max = match engine.context_tokens_max {
+        0 => archive.hyper().context_tokens_max,
+        limit => limit.min(archive.hyper().context_tokens_max),
+    };
+    let page_bytes = CacheLimits::page_bytes(archive.hyper(), engine.page_tokens).max(1);
+    let affordable = profile.memory.kv_pool_bytes / page_bytes;
+    let usable = u64::from(context_tokens_max.div_ceil(engine.page_tokens.max(1)))
+        * u64::from(engine.sequences_max);
+    CacheLimits {
+        pages: u32::try_from(affordable.min(usable)).unwrap_or(u32::MAX),
+        page_tokens: engine.page_tokens,
+        batch_tokens_max: engine.batch_tokens_max,
+        context_tokens_max,
+    }
+}
+
+/// The tokenizer beside or inside the model's files.
+pub fn open_tokenizer(archive: &dyn Archive, path: &Path) -> Result<Tokenizer, AssembleError> {
+    match (archive.tokenizer_path(), archive.vocabulary()) {
+        (Some(file), _) => Ok(Tokenizer::from_file(file)?),
+        (None, Some(vocabulary)) => Ok(Tokenizer::from_vocabulary(vocabulary)?),
+        (None, None) => Err(AssembleError::NoTokenizer { path: path.to_owned() }),
+    }
+}
+
+/// How the model's conversations are encoded, and under which names it answers.
+fn serving(
+    profile: &Profile,
+    path: &Path,
+    archive: &dyn Archive,
+) -> Result<Serving, AssembleError> {
+    let tokenizer = open_tokenizer(archive, path)?;
+    let hyper = archive.hyper();
+    if tokenizer.vocabulary_size() > hyper.vocabulary as usize {
+        return Err(AssembleError::Configuration {
+            message: format!(
+                "the tokenizer has {} tokens, the model {}: they do not belong together",
+                tokenizer.vocabulary_size(),
+                hyper.vocabulary
+            ),
+        });
+    }
+    let version: TemplateVersion = match &profile.model.encoding {
+        Some(name) => name.parse()?,
+        None => tokenizer.likely_version(),
+    };
+    let codec = Codec::new(Arc::new(tokenizer), version)?;
+    let aliases = profile
+        .model
+        .aliases
+        .iter()
+        .map(|alias| {
+            let version = alias.encoding.as_deref().map(str::parse).transpose()?;
+            Ok(Alias { name: alias.name.clone(), version })
+        })
+        .collect::<Result<Vec<_>, TextError>>()?;
+    let card = ModelCard {
+        id: model_name(profile, path, archive),
+        aliases: aliases.iter().map(|alias| alias.name.clone()).collect(),
+        context_tokens_max: hyper.context_tokens_max,
+        fill: version.knows_fill(),
+        tools: version.knows_tools(),
+        default_temperature: profile.model.default_temperature.unwrap_or(DEFAULT_TEMPERATURE),
+        created: archive.modified_unix(),
+        encoding: version.to_string(),
+    };
+    Ok(Serving { card, codec, aliases })
+}
+
+/// What Mistral's cloud takes for its instruct models.
+const DEFAULT_TEMPERATURE: f32 = 0.7;
+
+/// The configured name, else the file's or folder's own: what a person typed is what they know.
+fn model_name(profile: &Profile, path: &Path, archive: &dyn Archive) -> String {
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let own = if file.is_dir() { file.file_name() } else { file.file_stem() };
+    profile
+        .model
+        .name
+        .clone()
+        .or_else(|| own.map(|name| name.to_string_lossy().into_owned()))
+        .or_else(|| archive.hyper().name.clone())
+        .unwrap_or_else(|| "model".to_owned())
+}
+
+impl House {
+    /// Loads the model of `path` and starts its engine.
+    ///
+    /// `progress` receives the loaded share, 0 to 1.
+    ///
+    /// Threads: blocks until the weights are in place; the engine then runs on its own thread.
+    pub fn build(
+        profile: &Profile,
+        path: &Path,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, AssembleError> {
+        // What is cheap to check comes before what takes minutes.
+        let filters = crate::plugins::filters(profile)?;
+        let tools = crate::plugins::tools(profile)?;
+        let serving = {
+            let archive = weights::open(path)?;
+            serving(profile, path, archive.as_ref())?
+        };
+        let Opened { archive, network, device } = open_model(profile, path, progress)?;
+        let limits = EngineLimits {
+            sequences_max: profile.engine.sequences_max,
+            queue_requests_max: profile.engine.queue_requests_max,
+            batch_tokens_max: profile.engine.batch_tokens_max,
+            prompt_chunk_tokens: profile.engine.prompt_chunk_tokens,
+            reply_events_max: profile.engine.reply_events_max,
+        };
+        let (codec, card) = (serving.codec.clone(), serving.card.clone());
+        let engine = Arc::new(EngineService::start(Box::new(network), serving, limits)?);
+        let mut service: Arc<dyn Service> = Arc::clone(&engine) as Arc<dyn Service>;
+        if !tools.is_empty() {
+            service = Arc::new(ToolLoop::new(service, tools, crate::plugins::tool_limits(profile)));
+        }
+        if !filters.is_empty() {
+            service = Arc::new(Filtered::new(service, filters, profile.tools.requests_max));
+        }
+        let card = engine.describe().models.into_iter().next().unwrap_or(card);
+        Ok(Self { archive, codec, card, device, engine, service })
+    }
+
+    /// What answers requests.
+    pub fn service(&self) -> Arc<dyn Service> {
+        Arc::clone(&self.service)
+    }
+
+    /// How this model's conversations become tokens.
+    pub fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// What clients may know of the model.
+    pub fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    /// What computes, as it names itself.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// What the engine has done so far.
+    pub fn counters(&self) -> Counters {
+        self.engine.counters()
+    }
+
+    /// What the files state, as `zonda model inspect --json` prints it.
+    pub fn facts(&self) -> serde_json::Value {
+        crate::inspect::facts(self.archive.as_ref(), false)
+    }
+
+    /// Takes nothing new, lets what runs end within `drain`, then cancels it and stops the engine.
+    pub fn shutdown(&self, drain: Duration) {
+        self.engine.shutdown(drain);
+    }
+}
+
+/// The profile that flags, environment, files and the device add up to.
+///
+pub fn load_profile(
+    config: Option<&Path>,
+    profile: Option<&str>,
+    overrides: Vec<firmware_config::Override>,
+) -> Result<Loaded, AssembleError> {
+    let sources = firmware_config::Sources {
+        config,
+        profile,
+        overrides,
+        ..firmware_config::Sources::system()
+    };
+    Ok(Profile::load(&sources)?)
+}

@@ -1,0 +1,429 @@
+//! A service that shows every request and every event to the filters of the profile.
+//!
+//! A [`Reply`] is a queue that somebody has to fill, so each filtered answer has a thread that
+//! takes events from the room behind, lets the filters see them, and hands them on. It holds one
+//! event at a time: a slow reader makes this thread wait, and the wait reaches the engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use protocol::{
+    Description, Event, EventSink, Fault, FaultCode, Filter, Reply, Request, RequestId,
+    SendOutcome, Service, TimedOut, reply_pair,
+};
+
+/// Events between a relay and its reader; what waits before it is held back by the engine's queue.
+const RELAY_EVENTS_MAX: usize = 16;
+/// How long a relay may not notice that its reader is gone or cancels.
+const NOTICE: Duration = Duration::from_millis(20);
+/// How long it waits before it offers an event to a full queue again.
+const RETRY: Duration = Duration::from_millis(2);
+/// When a refused request may come again; a seat is free as soon as one answer ends.
+const RETRY_AFTER_MS: u64 = 1000;
+
+/// Filters around a service.
+pub(crate) struct Filtered {
+    inner: Arc<dyn Service>,
+    filters: Arc<[Box<dyn Filter>]>,
+    relays: Relays,
+}
+
+impl Filtered {
+    /// Puts `filters`, in this order, before `inner`; at most `requests_max` answers at a time.
+    pub(crate) fn new(
+        inner: Arc<dyn Service>,
+        filters: Vec<Box<dyn Filter>>,
+        requests_max: u32,
+    ) -> Self {
+        Self { inner, filters: filters.into(), relays: Relays::new("filters", requests_max) }
+    }
+}
+
+impl Service for Filtered {
+    fn submit(&self, mut request: Request) -> Result<Reply, Fault> {
+        if self.filters.is_empty() {
+            return self.inner.submit(request);
+        }
+        for filter in self.filters.iter() {
+            filter.on_request(&mut request)?;
+        }
+        let seat = self.relays.seat()?;
+        let id = request.id.clone();
+        let answer = self.inner.submit(request)?;
+        let filters = Arc::clone(&self.filters);
+        seat.run(id, move |outlet| {
+            // The reader is gone: there is nobody left to tell.
+            let _gone = filter_events(answer, &filters, &outlet);
+        })
+    }
+
+    fn describe(&self) -> Description {
+        self.inner.describe()
+    }
+}
+
+fn filter_events(
+    mut answer: Reply,
+    filters: &[Box<dyn Filter>],
+    outlet: &Outlet,
+) -> Result<(), Gone> {
+    while let Some(mut event) = outlet.next(&mut answer)? {
+        let verdict = filters.iter().try_for_each(|filter| filter.on_event(&mut event));
+        if let Err(fault) = verdict {
+            event = Event::Failed(fault);
+        }
+        let last = event.is_last();
+        outlet.send(event, &answer)?;
+        if last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Bounds the threads that stand between the engine and the transports.
+pub(crate) struct Relays {
+    layer: &'static str,
+    requests_max: u32,
+    taken: Arc<AtomicU32>,
+}
+
+impl Relays {
+    /// No more than `requests_max` at a time; `layer` names them in faults and thread lists.
+    pub(crate) fn new(layer: &'static str, requests_max: u32) -> Self {
+        Self { layer, requests_max, taken: Arc::new(AtomicU32::new(0)) }
+    }
+
+    /// Room for one more.
+    ///
+    /// Errors: [`FaultCode::Busy`] when all are taken.
+    pub(crate) fn seat(&self) -> Result<Seat, Fault> {
+        let more = |taken: u32| (taken < self.requests_max).then_some(taken + 1);
+        match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
+            Ok(_) => Ok(Seat { layer: self.layer, taken: Arc::clone(&self.taken) }),
+            Err(_) => Err(Fault::new(
+                FaultCode::Busy,
+                format!(
+                    "{} answers go through {} already, which is the limit",
+                    self.requests_max, self.layer
+                ),
+            )
+            .retry_after_ms(RETRY_AFTER_MS)),
+        }
+    }
+}
+
+/// One of the relays that may run; free again when dropped.
+pub(crate) struct Seat {
+    layer: &'static str,
+    taken: Arc<AtomicU32>,
+}
+
+impl Seat {
+    /// Runs `work` on a thread of its own and gives back the answer that it fills.
+    ///
+    /// A panic in `work` ends the answer with [`FaultCode::Internal`] and nothing else.
+    pub(crate) fn run(
+        self,
+        id: RequestId,
+        work: impl FnOnce(Outlet) + Send + 'static,
+    ) -> Result<Reply, Fault> {
+        let (sink, reply) = reply_pair(id, RELAY_EVENTS_MAX);
+        let name = format!("zonda-{}", self.layer);
+        let seated = move || {
+            // Moved here so that the seat is free when the thread ends, however it ends.
+            let _seat = self;
+            work(Outlet(sink));
+        };
+        match thread::Builder::new().name(name).spawn(seated) {
+            Ok(_detached) => Ok(reply),
+            Err(error) => {
+                let message = format!("cannot start a thread for this answer: {error}");
+                Err(Fault::new(FaultCode::Unavailable, message).retry_after_ms(RETRY_AFTER_MS))
+            }
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The reader dropped the answer: stop, and by that cancel what lies behind.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// Where a relay puts its events.
+pub(crate) struct Outlet(EventSink);
+
+impl Outlet {
+    /// The next event of the answer behind, passing on a cancel that comes meanwhile.
+    pub(crate) fn next(&self, answer: &mut Reply) -> Result<Option<Event>, Gone> {
+        loop {
+            match answer.recv_timeout(NOTICE) {
+                Ok(event) => return Ok(event),
+                Err(TimedOut) if self.0.is_gone() => return Err(Gone),
+                Err(TimedOut) => self.pass_cancel(answer),
+            }
+        }
+    }
+
+    /// Hands an event to the reader, waiting for room.
+    pub(crate) fn send(&self, event: Event, answer: &Reply) -> Result<(), Gone> {
+        let mut event = event;
+        loop {
+            match self.0.send(event) {
+                SendOutcome::Sent => return Ok(()),
+                SendOutcome::Gone => return Err(Gone),
+                SendOutcome::Full(kept) => event = kept,
+            }
+            self.pass_cancel(answer);
+            thread::sleep(RETRY);
+        }
+    }
+
+    /// Whether the reader wants no more of the answer, but still its end.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Whether the reader is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.is_gone()
+    }
+
+    fn pass_cancel(&self, answer: &Reply) {
+        if self.0.is_cancelled() {
+            answer.canceller().cancel();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Instant;
+
+    use protocol::{FinishReason, Input, Message, Usage};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Answers with an open sink, so that the test is the engine.
+    #[derive(Default)]
+    struct Open {
+        sinks: Mutex<Vec<EventSink>>,
+        requests: Mutex<Vec<Request>>,
+    }
+
+    impl Service for Open {
+        fn submit(&self, request: Request) -> Result<Reply, Fault> {
+            let (sink, reply) = reply_pair(request.id.clone(), 4);
+            self.sinks.lock().unwrap().push(sink);
+            self.requests.lock().unwrap().push(request);
+            Ok(reply)
+        }
+
+        fn describe(&self) -> Description {
+            Description::default()
+        }
+    }
+
+    /// Upper-cases text, and ends the answer at a forbidden one.
+    struct Shout;
+
+    impl Filter for Shout {
+        fn name(&self) -> &'static str {
+            "shout"
+        }
+
+        fn on_request(&self, request: &mut Request) -> Result<(), Fault> {
+            match &mut request.input {
+                Input::Text(text) if text == "refuse" => {
+                    Err(Fault::new(FaultCode::Forbidden, "refused"))
+                }
+                Input::Text(text) => {
+                    text.make_ascii_uppercase();
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        }
+
+        fn on_event(&self, event: &mut Event) -> Result<(), Fault> {
+            match event {
+                Event::Text { text, .. } if text == "forbidden" => {
+                    Err(Fault::new(FaultCode::Forbidden, "stopped"))
+                }
+                Event::Text { text, .. } if text == "panic" => panic!("a defect of a filter"),
+                Event::Text { text, .. } => {
+                    text.make_ascii_uppercase();
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// Marks that it ran, to show the order.
+    struct Mark;
+
+    impl Filter for Mark {
+        fn name(&self) -> &'static str {
+            "mark"
+        }
+
+        fn on_request(&self, request: &mut Request) -> Result<(), Fault> {
+            if let Input::Text(text) = &mut request.input {
+                text.push('m');
+            }
+            Ok(())
+        }
+
+        fn on_event(&self, event: &mut Event) -> Result<(), Fault> {
+            if let Event::Text { text, .. } = event {
+                text.push('m');
+            }
+            Ok(())
+        }
+    }
+
+    fn filtered(requests_max: u32) -> (Arc<Open>, Filtered) {
+        let open = Arc::new(Open::default());
+        let filters: Vec<Box<dyn Filter>> = vec![Box::new(Shout), Box::new(Mark)];
+        (Arc::clone(&open), Filtered::new(open, filters, requests_max))
+    }
+
+    fn request(text: &str) -> Request {
+        Request::new("r", Input::Text(text.into()))
+    }
+
+    fn text(text: &str) -> Event {
+        Event::Text { text: text.into(), tokens: 1 }
+    }
+
+    fn finished() -> Event {
+        Event::Finished { reason: FinishReason::Stop, usage: Usage::default() }
+    }
+
+    fn until(what: &str, holds: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < PATIENCE, "{what} does not hold");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn filters_see_requests_and_events_in_their_order() {
+        let (open, filtered) = filtered(4);
+        let mut reply = filtered.submit(request("ask")).unwrap();
+        assert_eq!(open.requests.lock().unwrap()[0].input, Input::Text("ASKm".into()));
+        let sink = open.sinks.lock().unwrap()[0].clone();
+        for event in [text("one"), text("two"), finished()] {
+            assert_eq!(sink.send(event), SendOutcome::Sent);
+        }
+        assert_eq!(reply.recv(), Some(text("ONEm")));
+        assert_eq!(reply.recv(), Some(text("TWOm")));
+        assert_eq!(reply.recv(), Some(finished()));
+        assert_eq!(reply.recv(), None);
+    }
+
+    #[test]
+    fn a_refused_request_does_not_reach_the_service() {
+        let (open, filtered) = filtered(4);
+        let fault = filtered.submit(request("refuse")).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Forbidden);
+        assert!(open.requests.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_fault_in_mid_answer_ends_it_and_cancels_what_lies_behind() {
+        let (open, filtered) = filtered(4);
+        let mut reply = filtered.submit(request("ask")).unwrap();
+        let sink = open.sinks.lock().unwrap()[0].clone();
+        sink.send(text("fine"));
+        sink.send(text("forbidden"));
+        assert_eq!(reply.recv(), Some(text("FINEm")));
+        assert!(matches!(reply.recv(), Some(Event::Failed(fault)) if fault.message == "stopped"));
+        assert_eq!(reply.recv(), None);
+        until("the engine sees that the reader is gone", || sink.is_gone());
+    }
+
+    #[test]
+    fn a_panic_of_a_filter_fails_its_answer_and_frees_its_seat() {
+        let (open, filtered) = filtered(1);
+        let mut reply = filtered.submit(request("ask")).unwrap();
+        open.sinks.lock().unwrap()[0].send(text("panic"));
+        assert!(
+            matches!(reply.recv(), Some(Event::Failed(fault)) if fault.code == FaultCode::Internal)
+        );
+        until("the seat is free", || filtered.submit(request("again")).is_ok());
+    }
+
+    #[test]
+    fn dropping_the_reply_drops_the_one_behind() {
+        let (open, filtered) = filtered(4);
+        let reply = filtered.submit(request("ask")).unwrap();
+        let sink = open.sinks.lock().unwrap()[0].clone();
+        drop(reply);
+        until("the engine sees that the reader is gone", || sink.is_gone());
+    }
+
+    #[test]
+    fn a_cancel_passes_through_and_the_last_event_comes_back() {
+        let (open, filtered) = filtered(4);
+        let mut reply = filtered.submit(request("ask")).unwrap();
+        let sink = open.sinks.lock().unwrap()[0].clone();
+        reply.canceller().cancel();
+        until("the cancel passes", || sink.is_cancelled());
+        let last =
+            Event::Finished { reason: FinishReason::Cancelled, usage: Usage::default() };
+        sink.send(last.clone());
+        assert_eq!(reply.recv(), Some(last));
+    }
+
+    #[test]
+    fn a_slow_reader_holds_back_the_engine_and_loses_nothing() {
+        const EVENTS: u32 = 200;
+        let (open, filtered) = filtered(4);
+        let mut reply = filtered.submit(request("ask")).unwrap();
+        let sink = open.sinks.lock().unwrap()[0].clone();
+        let mut sent = 0;
+        // Both queues and the event in the relay's hand, and not one more.
+        until("the queues are full", || {
+            let queued = RELAY_EVENTS_MAX + 1 + 4;
+            while sent_one(&sink, &mut 0) {}
+            queued > 0 && matches!(sink.send(text("probe")), SendOutcome::Full(_))
+        });
+        drop(sink);
+        while let Some(event) = reply.recv() {
+            if matches!(event, Event::Text { .. }) {
+                sent += 1;
+            }
+        }
+        assert!(sent <= EVENTS, "{sent} events were buffered");
+    }
+
+    fn sent_one(sink: &EventSink, count: &mut u32) -> bool {
+        *count += 1;
+        matches!(sink.send(text("x")), SendOutcome::Sent)
+    }
+
+    #[test]
+    fn more_answers_than_seats_are_refused_with_an_advice() {
+        let (open, filtered) = filtered(1);
+        let first = filtered.submit(request("ask")).unwrap();
+        let fault = filtered.submit(request("ask")).unwrap_err();
+        assert_eq!(fault.code, FaultCode::Busy);
+        assert!(fault.retry_after_ms.is_some());
+        assert_eq!(open.requests.lock().unwrap().len(), 1);
+        drop(first);
+        until("the seat is free", || filtered.submit(request("ask")).is_ok());
+    }
+}

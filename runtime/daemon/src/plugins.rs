@@ -1,0 +1,142 @@
+//! The table of what is compiled in: every transport, tool and filter by its name.
+
+use std::time::Duration;
+
+use firmware_config::{HttpSection, MqttSection, MqttVersion, Profile, Strictness};
+use http_transport::{HttpConfig, HttpTransport};
+use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport};
+use protocol::{Filter, Tool, Transport};
+
+use crate::assemble::AssembleError;
+use crate::tool_loop::ToolLimits;
+
+/// A transport that is ready to serve, and what to tell people of it.
+pub struct Entrance {
+    /// The transport.
+    pub transport: Box<dyn Transport>,
+    /// Its address, as the ready line shows it.
+    pub address: String,
+    /// Kept alive for as long as the transport serves.
+    pub broker: Option<EmbeddedBroker>,
+}
+
+/// Builds one entrance; `None` when the profile turns it off.
+type Build = fn(&Profile) -> Result<Option<Entrance>, AssembleError>;
+
+/// Every transport of this build, in the order of the ready line.
+const TRANSPORTS: &[(&str, Build)] = &[("http", http), ("mqtt", mqtt)];
+
+/// Opens every entrance that the profile turns on; addresses are taken from here on.
+pub fn entrances(profile: &Profile) -> Result<Vec<(&'static str, Entrance)>, AssembleError> {
+    let mut entrances = Vec::new();
+    for (name, build) in TRANSPORTS {
+        if let Some(entrance) = build(profile)? {
+            entrances.push((*name, entrance));
+        }
+    }
+    Ok(entrances)
+}
+
+fn http(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
+    let section: &HttpSection = &profile.http;
+    if !section.enabled {
+        return Ok(None);
+    }
+    let transport = HttpTransport::bind(HttpConfig {
+        address: section.address,
+        token_sha256: section.token_sha256.clone(),
+        body_bytes_max: section.body_bytes_max as usize,
+        connections_max: section.connections_max as usize,
+        strictness: match section.strictness {
+            Strictness::Lenient => chat_json::Strictness::Lenient,
+            Strictness::MistralStrict => chat_json::Strictness::MistralStrict,
+        },
+        drain: section.drain,
+    })?;
+    let address = format!("http://{}", transport.address());
+    Ok(Some(Entrance { transport: Box::new(transport), address, broker: None }))
+}
+
+fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
+    let section: &MqttSection = &profile.mqtt;
+    if !section.enabled {
+        return Ok(None);
+    }
+    let broker = match &section.url {
+        Some(_) => None,
+        None => Some(EmbeddedBroker::start(section.broker_address)?),
+    };
+    let url = match (&section.url, &broker) {
+        (Some(url), _) => url.clone(),
+        (None, Some(broker)) => format!("mqtt://{}", broker.address()),
+        (None, None) => unreachable!("a broker was started because no URL is configured"),
+    };
+    let transport = MqttTransport::new(MqttConfig {
+        url: url.clone(),
+        root: section.root.clone(),
+        site: section.site.clone(),
+        node: section.node.clone(),
+        client_id: section.client_id.clone(),
+        username: section.username.clone(),
+        password: section.password.as_ref().map(|secret| secret.reveal().to_owned()),
+        version: match section.version {
+            MqttVersion::Auto => mqtt_transport::MqttVersion::Auto,
+            MqttVersion::V5 => mqtt_transport::MqttVersion::V5,
+            MqttVersion::V311 => mqtt_transport::MqttVersion::V311,
+        },
+        plain_requests: section.plain_requests,
+        reply_filters: section.reply_filters.clone(),
+        request_bytes_max: section.request_bytes_max as usize,
+        send_bytes_max: section.send_bytes_max as usize,
+        queue_requests_max: section.queue_requests_max as usize,
+        drain: section.drain,
+        ..MqttConfig::default()
+    })?;
+    let address = if broker.is_some() { format!("{url} (embedded broker)") } else { url };
+    Ok(Some(Entrance { transport: Box::new(transport), address, broker }))
+}
+
+/// The filters that the profile lists, in its order.
+pub fn filters(profile: &Profile) -> Result<Vec<Box<dyn Filter>>, AssembleError> {
+    profile
+        .filters
+        .iter()
+        .map(|filter| {
+            filters::build(&filter.kind, &filter.settings).map_err(|error| {
+                AssembleError::Configuration { message: format!("{}: {error}", filter.origin) }
+            })
+        })
+        .collect()
+}
+
+/// The tools that the profile lists.
+pub fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleError> {
+    profile
+        .tools
+        .enabled
+        .iter()
+        .map(|name| {
+            tools::build(name)
+                .map_err(|error| AssembleError::Configuration { message: error.to_string() })
+        })
+        .collect()
+}
+
+/// What the profile names exists, without opening anything.
+pub fn check(profile: &Profile) -> Result<(), AssembleError> {
+    filters(profile)?;
+    tools(profile)?;
+    profile.device.backend.parse::<model::BackendChoice>()?;
+    Ok(())
+}
+
+/// How far one request may go with tools.
+pub fn tool_limits(profile: &Profile) -> ToolLimits {
+    let section = &profile.tools;
+    ToolLimits {
+        rounds_max: section.rounds_max,
+        duration_max: section.duration_max.max(Duration::from_secs(1)),
+        result_bytes_max: section.result_bytes_max as usize,
+        requests_max: section.requests_max,
+    }
+}
