@@ -1,1 +1,35 @@
 //! Files to named tensors and hyper-parameters, without a tensor library.
+//!
+//! A model comes as one GGUF file, as Hugging Face safetensors (one file or shards with an index)
+//! or in Mistral's own layout (`consolidated*.safetensors` and `params.json`). [`open`] maps the
+//! files, checks every number in them against the bytes that are really there, and hands out an
+//! [`Archive`]: the hyper-parameters, each tensor as a view into the mapping, and the vocabulary
+//! where the file carries one.
+//!
+//! What the room hides: how each container spells a tensor, which order its dimensions come in,
+//! which pairs its rotary embedding turns, and which of its claims are known to be wrong.
+//! What it states once for the whole house: the byte layout of every [`Encoding`], with the
+//! scalar unpack that defines it.
+
+mod archive;
+mod config;
+mod encoding;
+mod error;
+mod folder;
+mod gguf;
+mod hyper;
+mod json;
+mod mapped;
+mod names;
+mod safetensors;
+mod table;
+mod vocabulary;
+
+pub use archive::{
+    Archive, Container, RawTensor, TensorSummary, gguf_vocabulary, open, safetensors_contents,
+};
+pub use encoding::Encoding;
+pub use error::WeightsError;
+pub use hyper::{Hyper, RopePairing};
+pub use names::{Part, TensorName};
+pub use vocabulary::{TokenKind, Vocabulary};

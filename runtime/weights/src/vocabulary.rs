@@ -1,0 +1,48 @@
+//! The vocabulary that a GGUF file carries.
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenKind {
+    /// Text.
+    Normal,
+    /// Stands for what the vocabulary cannot say.
+    Unknown,
+    /// A control token: text from a user never becomes one.
+    Control,
+    /// Added to the vocabulary by whoever made the model.
+    UserDefined,
+    /// A hole.
+    Unused,
+    /// One raw byte, spelled `<0x00>`.
+    Byte,
+}
+
+/// The vocabulary as the file states it. `tokens`, `kinds` and, unless empty, `scores` have one
+/// entry for each token id; every id named here is one of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vocabulary {
+    /// "llama" is SentencePiece-like, "gpt2" is byte-level byte-pair encoding.
+    pub model: String,
+    /// Which pre-tokenizer cuts the text.
+    pub pre: Option<String>,
+    /// The tokens' text, by id.
+    pub tokens: Vec<String>,
+    /// SentencePiece's scores; empty where the model has none.
+    pub scores: Vec<f32>,
+    /// What each token is for.
+    pub kinds: Vec<TokenKind>,
+    /// Byte-pair merges, best first, each "left right"; empty where the model has none.
+    pub merges: Vec<String>,
+    /// Begin of sequence.
+    pub bos: Option<u32>,
+    /// End of sequence.
+    pub eos: Option<u32>,
+    /// The unknown token.
+    pub unknown: Option<u32>,
+    /// Whether text gets a space in front before it is cut.
+    pub add_space_prefix: Option<bool>,
+    /// Whether an encoded text begins with `bos`.
+    pub add_bos: Option<bool>,
+    /// The chat template in the file. It is data to show, never a program to run.
+    pub chat_template: Option<String>,
+}
