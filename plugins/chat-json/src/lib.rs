@@ -1,1 +1,33 @@
-//! The chat-completions JSON, Mistral's and OpenAI's forms: its checks, its mapping to requests and events.
+//! The chat-completions JSON: one door for HTTP, MQTT and C.
+//!
+//! A body in Mistral's or OpenAI's spelling becomes a [`Chat`], which holds the
+//! [`Request`](protocol::Request) and what the answer must look like; an [`Answer`] folds the
+//! events of the reply into `chat.completion` objects and their chunks; [`fault_body`] gives a
+//! fault the one shape that the clients of both dialects parse.
+//!
+//! What it hides: field names, defaults and ranges, both dialects' differences, tool-call ids of
+//! other providers, and the limits on foreign JSON. Bytes come from outside: every size has a
+//! limit, and no message of a fault repeats more of them than the name of a field.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod bodies;
+mod call_ids;
+mod chat;
+mod ext;
+mod fields;
+mod fill;
+mod json;
+mod messages;
+mod settings;
+mod tools;
+
+pub use answer::Answer;
+pub use bodies::{fault_body, model_body, models_body};
+pub use chat::{Chat, Dialect, MESSAGES_MAX, parse_chat};
+pub use ext::{Ext, Mode};
+pub use fields::Strictness;
+pub use fill::parse_fill;
+pub use json::{DEPTH_MAX, VALUES_MAX, parse_json};
+pub use messages::parse_messages;
+pub use tools::{TOOLS_MAX, parse_tools};

@@ -1,0 +1,257 @@
+//! Events to the `chat.completion` object and its chunks.
+
+use protocol::{Event, Fault, FinishReason, ToolCall, Usage};
+use serde_json::{Value, json};
+
+use crate::chat::{Chat, Dialect};
+
+/// One answer as it grows.
+///
+/// Its `id` is the request's. Holds the whole text, which the request's token limit bounds.
+#[derive(Debug)]
+pub struct Answer {
+    id: String,
+    created: u64,
+    dialect: Dialect,
+    include_usage: bool,
+    model: String,
+    text: String,
+    calls: Vec<ToolCall>,
+    begun: bool,
+    prompt: Usage,
+    finished: Option<(FinishReason, Usage)>,
+    failed: Option<Fault>,
+}
+
+impl Answer {
+    /// An answer without events. `created` is in seconds since 1970.
+    pub fn new(chat: &Chat, created: u64) -> Self {
+        Self {
+            id: chat.request.id.0.clone(),
+            created,
+            dialect: chat.dialect,
+            include_usage: chat.include_usage,
+            model: chat.request.model.clone(),
+            text: chat.prefix_text.clone().unwrap_or_default(),
+            calls: Vec::new(),
+            begun: false,
+            prompt: Usage::default(),
+            finished: None,
+            failed: None,
+        }
+    }
+
+    /// Takes in the next event and returns the chunks that tell it, in order.
+    ///
+    /// The first chunk names the role; text that the client began the answer with follows it. A
+    /// fault gives no chunk: see [`failed`](Self::failed). Nothing is taken in after the last
+    /// event.
+    pub fn push(&mut self, event: &Event) -> Vec<Value> {
+        let mut chunks = Vec::new();
+        if self.is_over() {
+            return chunks;
+        }
+        if let Event::Accepted {
+            model,
+            prompt_tokens,
+            cached_tokens,
+            ..
+        } = event
+        {
+            self.model.clone_from(model);
+            self.prompt.prompt_tokens = *prompt_tokens;
+            self.prompt.cached_tokens = *cached_tokens;
+        }
+        if !self.begun && !matches!(event, Event::Failed(_)) {
+            self.begun = true;
+            chunks.push(self.chunk(json!({"role": "assistant", "content": ""})));
+            if !self.text.is_empty() {
+                chunks.push(self.chunk(json!({"content": self.text})));
+            }
+        }
+        match event {
+            Event::Accepted { .. } => {}
+            Event::Text { text, .. } if text.is_empty() => {}
+            Event::Text { text, .. } => {
+                self.text.push_str(text);
+                chunks.push(self.chunk(json!({"content": text})));
+            }
+            Event::ToolCall(call) => {
+                let body = call_body(self.calls.len(), call);
+                self.calls.push(call.clone());
+                chunks.push(self.chunk(json!({"tool_calls": [body]})));
+            }
+            Event::Finished { reason, usage } => {
+                self.finished = Some((*reason, *usage));
+                self.push_last(&mut chunks);
+            }
+            Event::Failed(fault) => self.failed = Some(fault.clone()),
+        }
+        chunks
+    }
+
+    /// The whole `chat.completion`.
+    ///
+    /// Before the last event its `finish_reason` is null; after a fault it is `error`, and the
+    /// text is what had come until then.
+    pub fn completion(&self) -> Value {
+        let mut choice = json!({
+            "index": 0,
+            "message": self.message(),
+            "finish_reason": self.finish_word(),
+        });
+        if self.dialect == Dialect::OpenAi {
+            choice["logprobs"] = Value::Null;
+        }
+        json!({
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [choice],
+            "usage": self.usage_body(),
+        })
+    }
+
+    /// Why the answer ended unfinished.
+    pub fn failed(&self) -> Option<&Fault> {
+        self.failed.as_ref()
+    }
+
+    /// Why the answer ended, and what it cost.
+    pub fn finished(&self) -> Option<(FinishReason, Usage)> {
+        self.finished
+    }
+
+    /// Whether the last event has come.
+    pub fn is_over(&self) -> bool {
+        self.finished.is_some() || self.failed.is_some()
+    }
+
+    /// The text so far, what the client began it with included.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The function calls so far.
+    pub fn tool_calls(&self) -> &[ToolCall] {
+        &self.calls
+    }
+
+    /// The model that answers; until it is accepted, the name that was asked for.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    fn chunk(&self, delta: Value) -> Value {
+        let mut choice = json!({"index": 0, "delta": delta, "finish_reason": null});
+        if self.dialect == Dialect::OpenAi {
+            choice["logprobs"] = Value::Null;
+        }
+        self.envelope(json!([choice]), Value::Null)
+    }
+
+    fn envelope(&self, choices: Value, usage: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "usage": usage,
+        })
+    }
+
+    /// Usage rides on the last chunk unless the client asked for a chunk of its own: clients that
+    /// add up the usage of all chunks must find it once.
+    fn push_last(&self, chunks: &mut Vec<Value>) {
+        let delta = match self.dialect {
+            Dialect::Mistral => json!({"content": ""}),
+            Dialect::OpenAi => json!({}),
+        };
+        let mut last = self.chunk(delta);
+        last["choices"][0]["finish_reason"] = self.finish_word();
+        if !self.include_usage {
+            last["usage"] = self.usage_body();
+        }
+        chunks.push(last);
+        if self.include_usage {
+            chunks.push(self.envelope(json!([]), self.usage_body()));
+        }
+    }
+
+    fn message(&self) -> Value {
+        let calls: Vec<_> = self
+            .calls
+            .iter()
+            .enumerate()
+            .map(|(index, call)| call_body(index, call))
+            .collect();
+        let calls = if calls.is_empty() {
+            Value::Null
+        } else {
+            Value::Array(calls)
+        };
+        match self.dialect {
+            Dialect::Mistral => json!({
+                "role": "assistant",
+                "content": self.text,
+                "tool_calls": calls,
+                "prefix": false,
+            }),
+            Dialect::OpenAi => {
+                let is_call = self.text.is_empty() && !calls.is_null();
+                let content = if is_call {
+                    Value::Null
+                } else {
+                    json!(self.text)
+                };
+                let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+                if !calls.is_null() {
+                    message["tool_calls"] = calls;
+                }
+                message
+            }
+        }
+    }
+
+    fn finish_word(&self) -> Value {
+        if self.failed.is_some() {
+            return json!("error");
+        }
+        let Some((reason, _)) = self.finished else {
+            return Value::Null;
+        };
+        json!(match (reason, self.dialect) {
+            (FinishReason::Stop, _) => "stop",
+            (FinishReason::Length, _) | (FinishReason::ModelLength, Dialect::OpenAi) => "length",
+            (FinishReason::ModelLength, Dialect::Mistral) => "model_length",
+            (FinishReason::ToolCalls, _) => "tool_calls",
+            // Neither dialect has a word for it, and it is not a whole answer.
+            (FinishReason::Cancelled, _) => "error",
+        })
+    }
+
+    fn usage_body(&self) -> Value {
+        let usage = self.finished.map_or(self.prompt, |(_, usage)| usage);
+        let mut body = json!({
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        });
+        if self.dialect == Dialect::Mistral {
+            body["prompt_audio_seconds"] = Value::Null;
+        }
+        body
+    }
+}
+
+fn call_body(index: usize, call: &ToolCall) -> Value {
+    json!({
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+        "index": index,
+    })
+}

@@ -1,0 +1,126 @@
+//! Faults and models as JSON.
+
+use protocol::{Description, Fault, FaultCode, ModelCard};
+use serde_json::{Value, json};
+
+use crate::fields::EXTRA_FORBIDDEN;
+
+/// What Mistral's service calls an unknown field.
+const EXTRA_FORBIDDEN_KIND: &str = "extra_forbidden";
+
+/// A fault in the one shape that the clients of both dialects parse.
+///
+/// Mistral's flat fields, OpenAI's nested `error`, and, on 422, the `detail` list that Mistral's
+/// Python client reads.
+pub fn fault_body(fault: &Fault) -> Value {
+    let status = fault.code.status();
+    let kind = kind_of(fault.code);
+    let code = fault.code.name();
+    let mut body = json!({
+        "object": "error",
+        "message": fault.message,
+        "type": kind,
+        "param": fault.param,
+        "code": code,
+        "raw_status_code": status,
+        "error": {
+            "message": fault.message,
+            "type": kind,
+            "param": fault.param,
+            "code": code,
+        },
+    });
+    if fault.code == FaultCode::InvalidField {
+        let path = fault.param.as_deref().unwrap_or_default();
+        let message = fault
+            .message
+            .strip_prefix(path)
+            .and_then(|rest| rest.strip_prefix(": "));
+        let message = message.unwrap_or(&fault.message);
+        let kind = if message == EXTRA_FORBIDDEN {
+            EXTRA_FORBIDDEN_KIND
+        } else {
+            "value_error"
+        };
+        body["detail"] = json!([{ "type": kind, "loc": location(path), "msg": message }]);
+    }
+    body
+}
+
+/// The list of models.
+pub fn models_body(d: &Description) -> Value {
+    let models: Vec<_> = d
+        .models
+        .iter()
+        .map(|card| model_body(card, &card.id))
+        .collect();
+    json!({ "object": "list", "data": models })
+}
+
+/// One model under the name `id`, which may be one of its aliases.
+pub fn model_body(card: &ModelCard, id: &str) -> Value {
+    json!({
+        "id": id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "mistralai",
+        "root": card.id,
+        "capabilities": {
+            "completion_chat": true,
+            "completion_fim": card.fill,
+            "function_calling": card.tools,
+            "fine_tuning": false,
+            "vision": false,
+            "classification": false,
+            "moderation": false,
+            "ocr": false,
+            "audio": false,
+        },
+        "name": card.id,
+        "description": null,
+        "max_context_length": card.context_tokens_max,
+        "aliases": card.aliases,
+        "deprecation": null,
+        "deprecation_replacement_model": null,
+        "default_model_temperature": short(card.default_temperature),
+        "type": "base",
+    })
+}
+
+/// `0.7` and not `0.699999988079071`, which is how f64 spells the f32 nearest to it.
+fn short(number: f32) -> Value {
+    number
+        .to_string()
+        .parse()
+        .map_or(Value::Null, Value::Number)
+}
+
+/// `messages[0].content` as `["body", "messages", 0, "content"]`.
+fn location(path: &str) -> Vec<Value> {
+    let steps = path.split(['.', '[']).filter(|step| !step.is_empty());
+    let steps = steps.map(|step| match step.strip_suffix(']').map(str::parse::<u64>) {
+        Some(Ok(index)) => Value::from(index),
+        _ => Value::from(step),
+    });
+    std::iter::once(Value::from("body")).chain(steps).collect()
+}
+
+/// OpenAI's and Mistral's word for a class of errors; `code` is the one to program against.
+fn kind_of(code: FaultCode) -> &'static str {
+    match code {
+        FaultCode::BadRequest
+        | FaultCode::InvalidField
+        | FaultCode::ContextLength
+        | FaultCode::Unsupported
+        | FaultCode::UnknownModel
+        | FaultCode::NotFound
+        | FaultCode::Conflict
+        | FaultCode::TooLarge => "invalid_request_error",
+        FaultCode::Unauthorized => "authentication_error",
+        FaultCode::Forbidden => "permission_error",
+        FaultCode::Deadline => "timeout_error",
+        FaultCode::Busy | FaultCode::Unavailable => "overloaded_error",
+        FaultCode::Cancelled => "cancelled_error",
+        FaultCode::Internal => "server_error",
+    }
+}

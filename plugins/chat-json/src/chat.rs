@@ -1,0 +1,188 @@
+//! A chat body to a request.
+
+use protocol::{Fault, Format, Input, Message, Request, RequestId};
+
+use crate::call_ids::settle_call_ids;
+use crate::ext::Ext;
+use crate::fields::{Fields, Notes, Strictness, invalid};
+use crate::json::parse_json;
+use crate::messages::read_messages;
+use crate::settings::{
+    LOCAL_FIELDS, OPENAI_FIELDS, read_delivery, read_limits, read_model, read_sampling,
+    refuse_unsupported,
+};
+use crate::tools::{Parameters, TOOLS_MAX, read_choice, read_tools};
+
+/// Most messages of one conversation.
+pub const MESSAGES_MAX: usize = 1024;
+
+/// A request and what its answer must look like.
+#[derive(Debug, Clone)]
+pub struct Chat {
+    /// What to compute. The answer carries its `id`: set another one before [`Answer::new`].
+    ///
+    /// [`Answer::new`]: crate::Answer::new
+    pub request: Request,
+    /// Whether the client wants chunks.
+    pub stream: bool,
+    /// OpenAI's `stream_options.include_usage`: usage comes in a chunk of its own.
+    pub include_usage: bool,
+    /// Which dialect the answer speaks.
+    pub dialect: Dialect,
+    /// Paths of fields that were sent and have no effect, at most 32, in visible ASCII.
+    pub ignored: Vec<String>,
+    /// The `ext` object; defaults where there is none.
+    pub ext: Ext,
+    /// What the client began the answer with; the answer's text starts with it.
+    pub prefix_text: Option<String>,
+}
+
+/// Whose clients an answer is made for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Usage on the last chunk, `model_length`, empty content beside tool calls.
+    #[default]
+    Mistral,
+    /// Recognised by fields that only OpenAI's clients send.
+    OpenAi,
+}
+
+/// The chat fields of Mistral's API, and our own `ext`.
+const MISTRAL_FIELDS: &[&str] = &[
+    "model",
+    "messages",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "stop",
+    "random_seed",
+    "stream",
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "prediction",
+    "safe_prompt",
+    "prompt_mode",
+    "reasoning_effort",
+    "prompt_cache_key",
+    "service_tier",
+    "guardrails",
+    "metadata",
+    "ext",
+];
+
+/// Reads the body of a chat completion in either dialect.
+///
+/// Ids of tool calls that no Mistral prompt accepts are replaced, the same in call and result.
+/// `ext.ttl_s` counts from now.
+///
+/// Errors: `BadRequest` for bytes that are not JSON and broken rules of the conversation,
+/// `InvalidField` for wrong types and ranges, `Unsupported` for what would silently change the
+/// answer if it were ignored. `param` names the field.
+pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<Chat, Fault> {
+    let value = parse_json(body)?;
+    let body = Fields::of(&value, "")?;
+    let mut notes = Notes::new(strictness);
+    check_names(&body, &mut notes)?;
+    refuse_unsupported(&body)?;
+
+    let mut messages = match body.list("messages", MESSAGES_MAX)? {
+        Some(items) => read_messages(items, &mut notes)?,
+        None => return Err(body.missing("messages")),
+    };
+    if messages.is_empty() {
+        let message = "messages: a conversation has at least one message";
+        return Err(Fault::bad_request(message).at("messages"));
+    }
+    settle_call_ids(&mut messages);
+    let tools = body.list("tools", TOOLS_MAX)?.unwrap_or_default();
+    let parameters = if notes.is_strict() {
+        Parameters::Required
+    } else {
+        Parameters::Optional
+    };
+    let tools = read_tools(tools, parameters, &mut notes)?;
+    let delivery = read_delivery(&body, &notes)?;
+    let prefix_text = prefix_of(&messages);
+    let request = Request {
+        id,
+        model: read_model(&body, &notes)?,
+        client: None,
+        input: Input::Chat(messages),
+        sampling: read_sampling(&body, &notes)?,
+        format: read_format(&body, &mut notes)?,
+        tool_choice: read_choice(&body, &tools, &mut notes)?,
+        tools,
+        limits: read_limits(&body, &delivery.ext)?,
+    };
+    Ok(Chat {
+        request,
+        stream: delivery.stream,
+        include_usage: delivery.include_usage,
+        dialect: delivery.dialect,
+        ignored: notes.ignored,
+        ext: delivery.ext,
+        prefix_text,
+    })
+}
+
+fn check_names(body: &Fields<'_>, notes: &mut Notes) -> Result<(), Fault> {
+    if notes.is_strict() {
+        body.only(MISTRAL_FIELDS, notes)?;
+    } else {
+        let legacy = &["functions", "function_call"];
+        body.only(
+            &[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, legacy].concat(),
+            notes,
+        )?;
+    }
+    // Both are wishes about cost and shape that an answer may disregard, if it says so.
+    if body.flag("parallel_tool_calls")? == Some(false) {
+        notes.ignore("parallel_tool_calls".to_owned());
+    }
+    if body.object("prediction")?.is_some() {
+        notes.ignore("prediction".to_owned());
+    }
+    Ok(())
+}
+
+fn read_format(body: &Fields<'_>, notes: &mut Notes) -> Result<Format, Fault> {
+    let Some(format) = body.object("response_format")? else {
+        return Ok(Format::Free);
+    };
+    format.only(&["type", "json_schema"], notes)?;
+    match format.required_string("type")? {
+        "text" => Ok(Format::Free),
+        "json_object" => Ok(Format::JsonObject),
+        "json_schema" => {
+            let named = format
+                .object("json_schema")?
+                .ok_or_else(|| format.missing("json_schema"))?;
+            named.only(&["name", "description", "schema", "strict"], notes)?;
+            named.required_string("name")?;
+            let schema = named
+                .value("schema")
+                .ok_or_else(|| named.missing("schema"))?;
+            Ok(Format::JsonSchema(schema.clone()))
+        }
+        _ => Err(invalid(
+            "must be text, json_object or json_schema",
+            format.path_of("type"),
+        )),
+    }
+}
+
+fn prefix_of(messages: &[Message]) -> Option<String> {
+    match messages.last() {
+        Some(Message::Assistant {
+            content: Some(content),
+            prefix: true,
+            ..
+        }) => Some(content.concat()),
+        _ => None,
+    }
+}

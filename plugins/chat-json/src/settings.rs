@@ -1,0 +1,264 @@
+//! What chat and fill-in-the-middle bodies share: sampling, limits, the delivery.
+
+use std::time::{Duration, Instant};
+
+use protocol::{Fault, Limits, Sampling, TokenId};
+use serde_json::Value;
+
+use crate::chat::Dialect;
+use crate::ext::{Ext, read_ext};
+use crate::fields::{Fields, Notes, invalid, unsupported, wrong_type};
+
+/// Most stop texts of one request.
+const STOPS_MAX: usize = 64;
+
+/// Longest stop text, in bytes.
+const STOP_BYTES_MAX: usize = 1024;
+
+/// Most entries of `logit_bias`.
+const BIAS_MAX: usize = 1024;
+
+/// Longest name of a model, in bytes.
+const MODEL_BYTES_MAX: usize = 256;
+
+/// Fields that only OpenAI's clients send, and that have an effect here.
+pub(crate) const OPENAI_FIELDS: &[&str] = &[
+    "seed",
+    "max_completion_tokens",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+];
+
+/// Sampling that neither dialect has but local servers commonly take, under their usual names.
+pub(crate) const LOCAL_FIELDS: &[&str] = &["top_k", "min_p", "repetition_penalty", "min_tokens"];
+
+/// Fields that OpenAI's clients send and Mistral's do not.
+const OPENAI_SIGNS: &[&str] = &[
+    "seed",
+    "max_completion_tokens",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "user",
+    "store",
+    "modalities",
+    "verbosity",
+    "safety_identifier",
+];
+
+/// What the body says about the delivery.
+pub(crate) struct Delivery {
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) dialect: Dialect,
+    pub(crate) ext: Ext,
+}
+
+pub(crate) fn read_delivery(body: &Fields<'_>, notes: &Notes) -> Result<Delivery, Fault> {
+    let include_usage = match body.object("stream_options")? {
+        Some(options) => options.flag("include_usage")?.unwrap_or(false),
+        None => false,
+    };
+    let is_openai = !notes.is_strict() && OPENAI_SIGNS.iter().any(|name| body.has(name));
+    Ok(Delivery {
+        stream: body.flag("stream")?.unwrap_or(false),
+        include_usage,
+        dialect: if is_openai {
+            Dialect::OpenAi
+        } else {
+            Dialect::Mistral
+        },
+        ext: body
+            .object("ext")?
+            .as_ref()
+            .map_or_else(|| Ok(Ext::default()), read_ext)?,
+    })
+}
+
+/// The model's name; empty for the default one, which also answers to `default`.
+pub(crate) fn read_model(body: &Fields<'_>, notes: &Notes) -> Result<String, Fault> {
+    match body.string("model")? {
+        None if notes.is_strict() => Err(body.missing("model")),
+        None | Some("default") => Ok(String::new()),
+        Some(name) if name.len() > MODEL_BYTES_MAX => Err(invalid(
+            format!("longer than {MODEL_BYTES_MAX} bytes"),
+            "model",
+        )),
+        Some(name) => Ok(name.to_owned()),
+    }
+}
+
+pub(crate) fn read_sampling(body: &Fields<'_>, notes: &Notes) -> Result<Sampling, Fault> {
+    let hottest = if notes.is_strict() { 1.5 } else { 2.0 };
+    let default = Sampling::default();
+    Ok(Sampling {
+        temperature: body.number("temperature", 0.0..=hottest)?,
+        top_p: body.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),
+        // In range of u32, so the cast keeps the number.
+        top_k: body.integer("top_k", 0..=i64::from(u32::MAX))?.unwrap_or(0) as u32,
+        min_p: body.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
+        presence_penalty: body.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        frequency_penalty: body.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        repetition_penalty: body
+            .number("repetition_penalty", 0.01..=10.0)?
+            .unwrap_or(default.repetition_penalty),
+        seed: read_seed(body)?,
+        bias: read_bias(body)?,
+    })
+}
+
+pub(crate) fn read_limits(body: &Fields<'_>, ext: &Ext) -> Result<Limits, Fault> {
+    let tokens = |name| body.integer(name, 0..=i64::from(u32::MAX));
+    let max_tokens = either(
+        (tokens("max_tokens")?, "max_tokens"),
+        (tokens("max_completion_tokens")?, "max_completion_tokens"),
+    )?;
+    Ok(Limits {
+        max_tokens: max_tokens.map(|tokens| tokens as u32),
+        min_tokens: tokens("min_tokens")?.unwrap_or(0) as u32,
+        stop: read_stops(body)?,
+        deadline: ext
+            .ttl_s
+            .map(|ttl_s| Instant::now() + Duration::from_secs(ttl_s.into())),
+        ..Limits::default()
+    })
+}
+
+/// Refuses what would change the answer in a way that this build cannot.
+pub(crate) fn refuse_unsupported(body: &Fields<'_>) -> Result<(), Fault> {
+    if body
+        .integer("n", 1..=i64::from(u32::MAX))?
+        .is_some_and(|n| n > 1)
+    {
+        return Err(unsupported(
+            "one answer per request; send the request n times",
+            "n",
+        ));
+    }
+    if body.flag("logprobs")? == Some(true) {
+        return Err(unsupported("log probabilities are not given", "logprobs"));
+    }
+    if body
+        .integer("top_logprobs", 0..=20)?
+        .is_some_and(|count| count > 0)
+    {
+        return Err(unsupported(
+            "log probabilities are not given",
+            "top_logprobs",
+        ));
+    }
+    if body.flag("safe_prompt")? == Some(true) {
+        let message = "no text is injected; put your instructions into a system message";
+        return Err(unsupported(message, "safe_prompt"));
+    }
+    if body.value("prompt_mode").is_some() {
+        return Err(unsupported(
+            "this model has no reasoning mode",
+            "prompt_mode",
+        ));
+    }
+    if body
+        .string("reasoning_effort")?
+        .is_some_and(|effort| effort != "none")
+    {
+        return Err(unsupported(
+            "this model has no reasoning mode",
+            "reasoning_effort",
+        ));
+    }
+    if body
+        .list("guardrails", 64)?
+        .is_some_and(|guardrails| !guardrails.is_empty())
+    {
+        return Err(unsupported(
+            "no guardrails are configurable per request",
+            "guardrails",
+        ));
+    }
+    for (old, new) in [("functions", "tools"), ("function_call", "tool_choice")] {
+        if body.value(old).is_some() {
+            return Err(unsupported(format!("use {new}"), old));
+        }
+    }
+    Ok(())
+}
+
+fn read_seed(body: &Fields<'_>) -> Result<Option<u64>, Fault> {
+    let seed = either(
+        (body.integer("random_seed", 0..=i64::MAX)?, "random_seed"),
+        (body.integer("seed", i64::MIN..=i64::MAX)?, "seed"),
+    )?;
+    Ok(seed.map(i64::cast_unsigned))
+}
+
+/// One value with two names: either, or both where they agree.
+fn either(
+    (first, first_name): (Option<i64>, &str),
+    (second, second_name): (Option<i64>, &str),
+) -> Result<Option<i64>, Fault> {
+    match (first, second) {
+        (Some(a), Some(b)) if a != b => Err(invalid(
+            format!("{first_name} and {second_name} contradict each other; send one"),
+            second_name,
+        )),
+        _ => Ok(first.or(second)),
+    }
+}
+
+fn read_stops(body: &Fields<'_>) -> Result<Vec<String>, Fault> {
+    let path = body.path_of("stop");
+    let one = |value: &Value, path: String| match value {
+        Value::String(text) if text.is_empty() => Err(invalid("must not be empty", path)),
+        Value::String(text) if text.len() > STOP_BYTES_MAX => {
+            Err(invalid(format!("longer than {STOP_BYTES_MAX} bytes"), path))
+        }
+        Value::String(text) => Ok(text.clone()),
+        other => Err(wrong_type(other, "a string", path)),
+    };
+    match body.value("stop") {
+        None => Ok(Vec::new()),
+        Some(text @ Value::String(_)) => Ok(vec![one(text, path)?]),
+        Some(Value::Array(_)) => {
+            let texts = body.list("stop", STOPS_MAX)?.unwrap_or_default();
+            texts
+                .iter()
+                .enumerate()
+                .map(|(i, text)| one(text, format!("{path}[{i}]")))
+                .collect()
+        }
+        Some(other) => Err(wrong_type(other, "a string or a list of strings", path)),
+    }
+}
+
+fn read_bias(body: &Fields<'_>) -> Result<Vec<(TokenId, f32)>, Fault> {
+    let path = body.path_of("logit_bias");
+    let entries = match body.value("logit_bias") {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(entries)) => entries,
+        Some(other) => return Err(wrong_type(other, "an object", path)),
+    };
+    if entries.len() > BIAS_MAX {
+        return Err(invalid(
+            format!("{} entries; at most {BIAS_MAX} are accepted", entries.len()),
+            path,
+        ));
+    }
+    entries
+        .iter()
+        .map(|(token, bias)| {
+            let token = token
+                .parse()
+                .map_err(|_| invalid("keys must be token ids in digits", path.as_str()))?;
+            match bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias)) {
+                Some(bias) => Ok((TokenId(token), bias as f32)),
+                None => Err(invalid(
+                    "values must be between -100 and 100",
+                    path.as_str(),
+                )),
+            }
+        })
+        .collect()
+}

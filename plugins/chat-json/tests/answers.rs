@@ -1,0 +1,434 @@
+//! Events to bodies, in both dialects.
+
+use chat_json::{Answer, Chat, Strictness, fault_body, model_body, models_body, parse_chat};
+use expect_test::{Expect, expect};
+use protocol::{
+    Description, Event, Fault, FaultCode, FinishReason, ModelCard, RequestId, ToolCall, Usage,
+};
+use serde_json::{Value, json};
+
+fn chat(more: Value) -> Chat {
+    let mut body = json!({"model": "alias", "messages": [{"role": "user", "content": "hi"}]});
+    for (name, value) in more.as_object().expect("members") {
+        body[name] = value.clone();
+    }
+    let id = RequestId("0123456789abcdef0123456789abcdef".into());
+    parse_chat(body.to_string().as_bytes(), id, Strictness::Lenient).expect("a usable body")
+}
+
+fn accepted() -> Event {
+    Event::Accepted {
+        id: RequestId("0123456789abcdef0123456789abcdef".into()),
+        model: "tiny".into(),
+        prompt_tokens: 5,
+        cached_tokens: 2,
+    }
+}
+
+fn text(text: &str) -> Event {
+    Event::Text {
+        text: text.into(),
+        tokens: 1,
+    }
+}
+
+fn call() -> Event {
+    let (name, arguments) = ("lookup".into(), r#"{"city": "Pavia"}"#.into());
+    Event::ToolCall(ToolCall {
+        id: "D681PevKs".into(),
+        name,
+        arguments,
+    })
+}
+
+fn finished(reason: FinishReason) -> Event {
+    let usage = Usage {
+        prompt_tokens: 5,
+        cached_tokens: 2,
+        completion_tokens: 3,
+    };
+    Event::Finished { reason, usage }
+}
+
+/// One line for each chunk, then the whole.
+fn check(chat: &Chat, events: &[Event], wanted: Expect) {
+    let mut answer = Answer::new(chat, 1_700_000_000);
+    let mut lines: Vec<_> = events
+        .iter()
+        .flat_map(|event| answer.push(event))
+        .map(|chunk| chunk.to_string())
+        .collect();
+    lines.push(format!("{:#}", answer.completion()));
+    wanted.assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn mistral_gets_usage_on_its_last_chunk() {
+    let events = [
+        accepted(),
+        text("Once"),
+        text(""),
+        text(" upon"),
+        finished(FinishReason::Stop),
+    ];
+    check(
+        &chat(json!({})),
+        &events,
+        expect![[r#"
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"content":"Once"},"finish_reason":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"content":" upon"},"finish_reason":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":2},"prompt_audio_seconds":null}}
+        {
+          "id": "0123456789abcdef0123456789abcdef",
+          "object": "chat.completion",
+          "created": 1700000000,
+          "model": "tiny",
+          "choices": [
+            {
+              "index": 0,
+              "message": {
+                "role": "assistant",
+                "content": "Once upon",
+                "tool_calls": null,
+                "prefix": false
+              },
+              "finish_reason": "stop"
+            }
+          ],
+          "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 3,
+            "total_tokens": 8,
+            "prompt_tokens_details": {
+              "cached_tokens": 2
+            },
+            "prompt_audio_seconds": null
+          }
+        }"#]],
+    );
+}
+
+#[test]
+fn openai_gets_usage_in_a_chunk_of_its_own_when_it_asks() {
+    let chat = chat(json!({"stream_options": {"include_usage": true}}));
+    check(
+        &chat,
+        &[
+            accepted(),
+            text("Once"),
+            finished(FinishReason::ModelLength),
+        ],
+        expect![[r#"
+            {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null,"logprobs":null}],"usage":null}
+            {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"content":"Once"},"finish_reason":null,"logprobs":null}],"usage":null}
+            {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{},"finish_reason":"length","logprobs":null}],"usage":null}
+            {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":2}}}
+            {
+              "id": "0123456789abcdef0123456789abcdef",
+              "object": "chat.completion",
+              "created": 1700000000,
+              "model": "tiny",
+              "choices": [
+                {
+                  "index": 0,
+                  "message": {
+                    "role": "assistant",
+                    "content": "Once",
+                    "refusal": null
+                  },
+                  "finish_reason": "length",
+                  "logprobs": null
+                }
+              ],
+              "usage": {
+                "prompt_tokens": 5,
+                "completion_tokens": 3,
+                "total_tokens": 8,
+                "prompt_tokens_details": {
+                  "cached_tokens": 2
+                }
+              }
+            }"#]],
+    );
+}
+
+#[test]
+fn a_call_comes_whole_in_one_delta() {
+    let events = [
+        accepted(),
+        call(),
+        call(),
+        finished(FinishReason::ToolCalls),
+    ];
+    check(
+        &chat(json!({})),
+        &events,
+        expect![[r#"
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"tool_calls":[{"id":"D681PevKs","type":"function","function":{"name":"lookup","arguments":"{\"city\": \"Pavia\"}"},"index":0}]},"finish_reason":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"tool_calls":[{"id":"D681PevKs","type":"function","function":{"name":"lookup","arguments":"{\"city\": \"Pavia\"}"},"index":1}]},"finish_reason":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"content":""},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":2},"prompt_audio_seconds":null}}
+        {
+          "id": "0123456789abcdef0123456789abcdef",
+          "object": "chat.completion",
+          "created": 1700000000,
+          "model": "tiny",
+          "choices": [
+            {
+              "index": 0,
+              "message": {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                  {
+                    "id": "D681PevKs",
+                    "type": "function",
+                    "function": {
+                      "name": "lookup",
+                      "arguments": "{\"city\": \"Pavia\"}"
+                    },
+                    "index": 0
+                  },
+                  {
+                    "id": "D681PevKs",
+                    "type": "function",
+                    "function": {
+                      "name": "lookup",
+                      "arguments": "{\"city\": \"Pavia\"}"
+                    },
+                    "index": 1
+                  }
+                ],
+                "prefix": false
+              },
+              "finish_reason": "tool_calls"
+            }
+          ],
+          "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 3,
+            "total_tokens": 8,
+            "prompt_tokens_details": {
+              "cached_tokens": 2
+            },
+            "prompt_audio_seconds": null
+          }
+        }"#]],
+    );
+    check(
+        &chat(json!({"seed": 1})),
+        &events,
+        expect![[r#"
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null,"logprobs":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"tool_calls":[{"id":"D681PevKs","type":"function","function":{"name":"lookup","arguments":"{\"city\": \"Pavia\"}"},"index":0}]},"finish_reason":null,"logprobs":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"tool_calls":[{"id":"D681PevKs","type":"function","function":{"name":"lookup","arguments":"{\"city\": \"Pavia\"}"},"index":1}]},"finish_reason":null,"logprobs":null}],"usage":null}
+        {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{},"finish_reason":"tool_calls","logprobs":null}],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":2}}}
+        {
+          "id": "0123456789abcdef0123456789abcdef",
+          "object": "chat.completion",
+          "created": 1700000000,
+          "model": "tiny",
+          "choices": [
+            {
+              "index": 0,
+              "message": {
+                "role": "assistant",
+                "content": null,
+                "refusal": null,
+                "tool_calls": [
+                  {
+                    "id": "D681PevKs",
+                    "type": "function",
+                    "function": {
+                      "name": "lookup",
+                      "arguments": "{\"city\": \"Pavia\"}"
+                    },
+                    "index": 0
+                  },
+                  {
+                    "id": "D681PevKs",
+                    "type": "function",
+                    "function": {
+                      "name": "lookup",
+                      "arguments": "{\"city\": \"Pavia\"}"
+                    },
+                    "index": 1
+                  }
+                ]
+              },
+              "finish_reason": "tool_calls",
+              "logprobs": null
+            }
+          ],
+          "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 3,
+            "total_tokens": 8,
+            "prompt_tokens_details": {
+              "cached_tokens": 2
+            }
+          }
+        }"#]],
+    );
+}
+
+#[test]
+fn an_answer_begins_with_the_prefix_that_the_client_gave() {
+    let chat = chat(json!({"messages": [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Once", "prefix": true}]}));
+    let mut answer = Answer::new(&chat, 0);
+    let events = [accepted(), text(" upon"), finished(FinishReason::Length)];
+    let deltas: Vec<_> = events
+        .iter()
+        .flat_map(|event| answer.push(event))
+        .map(|chunk| chunk["choices"][0]["delta"]["content"].clone())
+        .collect();
+    assert_eq!(deltas, ["", "Once", " upon", ""]);
+    assert_eq!(
+        answer.completion()["choices"][0]["message"]["content"],
+        "Once upon"
+    );
+}
+
+#[test]
+fn a_fault_ends_the_answer_and_gives_no_chunk() {
+    let mut answer = Answer::new(&chat(json!({})), 0);
+    answer.push(&accepted());
+    answer.push(&text("Once"));
+    let fault = Fault::new(FaultCode::Internal, "the device is gone");
+    assert!(answer.push(&Event::Failed(fault.clone())).is_empty());
+    assert!(answer.is_over());
+    assert_eq!(answer.failed(), Some(&fault));
+    assert!(
+        answer.push(&text(" upon")).is_empty(),
+        "nothing follows the last event"
+    );
+    assert_eq!(answer.text(), "Once");
+    assert_eq!(answer.completion()["choices"][0]["finish_reason"], "error");
+}
+
+#[test]
+fn finish_reasons_are_words_of_the_dialect() {
+    let word = |more: Value, reason| {
+        let mut answer = Answer::new(&chat(more), 0);
+        answer.push(&accepted());
+        assert_eq!(
+            answer.completion()["choices"][0]["finish_reason"],
+            Value::Null
+        );
+        answer.push(&finished(reason));
+        answer.completion()["choices"][0]["finish_reason"].clone()
+    };
+    for (reason, mistral, openai) in [
+        (FinishReason::Stop, "stop", "stop"),
+        (FinishReason::Length, "length", "length"),
+        (FinishReason::ModelLength, "model_length", "length"),
+        (FinishReason::ToolCalls, "tool_calls", "tool_calls"),
+        (FinishReason::Cancelled, "error", "error"),
+    ] {
+        assert_eq!(word(json!({}), reason), mistral);
+        assert_eq!(word(json!({"user": "u"}), reason), openai);
+    }
+}
+
+#[test]
+fn every_client_finds_its_fields_in_a_fault() {
+    let invalid = Fault::new(FaultCode::InvalidField, "must be a string, not a list");
+    let body = fault_body(&invalid.at("messages[12].tool_calls[0].function.name"));
+    expect![[r#"
+        {
+          "object": "error",
+          "message": "must be a string, not a list",
+          "type": "invalid_request_error",
+          "param": "messages[12].tool_calls[0].function.name",
+          "code": "invalid_field",
+          "raw_status_code": 422,
+          "error": {
+            "message": "must be a string, not a list",
+            "type": "invalid_request_error",
+            "param": "messages[12].tool_calls[0].function.name",
+            "code": "invalid_field"
+          },
+          "detail": [
+            {
+              "type": "value_error",
+              "loc": [
+                "body",
+                "messages",
+                12,
+                "tool_calls",
+                0,
+                "function",
+                "name"
+              ],
+              "msg": "must be a string, not a list"
+            }
+          ]
+        }"#]]
+    .assert_eq(&format!("{body:#}"));
+    let busy = Fault::new(FaultCode::Busy, "8 requests wait").retry_after_ms(1500);
+    expect![[r#"{"object":"error","message":"8 requests wait","type":"overloaded_error","param":null,"code":"queue_full","raw_status_code":429,"error":{"message":"8 requests wait","type":"overloaded_error","param":null,"code":"queue_full"}}"#]].assert_eq(&fault_body(&busy).to_string());
+}
+
+#[test]
+fn models_are_listed_with_their_aliases() {
+    let card = ModelCard {
+        id: "mistral-7b-instruct-v0.3".into(),
+        aliases: vec!["mistral-small-2402".into()],
+        context_tokens_max: 32_768,
+        fill: false,
+        tools: true,
+        default_temperature: 0.7,
+        created: 1_700_000_000,
+        encoding: "v3".into(),
+    };
+    assert_eq!(
+        model_body(&card, "mistral-small-2402")["id"],
+        "mistral-small-2402"
+    );
+    assert_eq!(
+        model_body(&card, "mistral-small-2402")["root"],
+        "mistral-7b-instruct-v0.3"
+    );
+    let description = Description {
+        models: vec![card],
+        ..Description::default()
+    };
+    expect![[r#"
+        {
+          "object": "list",
+          "data": [
+            {
+              "id": "mistral-7b-instruct-v0.3",
+              "object": "model",
+              "created": 1700000000,
+              "owned_by": "mistralai",
+              "root": "mistral-7b-instruct-v0.3",
+              "capabilities": {
+                "completion_chat": true,
+                "completion_fim": false,
+                "function_calling": true,
+                "fine_tuning": false,
+                "vision": false,
+                "classification": false,
+                "moderation": false,
+                "ocr": false,
+                "audio": false
+              },
+              "name": "mistral-7b-instruct-v0.3",
+              "description": null,
+              "max_context_length": 32768,
+              "aliases": [
+                "mistral-small-2402"
+              ],
+              "deprecation": null,
+              "deprecation_replacement_model": null,
+              "default_model_temperature": 0.7,
+              "type": "base"
+            }
+          ]
+        }"#]]
+    .assert_eq(&format!("{:#}", models_body(&description)));
+}

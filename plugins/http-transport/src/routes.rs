@@ -1,0 +1,198 @@
+//! Paths and what is behind them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use chat_json::{Chat, Strictness, model_body, models_body, parse_chat, parse_fill};
+use futures_util::StreamExt;
+use protocol::{Description, Fault, FaultCode, ModelCard, Reply, RequestId, Service};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::HttpConfig;
+use crate::answers::Telling;
+use crate::fault_response::{json_response, refuse, refuse_method};
+use crate::gate::Gate;
+use crate::guard::admit;
+
+/// Time for the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A client that is told to come back to a box which is shutting down.
+const RESTART_MS: u64 = 5_000;
+
+const NO_SUCH_PATH: &str = "no such path; there are /v1/chat/completions, /v1/fim/completions, \
+                            /v1/models and /health";
+
+/// What every request needs.
+pub(crate) struct Shared {
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) config: HttpConfig,
+    pub(crate) gate: Gate,
+}
+
+/// Who asks, as the guard found out.
+#[derive(Debug, Clone)]
+struct Client(Option<String>);
+
+type Parse = fn(&[u8], RequestId, Strictness) -> Result<Chat, Fault>;
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/fim/completions", post(fill))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
+        .route("/health", get(health))
+        .method_not_allowed_fallback(async || refuse_method())
+        .fallback(async || refuse(&Fault::new(FaultCode::NotFound, NO_SUCH_PATH)))
+        .with_state(shared)
+}
+
+async fn guard(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    match admit(request.headers(), &shared.config.token_sha256) {
+        Ok(client) => {
+            request.extensions_mut().insert(Client(client));
+            next.run(request).await
+        }
+        Err(fault) => refuse(&fault),
+    }
+}
+
+async fn chat(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    complete(shared, request, parse_chat).await
+}
+
+async fn fill(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    complete(shared, request, parse_fill).await
+}
+
+async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Response {
+    let Some(ticket) = shared.gate.enter() else {
+        return refuse(&shutting_down());
+    };
+    let client = request
+        .extensions()
+        .get::<Client>()
+        .and_then(|Client(client)| client.clone());
+    let body = match read_body(request.into_body(), shared.config.body_bytes_max).await {
+        Ok(body) => body,
+        Err(fault) => return refuse(&fault),
+    };
+    // Parsing and the text work of `submit` take long for long prompts.
+    let submitted = tokio::task::spawn_blocking(move || {
+        let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
+        let mut chat = parse(&body, id, shared.config.strictness)?;
+        drop(body);
+        chat.request.client = client;
+        let telling = Telling::of(&chat);
+        let reply = shared.service.submit(chat.request)?;
+        Ok::<(Telling, Reply), Fault>((telling, reply))
+    });
+    match submitted.await {
+        Ok(Ok((telling, reply))) => telling.tell(reply, ticket).await,
+        Ok(Err(fault)) => refuse(&fault),
+        Err(_) => {
+            tracing::error!("a request made its service panic");
+            refuse(&Fault::new(
+                FaultCode::Internal,
+                "the request met a defect of this program",
+            ))
+        }
+    }
+}
+
+fn shutting_down() -> Fault {
+    Fault::new(FaultCode::Unavailable, "the service is shutting down").retry_after_ms(RESTART_MS)
+}
+
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Fault> {
+    let too_large = || {
+        Fault::new(
+            FaultCode::TooLarge,
+            format!("the body is larger than {bytes_max} bytes"),
+        )
+    };
+    // Up to as much again is read and dropped: a client that is still sending when the answer
+    // comes sees a broken connection instead of the answer.
+    let patience = bytes_max.saturating_mul(2);
+    if body.size_hint().lower() > u64::try_from(patience).unwrap_or(u64::MAX) {
+        return Err(too_large());
+    }
+    let collect = async {
+        let mut stream = body.into_data_stream();
+        let mut bytes = Vec::new();
+        let mut received = 0_usize;
+        while let Some(piece) = stream.next().await {
+            let piece =
+                piece.map_err(|_| Fault::bad_request("the body ended before it was complete"))?;
+            received = received.saturating_add(piece.len());
+            if received > patience {
+                break;
+            }
+            if received <= bytes_max {
+                bytes.extend_from_slice(&piece);
+            }
+        }
+        if received > bytes_max {
+            Err(too_large())
+        } else {
+            Ok(Bytes::from(bytes))
+        }
+    };
+    timeout(BODY_TIMEOUT, collect).await.unwrap_or_else(|_| {
+        let limit = BODY_TIMEOUT.as_secs();
+        let message = format!("the body did not come within {limit} s");
+        Err(Fault::new(FaultCode::Deadline, message))
+    })
+}
+
+async fn models(State(shared): State<Arc<Shared>>) -> Response {
+    json_response(models_body(&shared.service.describe()))
+}
+
+async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let answers_to = |card: &&ModelCard| card.id == id || card.aliases.contains(&id);
+    match shared.service.describe().models.iter().find(answers_to) {
+        Some(card) => json_response(model_body(card, &id)),
+        None => refuse(
+            &Fault::new(
+                FaultCode::UnknownModel,
+                "no such model; /v1/models lists them",
+            )
+            .at("model"),
+        ),
+    }
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    let Description { models, load } = shared.service.describe();
+    let status = match models.first() {
+        _ if shared.gate.is_closed() => "draining",
+        None => "no_model",
+        Some(_) => "ok",
+    };
+    let code = if status == "ok" {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({
+        "status": status,
+        "model": models.first().map(|card| &card.id),
+        "load": {
+            "active": load.active,
+            "queued": load.queued,
+            "queue_requests_max": load.queue_requests_max,
+        },
+    });
+    (code, json_response(body)).into_response()
+}
