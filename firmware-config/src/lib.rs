@@ -1,1 +1,33 @@
 //! What this device is: typed, layered configuration and device profiles.
+//!
+//! Settings come in layers, later ones over earlier ones: defaults, the device's profile,
+//! `/usr/lib/zonda/zonda.toml`, `/etc/zonda/zonda.toml`, `conf.d/*.toml` beside it, environment
+//! variables `ZONDA__SECTION__KEY`, flags. [`Profile::load`] reads them all and gives back either a
+//! whole [`Profile`] or every [`Problem`] at once, each with the place that it stands at.
+//!
+//! The room hides the file format: nobody outside knows that the files are TOML. There is no
+//! separate table of keys: a key exists because `read.rs` asks for it, with its default and its
+//! range, so the list of known keys cannot drift from what is read.
+#![forbid(unsafe_code)]
+
+mod amount;
+mod device;
+mod hardware;
+mod layer;
+mod nearest;
+mod origin;
+mod profile;
+mod read;
+mod reader;
+mod secret;
+mod sources;
+
+pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, profiles};
+pub use hardware::Hardware;
+pub use origin::{Origin, Problem, ProfileError};
+pub use profile::{
+    AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, LogSection, MemoryConfig,
+    ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
+};
+pub use secret::Secret;
+pub use sources::{Loaded, Override, Setting, Sources};

@@ -1,0 +1,216 @@
+//! The configuration as the program sees it: every value present, typed and in range.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::{Expect, HardwareFacts, ModelFacts, Origin, Secret};
+
+/// Everything that this box is told about itself.
+///
+/// [`Profile::load`](crate::Sources) is the only way to one; it is complete and checked.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// The device profile below the settings, such as `jetson-agx-orin-64`.
+    pub id: String,
+    /// Where the network computes.
+    pub device: DeviceConfig,
+    /// How much memory may be used.
+    pub memory: MemoryConfig,
+    /// How many requests, and how they are cut into steps.
+    pub engine: EngineConfig,
+    /// What answers.
+    pub model: ModelConfig,
+    /// The HTTP entrance.
+    pub http: HttpSection,
+    /// The MQTT entrance.
+    pub mqtt: MqttSection,
+    /// Functions on this box that the model may call.
+    pub tools: ToolsSection,
+    /// What looks at requests and answers, in this order.
+    pub filters: Vec<FilterConfig>,
+    /// What is written down.
+    pub log: LogSection,
+    /// The profile's statement of the machine.
+    pub hardware: HardwareFacts,
+    /// The model that the profile is made for; generic profiles name none.
+    pub usual_model: Option<ModelFacts>,
+    /// What the device should reach with that model.
+    pub expect: Option<Expect>,
+}
+
+/// Where the network computes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceConfig {
+    /// `auto`, `flex`, `ndarray`, `vulkan`, `wgpu`, `metal` or `cuda`.
+    pub backend: String,
+    /// What `auto` tries, best first.
+    pub backend_order: Vec<String>,
+    /// Threads of CPU backends; 0 means one for each core.
+    pub threads: u32,
+}
+
+/// How much memory may be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryConfig {
+    /// Weights, cache and activations together.
+    pub model_budget_bytes: u64,
+    /// At most this for the paged cache of keys and values, taken once at start.
+    pub kv_pool_bytes: u64,
+    /// What the rest of the system keeps.
+    pub reserve_bytes: u64,
+}
+
+/// How many requests, and how they are cut into steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Answers computed at the same time.
+    pub sequences_max: u32,
+    /// Tokens in one step, prompts and answers together.
+    pub batch_tokens_max: u32,
+    /// Requests that wait; one more is refused with `queue_full`.
+    pub queue_requests_max: u32,
+    /// Tokens in one page of the cache; a power of two.
+    pub page_tokens: u32,
+    /// Tokens of one prompt in one step, so that running answers never wait for a whole prompt.
+    pub prompt_chunk_tokens: u32,
+    /// Prompt and answer together; 0 means what the model was made for.
+    pub context_tokens_max: u32,
+    /// Events that a slow reader may leave lying before its answer is paused.
+    pub reply_events_max: u32,
+}
+
+/// What answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// A file or a folder with weights.
+    pub path: Option<PathBuf>,
+    /// The name that answers carry; without it, the file's own.
+    pub name: Option<String>,
+    /// Prompt encoding `v1`, `v2`, `v3`, `v3-tekken` or `v7`, where the file's own is wrong.
+    pub encoding: Option<String>,
+    /// Other names under which it answers.
+    pub aliases: Vec<AliasConfig>,
+    /// The temperature of requests that name none; without it, the model's own.
+    pub default_temperature: Option<f32>,
+}
+
+/// One more name for the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasConfig {
+    /// What clients ask for.
+    pub name: String,
+    /// The prompt encoding of that name, where it differs.
+    pub encoding: Option<String>,
+}
+
+/// How a body with unknown fields is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// Unknown fields are ignored and listed in the answer's header.
+    Lenient,
+    /// Unknown fields are refused, at every level.
+    MistralStrict,
+}
+
+/// The HTTP entrance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpSection {
+    /// Whether it is open.
+    pub enabled: bool,
+    /// Where it listens; anything but loopback needs a token.
+    pub address: SocketAddr,
+    /// SHA-256 of each bearer token that is let in; empty lets everybody in.
+    pub token_sha256: Vec<[u8; 32]>,
+    /// How unknown fields are taken.
+    pub strictness: Strictness,
+    /// A larger body is refused.
+    pub body_bytes_max: u32,
+    /// Connections at the same time.
+    pub connections_max: u32,
+    /// How long running answers may take to end after a stop.
+    pub drain: Duration,
+}
+
+/// Which MQTT is spoken to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 5, and 3.1.1 where the broker refuses that.
+    Auto,
+    /// MQTT 5.
+    V5,
+    /// MQTT 3.1.1.
+    V311,
+}
+
+/// The MQTT entrance.
+#[derive(Debug, Clone)]
+pub struct MqttSection {
+    /// Whether it is open.
+    pub enabled: bool,
+    /// The broker, as `mqtt://host:port`; `None` starts the embedded one.
+    pub url: Option<String>,
+    /// Where the embedded broker listens; loopback only.
+    pub broker_address: SocketAddr,
+    /// First levels of every topic.
+    pub root: String,
+    /// The topic level behind the root.
+    pub site: String,
+    /// This box's topic level.
+    pub node: String,
+    /// How this box names itself to the broker.
+    pub client_id: String,
+    /// The shared work queue that it takes from, if any.
+    pub pool: Option<String>,
+    /// Which MQTT is spoken.
+    pub version: MqttVersion,
+    /// Name at the broker.
+    pub username: Option<String>,
+    /// Password at the broker: a credential, never in a configuration file.
+    pub password: Option<Secret>,
+    /// Takes requests whose topic names no client. True where only this box can reach the broker.
+    pub plain_requests: bool,
+    /// Topic filters of reply topics allowed besides the clients' own.
+    pub reply_filters: Vec<String>,
+    /// A larger request is refused.
+    pub request_bytes_max: u32,
+    /// A larger answer is cut.
+    pub send_bytes_max: u32,
+    /// Requests of this entrance that wait or run.
+    pub queue_requests_max: u32,
+    /// How long running answers may take to end after a stop.
+    pub drain: Duration,
+}
+
+/// Functions on this box that the model may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolsSection {
+    /// Their names; empty offers none.
+    pub enabled: Vec<String>,
+    /// How often one request may go back to the model with results.
+    pub rounds_max: u32,
+    /// How long one request may go on calling functions.
+    pub duration_max: Duration,
+    /// A larger result becomes an error that the model reads.
+    pub result_bytes_max: u32,
+    /// Requests that may use functions at the same time.
+    pub requests_max: u32,
+}
+
+/// One filter and its settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FilterConfig {
+    /// Which filter.
+    pub kind: String,
+    /// Its settings, for the filter to check.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// Where it is configured, for the error if the filter refuses them.
+    pub origin: Origin,
+}
+
+/// What is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSection {
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}

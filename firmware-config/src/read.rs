@@ -1,0 +1,378 @@
+//! Every key of the configuration, with its default and its range: the list that binds.
+
+use std::path::Path;
+
+use serde_json::{Map, Number, Value as Json};
+
+use crate::layer::{Item, Layer, Value};
+use crate::profile::{
+    AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, LogSection, MemoryConfig,
+    ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
+};
+use crate::reader::Reader;
+use crate::{Hardware, Origin, Problem, ProfileFile};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+const BACKENDS: &[&str] = &["flex", "ndarray", "vulkan", "wgpu", "metal", "cuda"];
+const ENCODINGS: &[&str] = &["v1", "v2", "v3", "v3-tekken", "v7"];
+const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+const STRICTNESS: &[(&str, Strictness)] = &[
+    ("lenient", Strictness::Lenient),
+    ("mistral-strict", Strictness::MistralStrict),
+];
+const VERSIONS: &[(&str, MqttVersion)] = &[
+    ("auto", MqttVersion::Auto),
+    ("5", MqttVersion::V5),
+    ("3.1.1", MqttVersion::V311),
+];
+const LEVEL_RULE: &str = "a topic level of 1 to 64 letters, digits, _ . or -";
+
+pub(crate) fn profile(
+    reader: &mut Reader,
+    file: &ProfileFile,
+    hardware: &Hardware,
+    credentials: Option<&Path>,
+) -> Profile {
+    let _chosen = reader.text_or("profile", "auto", "a name or a file", |text| {
+        !text.is_empty()
+    });
+    let profile = Profile {
+        id: file.id.clone(),
+        device: device(reader),
+        memory: memory(reader),
+        engine: engine(reader),
+        model: model(reader),
+        http: http(reader),
+        mqtt: mqtt(reader, hardware, credentials),
+        tools: tools(reader),
+        filters: filters(reader),
+        log: LogSection {
+            level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| {
+                LEVELS.contains(&l)
+            }),
+        },
+        hardware: file.hardware.clone(),
+        usual_model: file.usual_model.clone(),
+        expect: file.expect,
+    };
+    check(reader, &profile);
+    profile
+}
+
+fn device(reader: &mut Reader) -> DeviceConfig {
+    let rule = format!("one of auto, {}", BACKENDS.join(", "));
+    let known = |name: &str| BACKENDS.contains(&name);
+    let order = reader.texts("device.backend_order", &one_of(BACKENDS), 8, known);
+    DeviceConfig {
+        backend: reader.text_or("device.backend", "auto", &rule, |b| b == "auto" || known(b)),
+        backend_order: if order.is_empty() {
+            vec!["flex".into()]
+        } else {
+            order
+        },
+        threads: reader.count("device.threads", 0, 0..=1024),
+    }
+}
+
+fn memory(reader: &mut Reader) -> MemoryConfig {
+    MemoryConfig {
+        model_budget_bytes: reader.bytes("memory.model_budget_bytes", 4 * GIB, MIB..=64 * TIB),
+        kv_pool_bytes: reader.bytes("memory.kv_pool_bytes", 512 * MIB, MIB..=64 * TIB),
+        reserve_bytes: reader.bytes("memory.reserve_bytes", GIB, 0..=64 * TIB),
+    }
+}
+
+fn engine(reader: &mut Reader) -> EngineConfig {
+    let batch_tokens_max = reader.count("engine.batch_tokens_max", 512, 1..=65_536);
+    // Who makes steps small need not say so three times.
+    let within_step = |tokens: u32| tokens.min(batch_tokens_max);
+    EngineConfig {
+        batch_tokens_max,
+        sequences_max: reader.count("engine.sequences_max", within_step(8), 1..=256),
+        queue_requests_max: reader.count("engine.queue_requests_max", 32, 1..=65_536),
+        page_tokens: reader.count("engine.page_tokens", 16, 1..=256),
+        prompt_chunk_tokens: reader.count(
+            "engine.prompt_chunk_tokens",
+            within_step(256),
+            1..=65_536,
+        ),
+        context_tokens_max: reader.count("engine.context_tokens_max", 0, 0..=16_777_216),
+        reply_events_max: reader.count("engine.reply_events_max", 256, 1..=65_536),
+    }
+}
+
+fn model(reader: &mut Reader) -> ModelConfig {
+    let temperature = reader.number("model.default_temperature", 0.0..=2.0);
+    ModelConfig {
+        path: reader.path("model.path"),
+        name: reader.text("model.name", "a name of 1 to 128 characters", is_model_name),
+        encoding: reader.text("model.encoding", &one_of(ENCODINGS), is_encoding),
+        default_temperature: temperature.map(|temperature| temperature as f32),
+        aliases: reader
+            .tables("model.aliases", 64)
+            .into_iter()
+            .filter_map(|(layer, origin)| alias(reader, layer, origin))
+            .collect(),
+    }
+}
+
+fn alias(reader: &mut Reader, layer: Layer, origin: Origin) -> Option<AliasConfig> {
+    let mut inner = Reader::default();
+    inner.overlay(layer);
+    let name = inner.text("name", "a name of 1 to 128 characters", is_model_name);
+    let encoding = inner.text("encoding", &one_of(ENCODINGS), is_encoding);
+    if name.is_none() && inner.problems.is_empty() {
+        inner.problem(
+            origin,
+            "name is missing; an alias is { name = \"…\", encoding = \"v3\" }",
+        );
+    }
+    let (_, problems, _) = inner.finish();
+    let prefixed = |problem: Problem| Problem {
+        message: format!("model.aliases: {}", problem.message),
+        ..problem
+    };
+    reader.problems.extend(problems.into_iter().map(prefixed));
+    Some(AliasConfig {
+        name: name?,
+        encoding,
+    })
+}
+
+fn http(reader: &mut Reader) -> HttpSection {
+    let rule = "the SHA-256 of a token in 64 hexadecimal digits";
+    let digests = reader.texts("http.token_sha256", rule, 256, |text| {
+        sha256(text).is_some()
+    });
+    HttpSection {
+        enabled: reader.flag("http.enabled", true),
+        address: reader.address("http.address", "127.0.0.1:8080"),
+        token_sha256: digests.iter().filter_map(|text| sha256(text)).collect(),
+        strictness: reader.choice("http.strictness", STRICTNESS),
+        body_bytes_max: reader.bytes_u32("http.body_bytes_max", 4 << 20, 1024..=256 << 20),
+        connections_max: reader.count("http.connections_max", 256, 1..=65_536),
+        drain: reader.milliseconds("http.drain_ms", 30_000, 0..=600_000),
+    }
+}
+
+fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) -> MqttSection {
+    let rule = "mqtt://host:port or mqtts://host:port, without user and password";
+    let url = reader.text("mqtt.url", rule, is_broker_url);
+    // A broker that only this box reaches knows no foreign clients to tell apart.
+    let alone = url.as_deref().is_none_or(is_loopback_url);
+    let node = reader.text_or("mqtt.node", &node_name(hardware), LEVEL_RULE, is_level);
+    let is_filter = |text: &str| !text.is_empty() && text.len() <= 512 && !text.contains('\0');
+    MqttSection {
+        enabled: reader.flag("mqtt.enabled", true),
+        broker_address: reader.address("mqtt.broker_address", "127.0.0.1:1883"),
+        root: reader.text_or(
+            "mqtt.root",
+            "zonda/v1",
+            "topic levels between slashes",
+            |root| root.len() <= 256 && root.split('/').all(is_level),
+        ),
+        site: reader.text_or("mqtt.site", "default", LEVEL_RULE, is_level),
+        client_id: reader.text_or(
+            "mqtt.client_id",
+            &format!("zonda-{node}"),
+            "a text of 1 to 128 characters",
+            |text| (1..=128).contains(&text.len()),
+        ),
+        pool: reader.text("mqtt.pool", LEVEL_RULE, is_level),
+        version: reader.choice("mqtt.version", VERSIONS),
+        username: reader.text("mqtt.username", "a name", |text| {
+            (1..=256).contains(&text.len())
+        }),
+        password: reader.secret("mqtt.password", credentials),
+        plain_requests: reader.flag("mqtt.plain_requests", alone),
+        reply_filters: reader.texts("mqtt.reply_filters", "a topic filter", 64, is_filter),
+        request_bytes_max: reader.bytes_u32("mqtt.request_bytes_max", 256 << 10, 1024..=8 << 20),
+        send_bytes_max: reader.bytes_u32("mqtt.send_bytes_max", 128 << 10, 1024..=8 << 20),
+        queue_requests_max: reader.count("mqtt.queue_requests_max", 32, 1..=4096),
+        drain: reader.milliseconds("mqtt.drain_ms", 30_000, 0..=600_000),
+        url,
+        node,
+    }
+}
+
+fn tools(reader: &mut Reader) -> ToolsSection {
+    let is_name = |text: &str| (1..=64).contains(&text.len());
+    ToolsSection {
+        enabled: reader.texts("tools.enabled", "the name of a tool", 64, is_name),
+        rounds_max: reader.count("tools.rounds_max", 8, 1..=64),
+        duration_max: reader.milliseconds("tools.duration_ms_max", 60_000, 100..=3_600_000),
+        result_bytes_max: reader.bytes_u32("tools.result_bytes_max", 64 << 10, 256..=1 << 20),
+        requests_max: reader.count("tools.requests_max", 64, 1..=4096),
+    }
+}
+
+fn filters(reader: &mut Reader) -> Vec<FilterConfig> {
+    let tables = reader.tables("filters", 64);
+    let mut filters = Vec::with_capacity(tables.len());
+    for (mut layer, origin) in tables {
+        let kind = layer
+            .0
+            .iter()
+            .position(|(key, _)| key == "kind")
+            .map(|at| layer.0.remove(at));
+        match kind.map(|(_, item)| item.value) {
+            Some(Value::Text(kind)) => {
+                let settings = layer
+                    .0
+                    .into_iter()
+                    .map(|(key, item)| (key, json(item)))
+                    .collect();
+                filters.push(FilterConfig {
+                    kind,
+                    settings,
+                    origin,
+                });
+            }
+            _ => reader.problem(
+                origin,
+                "filters: kind is missing; such as kind = \"length\"",
+            ),
+        }
+    }
+    filters
+}
+
+fn json(item: Item) -> Json {
+    match item.value {
+        Value::Text(text) | Value::Raw(text) | Value::Other(text) => Json::String(text),
+        Value::Integer(number) => Json::Number(number.into()),
+        Value::Float(number) => Number::from_f64(number).map_or(Json::Null, Json::Number),
+        Value::Flag(flag) => Json::Bool(flag),
+        Value::List(items) => Json::Array(items.into_iter().map(json).collect()),
+        Value::Table(entries) => Json::Object(
+            entries
+                .into_iter()
+                .map(|(key, item)| (key, json(item)))
+                .collect::<Map<_, _>>(),
+        ),
+    }
+}
+
+/// What no single key can tell.
+fn check(reader: &mut Reader, profile: &Profile) {
+    let Profile {
+        memory,
+        engine,
+        http,
+        mqtt,
+        ..
+    } = profile;
+    let mut refuse = |key: &str, wrong: bool, message: &str| {
+        if wrong {
+            let origin = reader.origin_of(key);
+            reader.problem(origin, message);
+        }
+    };
+    refuse(
+        "memory.kv_pool_bytes",
+        memory.kv_pool_bytes >= memory.model_budget_bytes,
+        "memory.kv_pool_bytes leaves no room for weights in memory.model_budget_bytes",
+    );
+    refuse(
+        "engine.page_tokens",
+        !engine.page_tokens.is_power_of_two(),
+        "engine.page_tokens is no power of two; 16 suits most devices",
+    );
+    refuse(
+        "engine.sequences_max",
+        engine.sequences_max > engine.batch_tokens_max,
+        "engine.sequences_max is more than engine.batch_tokens_max; each answer needs one token \
+         of every step",
+    );
+    refuse(
+        "engine.prompt_chunk_tokens",
+        engine.prompt_chunk_tokens > engine.batch_tokens_max,
+        "engine.prompt_chunk_tokens is more than engine.batch_tokens_max",
+    );
+    refuse(
+        "http.address",
+        http.enabled && !http.address.ip().is_loopback() && http.token_sha256.is_empty(),
+        "http.address can be reached from outside; list a token in http.token_sha256 or use \
+         127.0.0.1",
+    );
+    refuse(
+        "mqtt.broker_address",
+        !mqtt.broker_address.ip().is_loopback(),
+        "mqtt.broker_address is not loopback; a broker for others runs apart: name it in mqtt.url",
+    );
+}
+
+fn one_of(words: &[&str]) -> String {
+    format!("one of {}", words.join(", "))
+}
+
+fn is_encoding(text: &str) -> bool {
+    ENCODINGS.contains(&text)
+}
+
+fn is_model_name(text: &str) -> bool {
+    (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+fn is_level(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+fn is_broker_url(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("mqtt://")
+        .or_else(|| url.strip_prefix("mqtts://"));
+    let host_of = |rest: &str| rest.split('/').next().unwrap_or_default().len();
+    url.len() <= 512
+        && rest.is_some_and(|rest| host_of(rest) > 0 && !rest.contains(['@', ' ', '\0']))
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(six) => six.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// The host's name as a topic level.
+fn node_name(hardware: &Hardware) -> String {
+    let host = hardware.host_name.split('.').next().unwrap_or_default();
+    let level: String = host
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "_-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(64)
+        .collect();
+    if level.is_empty() {
+        "zonda".into()
+    } else {
+        level
+    }
+}
+
+fn sha256(hex: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    let digits = hex.as_bytes();
+    if digits.len() != 2 * digest.len() || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(digest)
+}

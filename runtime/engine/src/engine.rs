@@ -1,0 +1,193 @@
+//! The loop: drain, plan, forward, advance, settle.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::{Fault, FaultCode};
+
+use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits};
+use crate::gauges::Gauges;
+use crate::pages::Pages;
+use crate::scheduler::{Bounds, Plan, Rest, Scheduler};
+use crate::sequence::Submission;
+
+/// One network and everything in flight on it. Knows no clock: each step is told the time.
+pub(crate) struct Engine<F> {
+    forward: F,
+    capacity: Capacity,
+    pages: Pages,
+    scheduler: Scheduler,
+    plan: Plan,
+    mailbox: flume::Receiver<Mail>,
+    /// The moment at which what is still in flight is cancelled.
+    closing: Option<Instant>,
+    gauges: Arc<Gauges>,
+}
+
+/// What other threads send to the engine.
+pub(crate) enum Mail {
+    /// A request.
+    Submit(Box<Submission>),
+    /// Ends the engine when nothing is in flight any more, or at this moment.
+    Close(Instant),
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It computed.
+    Ran,
+    /// All that is in flight waits for a reader.
+    Stuck,
+    /// Nothing is in flight.
+    Idle,
+    /// Nothing is in flight and nothing will be.
+    Closed,
+}
+
+impl<F: Forward> Engine<F> {
+    pub(crate) fn new(
+        forward: F,
+        bounds: Bounds,
+        mailbox: flume::Receiver<Mail>,
+        gauges: Arc<Gauges>,
+    ) -> Self {
+        let capacity = forward.capacity();
+        Self {
+            forward,
+            capacity,
+            pages: Pages::new(&capacity),
+            scheduler: Scheduler::new(bounds, Arc::clone(&gauges)),
+            plan: Plan::default(),
+            mailbox,
+            closing: None,
+            gauges,
+        }
+    }
+
+    /// One step of everything in flight.
+    ///
+    /// Errors: [`ForwardError::DeviceLost`] alone; a rejected batch fails its sequences.
+    pub(crate) fn step(&mut self, now: Instant) -> Result<Step, ForwardError> {
+        self.drain();
+        if self.closing.is_some_and(|deadline| now >= deadline) {
+            return Ok(self.cancel(now));
+        }
+        self.scheduler.sweep(&mut self.pages, now);
+        if !self.scheduler.plan(&mut self.pages, &mut self.plan) {
+            return Ok(self.rest());
+        }
+        match self.forward() {
+            Ok(logits) => self.scheduler.advance(&self.plan, logits),
+            Err(lost @ ForwardError::DeviceLost { .. }) => return Err(lost),
+            Err(error) => self.scheduler.reject(&self.plan, &rejected(&error)),
+        }
+        self.scheduler.settle(&mut self.pages, now);
+        Ok(Step::Ran)
+    }
+
+    /// Sleeps until mail comes, at most `timeout`.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) {
+        let mail = match timeout {
+            Some(timeout) => self.mailbox.recv_timeout(timeout),
+            None => self
+                .mailbox
+                .recv()
+                .map_err(|_| flume::RecvTimeoutError::Disconnected),
+        };
+        match mail {
+            Ok(mail) => self.open(mail),
+            Err(flume::RecvTimeoutError::Timeout) => {}
+            Err(flume::RecvTimeoutError::Disconnected) => self.closing = Some(Instant::now()),
+        }
+    }
+
+    /// Fails what runs and begins anew with empty pages; what waits stays.
+    pub(crate) fn restart(&mut self, fault: &Fault, now: Instant) {
+        self.scheduler.fail_active(fault, now);
+        self.pages = Pages::new(&self.capacity);
+    }
+
+    /// Fails everything, that in the mailbox included.
+    pub(crate) fn abandon(&mut self, fault: &Fault, now: Instant) {
+        self.drain();
+        self.restart(fault, now);
+        self.scheduler.fail_waiting(fault, now);
+    }
+
+    fn drain(&mut self) {
+        while let Ok(mail) = self.mailbox.try_recv() {
+            self.open(mail);
+        }
+    }
+
+    fn open(&mut self, mail: Mail) {
+        match mail {
+            Mail::Submit(request) => self.scheduler.enqueue(request),
+            Mail::Close(deadline) => {
+                self.closing = Some(self.closing.map_or(deadline, |set| set.min(deadline)));
+            }
+        }
+    }
+
+    fn forward(&mut self) -> Result<Logits, ForwardError> {
+        let Batch {
+            tokens,
+            spans,
+            rows,
+            ..
+        } = &self.plan.batch;
+        let (tokens, sequences, rows) = (tokens.len(), spans.len(), rows.len());
+        tracing::trace!(tokens, sequences, rows, "step");
+        let began = Instant::now();
+        let outcome = self.forward.forward(&self.plan.batch);
+        self.gauges.note_forward(began.elapsed());
+        outcome
+    }
+
+    fn rest(&self) -> Step {
+        match self.scheduler.rest() {
+            Rest::Stuck => Step::Stuck,
+            Rest::Idle if self.closing.is_some() => Step::Closed,
+            Rest::Idle => Step::Idle,
+        }
+    }
+
+    fn cancel(&mut self, now: Instant) -> Step {
+        self.scheduler.cancel_active(&mut self.pages, now);
+        let message = "the service shuts down; send the request again when it is back";
+        self.scheduler
+            .fail_waiting(&Fault::new(FaultCode::Unavailable, message), now);
+        Step::Closed
+    }
+}
+
+impl<F: Forward + ?Sized> Forward for Box<F> {
+    fn capacity(&self) -> Capacity {
+        (**self).capacity()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
+        (**self).forward(batch)
+    }
+}
+
+fn rejected(error: &ForwardError) -> Fault {
+    tracing::error!(%error, "a batch was rejected");
+    Fault::new(
+        FaultCode::Internal,
+        format!("{error}; send the request again"),
+    )
+}
+
+#[cfg(test)]
+impl<F> Engine<F> {
+    /// Whether every page is free and promised to nobody.
+    pub(crate) fn pages_are_free(&self) -> bool {
+        self.pages.all_free()
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

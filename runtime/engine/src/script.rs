@@ -1,0 +1,275 @@
+//! A network without weights, for tests of whatever stands above one.
+
+use std::collections::{BTreeSet, HashMap};
+
+use protocol::TokenId;
+
+use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits, Row, RowLogits, Span, Want};
+
+/// The logit of the token that the script chose; all others have 0.
+const CHOSEN: f32 = 64.0;
+
+/// Chooses the next token from the prompt and the answer so far.
+type Script = Box<dyn FnMut(&[TokenId], &[TokenId]) -> Vec<f32> + Send>;
+
+/// Looks at each batch before it is computed.
+type Hook = Box<dyn FnMut(&Batch) -> Result<(), ForwardError> + Send>;
+
+/// A network that follows a script instead of weights.
+///
+/// It keeps a cache of tokens where a real network keeps keys and values: each token of a batch is
+/// stored in its slot, and the context from which the script chooses is read back through the page
+/// table. A batch whose slots, positions and pages do not fit together is rejected, so an engine
+/// that gets the right answers from it has kept its book right. The same contexts give the same
+/// tokens.
+///
+/// [`Self::echo`] and [`Self::saying`] take what was there when a sequence's first row was wanted
+/// for its prompt. Where an engine short of pages computes a sequence anew, that is prompt and
+/// answer so far: give them pages for all, or use [`Self::new`].
+pub struct Scripted {
+    capacity: Capacity,
+    /// Token and position of every slot.
+    cache: Vec<Option<(TokenId, u32)>>,
+    /// Prompt tokens of the sequence that begins in this page.
+    prompts: HashMap<u32, u32>,
+    script: Script,
+    hook: Option<Hook>,
+}
+
+impl Scripted {
+    /// Gives, after each context (prompt and answer so far), the token that `next` chooses.
+    pub fn new(capacity: Capacity, next: impl Fn(&[TokenId]) -> TokenId + Send + 'static) -> Self {
+        let mut context = Vec::new();
+        Self::chosen(capacity, move |prompt, answer| {
+            context.clear();
+            context.extend_from_slice(prompt);
+            context.extend_from_slice(answer);
+            next(&context)
+        })
+    }
+
+    /// Answers with the prompt's tokens, then with `end`.
+    pub fn echo(capacity: Capacity, end: TokenId) -> Self {
+        Self::chosen(capacity, move |prompt, answer| {
+            prompt.get(answer.len()).copied().unwrap_or(end)
+        })
+    }
+
+    /// Answers every prompt with the same tokens, then with `end`.
+    pub fn saying(capacity: Capacity, words: Vec<TokenId>, end: TokenId) -> Self {
+        Self::chosen(capacity, move |_, answer| {
+            words.get(answer.len()).copied().unwrap_or(end)
+        })
+    }
+
+    /// Gives, after each context, the logits that `next` computes. `[vocabulary]`
+    pub fn with_logits(
+        capacity: Capacity,
+        next: impl Fn(&[TokenId]) -> Vec<f32> + Send + 'static,
+    ) -> Self {
+        Self::following(
+            capacity,
+            Box::new(move |prompt, answer| next(&[prompt, answer].concat())),
+        )
+    }
+
+    /// Calls `hook` before each step. It may wait, fail the step, or panic.
+    #[must_use]
+    pub fn before_each_step(
+        mut self,
+        hook: impl FnMut(&Batch) -> Result<(), ForwardError> + Send + 'static,
+    ) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    fn chosen(
+        capacity: Capacity,
+        mut choose: impl FnMut(&[TokenId], &[TokenId]) -> TokenId + Send + 'static,
+    ) -> Self {
+        let script = move |prompt: &[TokenId], answer: &[TokenId]| {
+            let mut logits = vec![0.0; capacity.vocabulary as usize];
+            if let Some(logit) = logits.get_mut(choose(prompt, answer).0 as usize) {
+                *logit = CHOSEN;
+            }
+            logits
+        };
+        Self::following(capacity, Box::new(script))
+    }
+
+    fn following(capacity: Capacity, script: Script) -> Self {
+        let slots = capacity.pages as usize * capacity.page_tokens as usize;
+        Self {
+            capacity,
+            cache: vec![None; slots],
+            prompts: HashMap::new(),
+            script,
+            hook: None,
+        }
+    }
+
+    fn compute(&mut self, batch: &Batch) -> Result<Logits, String> {
+        check(batch, &self.capacity)?;
+        for span in batch
+            .spans
+            .iter()
+            .filter(|span| span.query_tokens == span.context_tokens)
+        {
+            self.prompts.remove(&batch.pages[span.first_page as usize]);
+        }
+        for (index, token) in batch.tokens.iter().enumerate() {
+            self.cache[batch.slots[index] as usize] = Some((*token, batch.positions[index]));
+        }
+        let rows = batch
+            .rows
+            .iter()
+            .map(|row| self.row(batch, row))
+            .collect::<Result<_, _>>()?;
+        Ok(Logits { rows })
+    }
+
+    fn row(&mut self, batch: &Batch, row: &Row) -> Result<RowLogits, String> {
+        let span = batch
+            .spans
+            .iter()
+            .rfind(|span| span.query_start <= row.token);
+        let span = span.ok_or("a row belongs to no sequence")?;
+        let first = span.context_tokens - span.query_tokens;
+        let context = self.context(batch, span, first + (row.token - span.query_start) + 1)?;
+        // The first row that is wanted of a sequence is that of its prompt's last token.
+        let first_page = batch.pages[span.first_page as usize];
+        let context_tokens = context.len() as u32;
+        let prompt = *self.prompts.entry(first_page).or_insert(context_tokens);
+        let prompt = prompt.min(context_tokens) as usize;
+        let logits = (self.script)(&context[..prompt], &context[prompt..]);
+        Ok(match row.want {
+            Want::Logits => RowLogits::All(logits),
+            Want::Argmax => RowLogits::Argmax(likeliest(&logits)),
+        })
+    }
+
+    /// The first tokens of a sequence, as its page table finds them.
+    fn context(&self, batch: &Batch, span: &Span, tokens: u32) -> Result<Vec<TokenId>, String> {
+        (0..tokens)
+            .map(|position| {
+                match self.cache[slot(batch, span, position, &self.capacity) as usize] {
+                    Some((token, stored)) if stored == position => Ok(token),
+                    found => Err(format!(
+                        "position {position} is needed and the cache has {found:?}"
+                    )),
+                }
+            })
+            .collect()
+    }
+}
+
+impl Forward for Scripted {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
+        if let Some(hook) = &mut self.hook {
+            hook(batch)?;
+        }
+        self.compute(batch)
+            .map_err(|reason| ForwardError::Rejected {
+                tokens: batch.tokens.len(),
+                reason,
+            })
+    }
+}
+
+fn check(batch: &Batch, capacity: &Capacity) -> Result<(), String> {
+    let tokens = batch.tokens.len();
+    if tokens == 0 || tokens > capacity.batch_tokens_max as usize {
+        return Err(format!(
+            "{tokens} tokens; 1 to {} are possible",
+            capacity.batch_tokens_max
+        ));
+    }
+    if batch.positions.len() != tokens || batch.slots.len() != tokens {
+        return Err("tokens, positions and slots differ in number".into());
+    }
+    if let Some(token) = batch
+        .tokens
+        .iter()
+        .find(|token| token.0 >= capacity.vocabulary)
+    {
+        return Err(format!("token {} is not in the vocabulary", token.0));
+    }
+    if batch.rows.iter().any(|row| row.token as usize >= tokens) {
+        return Err("a row lies beyond the tokens".into());
+    }
+    let (mut next_token, mut next_page) = (0, 0);
+    let mut held = BTreeSet::new();
+    for span in &batch.spans {
+        if span.query_start != next_token || span.first_page != next_page || span.query_tokens == 0
+        {
+            return Err(format!("spans do not lie back to back: {span:?}"));
+        }
+        next_token += span.query_tokens;
+        next_page += span.context_tokens.div_ceil(capacity.page_tokens);
+        check_span(batch, span, capacity, &mut held)?;
+    }
+    if next_token as usize != tokens || next_page as usize != batch.pages.len() {
+        return Err("tokens or pages belong to no sequence".into());
+    }
+    Ok(())
+}
+
+fn check_span<'a>(
+    batch: &'a Batch,
+    span: &Span,
+    capacity: &Capacity,
+    held: &mut BTreeSet<&'a u32>,
+) -> Result<(), String> {
+    if span.context_tokens > capacity.context_tokens_max || span.query_tokens > span.context_tokens
+    {
+        return Err(format!("a sequence has no room for its tokens: {span:?}"));
+    }
+    let pages = span.context_tokens.div_ceil(capacity.page_tokens) as usize;
+    let from = span.first_page as usize;
+    let table = batch
+        .pages
+        .get(from..from + pages)
+        .ok_or("a page table is cut off")?;
+    for page in table {
+        if *page >= capacity.pages || !held.insert(page) {
+            return Err(format!("page {page} does not exist or is held twice"));
+        }
+    }
+    for index in 0..span.query_tokens {
+        let (at, position) = (
+            (span.query_start + index) as usize,
+            span.context_tokens - span.query_tokens + index,
+        );
+        let found = (batch.positions.get(at), batch.slots.get(at));
+        if found
+            != (
+                Some(&position),
+                Some(&slot(batch, span, position, capacity)),
+            )
+        {
+            return Err(format!(
+                "position {position} is not where its page table says: {found:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn slot(batch: &Batch, span: &Span, position: u32, capacity: &Capacity) -> u32 {
+    let page = batch.pages[(span.first_page + position / capacity.page_tokens) as usize];
+    page * capacity.page_tokens + position % capacity.page_tokens
+}
+
+fn likeliest(logits: &[f32]) -> TokenId {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (token, &logit) in (0..).zip(logits) {
+        if logit > best.1 {
+            best = (token, logit);
+        }
+    }
+    TokenId(best.0)
+}
