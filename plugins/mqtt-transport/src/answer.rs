@@ -1,0 +1,389 @@
+//! One answer: events in, parcels out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chat_json::{Answer, Chat};
+use protocol::{Event, Fault, FaultCode, FinishReason, Service};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use crate::address::{Address, Closing, Parcel};
+use crate::ledger::Key;
+use crate::presence::unix_seconds;
+
+/// Text that waits for its delta is sent when it is this long, whatever the time.
+const DELTA_BYTES: usize = 1024;
+/// Longer pieces of text are sent as several deltas.
+const DELTA_BYTES_MAX: usize = 16 << 10;
+/// The engine ends a request at its deadline; this much later we end it ourselves.
+const DEADLINE_GRACE: Duration = Duration::from_secs(2);
+/// Brokers keep the order of messages within one QoS alone: an end that follows its last piece by
+/// less than this may arrive before it. Clients go by `seq`; this spares them most of it.
+const END_DISTANCE: Duration = Duration::from_millis(10);
+const RETRY_AFTER_MS: u64 = 1000;
+
+/// What an answer tells the courier.
+#[derive(Debug)]
+pub(crate) enum Note {
+    Send(Parcel),
+    /// Nothing follows; the closing is kept for repeats of the request.
+    Ended {
+        key: Key,
+        closing: Option<Closing>,
+    },
+}
+
+/// One accepted request and how its answer is delivered.
+pub(crate) struct Job {
+    pub(crate) key: Key,
+    pub(crate) address: Address,
+    pub(crate) chat: Chat,
+    /// Says that it was accepted and sends pieces; else only the end.
+    pub(crate) streams: bool,
+    /// Least time between two pieces.
+    pub(crate) flush: Duration,
+    /// Bytes of the answer's text, at most.
+    pub(crate) text_bytes_max: Option<usize>,
+    pub(crate) deadline: std::time::Instant,
+    pub(crate) cancelled: oneshot::Receiver<()>,
+    /// Bytes of one payload, at most; the broker may lower it.
+    pub(crate) payload_bytes_max: Arc<AtomicUsize>,
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) notes: flume::Sender<Note>,
+}
+
+/// Computes and delivers one answer, and always ends it.
+pub(crate) async fn answer(job: Job) {
+    let (key, address, notes) = (job.key.clone(), job.address.clone(), job.notes.clone());
+    // A task of its own, so that a panic in one answer neither loses its end nor its slot.
+    let end = tokio::spawn(deliver(job))
+        .await
+        .unwrap_or_else(|_panicked| {
+            Some(Err(Fault::new(
+                FaultCode::Internal,
+                "this answer met a defect; report it",
+            )))
+        });
+    let closing = match end {
+        Some(Ok(closing)) => {
+            tell(&notes, Note::Send(address.last(&closing))).await;
+            Some(closing)
+        }
+        Some(Err(mut fault)) => {
+            if matches!(fault.code, FaultCode::Busy | FaultCode::Unavailable) {
+                fault.retry_after_ms.get_or_insert(RETRY_AFTER_MS);
+            }
+            tell(&notes, Note::Send(address.fault(&fault))).await;
+            None
+        }
+        None => None,
+    };
+    tell(&notes, Note::Ended { key, closing }).await;
+}
+
+/// Ends as a closing or a fault; `None` when nobody listens any more.
+type End = Option<Result<Closing, Fault>>;
+
+async fn deliver(mut job: Job) -> End {
+    let mut writer = Writer::new(&job);
+    let (service, request) = (Arc::clone(&job.service), job.chat.request);
+    let submitted = tokio::task::spawn_blocking(move || service.submit(request)).await;
+    let mut reply = match submitted {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(fault)) => return Some(Err(fault)),
+        Err(_panicked) => {
+            let fault = Fault::new(FaultCode::Internal, "this request met a defect; report it");
+            return Some(Err(fault));
+        }
+    };
+    let canceller = reply.canceller();
+    if job.streams {
+        writer.send(writer.address.accepted()).await?;
+    }
+    let give_up = Instant::from_std(job.deadline) + DEADLINE_GRACE;
+    let mut listening = true;
+    loop {
+        let flush_at = writer.flush_at();
+        tokio::select! {
+            biased;
+            _ = &mut job.cancelled, if listening => {
+                listening = false;
+                canceller.cancel();
+            }
+            event = reply.recv_async() => match event {
+                Some(Event::Failed(fault)) => {
+                    writer.flush().await?;
+                    writer.keep_distance().await;
+                    return Some(writer.failed(fault));
+                }
+                Some(event) => {
+                    writer.take(&event).await?;
+                    if let Event::Finished { reason, .. } = event {
+                        writer.keep_distance().await;
+                        return Some(writer.finished(reason));
+                    }
+                }
+                None => {
+                    let fault = Fault::new(FaultCode::Internal, "the answer has no end");
+                    return Some(writer.failed(fault));
+                }
+            },
+            () = sleep_until(flush_at), if writer.has_pending() => writer.flush().await?,
+            () = sleep_until(give_up) => {
+                let fault = Fault::new(FaultCode::Deadline, "the deadline of this request passed");
+                return Some(writer.failed(fault));
+            }
+        }
+    }
+}
+
+async fn tell(notes: &flume::Sender<Note>, note: Note) -> Option<()> {
+    notes.send_async(note).await.ok()
+}
+
+struct Writer {
+    address: Address,
+    answer: Answer,
+    notes: flume::Sender<Note>,
+    streams: bool,
+    flush: Duration,
+    last_flush: Option<Instant>,
+    pending: String,
+    pending_tokens: u32,
+    text_bytes_max: Option<usize>,
+    /// Bytes of text that may still be sent in pieces.
+    text_bytes_left: usize,
+    cut: bool,
+    seq: u32,
+    payload_bytes_max: Arc<AtomicUsize>,
+}
+
+impl Writer {
+    fn new(job: &Job) -> Self {
+        Self {
+            address: job.address.clone(),
+            answer: Answer::new(&job.chat, unix_seconds()),
+            notes: job.notes.clone(),
+            streams: job.streams,
+            flush: job.flush,
+            last_flush: None,
+            pending: String::new(),
+            pending_tokens: 0,
+            text_bytes_max: job.text_bytes_max,
+            text_bytes_left: job.text_bytes_max.unwrap_or(usize::MAX),
+            cut: false,
+            seq: 0,
+            payload_bytes_max: Arc::clone(&job.payload_bytes_max),
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The first piece goes at once, later ones keep their distance.
+    fn flush_at(&self) -> Instant {
+        self.last_flush
+            .map_or_else(Instant::now, |last| last + self.flush)
+    }
+
+    async fn keep_distance(&self) {
+        if let (true, Some(last)) = (self.streams, self.last_flush) {
+            sleep_until(last + END_DISTANCE).await;
+        }
+    }
+
+    async fn send(&self, parcel: Parcel) -> Option<()> {
+        tell(&self.notes, Note::Send(parcel)).await
+    }
+
+    async fn take(&mut self, event: &Event) -> Option<()> {
+        let Event::Text { text, tokens } = event else {
+            self.flush().await?;
+            let chunks = self.answer.push(event);
+            // The end has a message of its own.
+            let is_end = matches!(event, Event::Finished { .. });
+            return if is_end {
+                Some(())
+            } else {
+                self.deliver(chunks).await
+            };
+        };
+        self.pending.push_str(text);
+        self.pending_tokens = self.pending_tokens.saturating_add(*tokens);
+        let due = self.flush_at() <= Instant::now();
+        if due || self.pending.len() >= DELTA_BYTES || text.contains('\n') {
+            self.flush().await?;
+        }
+        Some(())
+    }
+
+    async fn flush(&mut self) -> Option<()> {
+        let pending = std::mem::take(&mut self.pending);
+        let mut tokens = std::mem::take(&mut self.pending_tokens);
+        let mut rest = pending.as_str();
+        while !rest.is_empty() {
+            let (piece, tail) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES_MAX));
+            rest = tail;
+            let event = Event::Text {
+                text: piece.to_owned(),
+                tokens: std::mem::take(&mut tokens),
+            };
+            let chunks = self.answer.push(&event);
+            self.deliver(chunks).await?;
+            self.last_flush = Some(Instant::now());
+        }
+        Some(())
+    }
+
+    async fn deliver(&mut self, chunks: Vec<Value>) -> Option<()> {
+        if !self.streams {
+            return Some(());
+        }
+        for mut chunk in chunks {
+            let delta = &mut chunk["choices"][0]["delta"];
+            let calls = !delta["tool_calls"].is_null();
+            let text = delta["content"].as_str().unwrap_or_default();
+            let kept = text.floor_char_boundary(self.text_bytes_left);
+            self.cut |= kept < text.len();
+            // Behind a cut nothing more of the text follows, however small it is.
+            self.text_bytes_left = if kept < text.len() {
+                0
+            } else {
+                self.text_bytes_left - kept
+            };
+            let text = text[..kept].to_owned();
+            if text.is_empty() && !calls {
+                continue;
+            }
+            let parcel = if self.address.compact {
+                // Calls are told by the end.
+                if text.is_empty() {
+                    continue;
+                }
+                self.seq += 1;
+                self.address.text(self.seq, text)
+            } else {
+                if !calls {
+                    delta["content"] = Value::String(text);
+                }
+                self.seq += 1;
+                self.address.chunk(self.seq, chunk)
+            };
+            self.send(parcel).await?;
+        }
+        Some(())
+    }
+
+    fn finished(&mut self, reason: FinishReason) -> Result<Closing, Fault> {
+        self.close(if reason == FinishReason::Cancelled {
+            499
+        } else {
+            200
+        })
+    }
+
+    fn failed(&mut self, fault: Fault) -> Result<Closing, Fault> {
+        if fault.code == FaultCode::Cancelled {
+            self.answer.push(&Event::Failed(fault));
+            return self.close(499);
+        }
+        Err(fault)
+    }
+
+    /// The whole answer, cut where its text or its message is too long.
+    fn close(&mut self, status: u16) -> Result<Closing, Fault> {
+        self.seq += 1;
+        let mut body = self.answer.completion();
+        if let Some(max) = self.text_bytes_max {
+            self.cut |= shorten(&mut body, max);
+        }
+        if self.address.compact
+            && let Some(message) = body["choices"][0]["message"].as_object_mut()
+        {
+            // Its text went out in pieces, to a client whose buffer may be a few hundred bytes.
+            message.remove("content");
+        }
+        let limit = self.payload_bytes_max.load(Ordering::Relaxed);
+        let closing = self
+            .address
+            .closing(body.clone(), self.seq, status, self.cut);
+        if closing.payload.len() <= limit {
+            return Ok(closing);
+        }
+        if let Some(text) = content(&mut body) {
+            let text = std::mem::take(text);
+            let frame = self
+                .address
+                .closing(body.clone(), self.seq, status, true)
+                .payload
+                .len();
+            let kept = written_within(&text, limit.saturating_sub(frame));
+            if frame <= limit && kept > 0 {
+                body["choices"][0]["message"]["content"] = Value::from(&text[..kept]);
+                return Ok(self.address.closing(body, self.seq, status, true));
+            }
+        }
+        let fault = Fault::new(
+            FaultCode::TooLarge,
+            format!("the answer does not fit into a message of {limit} bytes: ask for less"),
+        );
+        Err(fault)
+    }
+}
+
+fn content(body: &mut Value) -> Option<&mut String> {
+    match &mut body["choices"][0]["message"]["content"] {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// Cuts the text of a completion at a code point; says whether there was something to cut.
+fn shorten(body: &mut Value, bytes_max: usize) -> bool {
+    let Some(text) = content(body).filter(|text| text.len() > bytes_max) else {
+        return false;
+    };
+    text.truncate(text.floor_char_boundary(bytes_max));
+    true
+}
+
+/// Bytes of the longest beginning of `text` that JSON writes in at most `bytes_max`.
+fn written_within(text: &str, bytes_max: usize) -> usize {
+    let mut written = 0;
+    for (index, c) in text.char_indices() {
+        written += match c {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            '\0'..='\u{1f}' => "\\u0000".len(),
+            c => c.len_utf8(),
+        };
+        if written > bytes_max {
+            return index;
+        }
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_by_what_json_makes_of_it() {
+        let text = "a\"\n\u{1}é🌊z";
+        for bytes_max in 0..20 {
+            let kept = &text[..written_within(text, bytes_max)];
+            let written = |text: &str| Value::from(text).to_string().len() - 2;
+            assert!(written(kept) <= bytes_max, "{kept:?}");
+            if let Some(next) = text[kept.len()..].chars().next() {
+                assert!(
+                    written(&format!("{kept}{next}")) > bytes_max,
+                    "{kept:?} is too short"
+                );
+            }
+        }
+    }
+}

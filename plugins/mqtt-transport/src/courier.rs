@@ -1,0 +1,503 @@
+//! The one task that owns the connection, the outbox and the desk.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use protocol::{Load, Service, Stop};
+
+use crate::address::Parcel;
+use crate::answer::Note;
+use crate::choice::Choice;
+use crate::config::{Checked, MqttConfig};
+use crate::desk::Desk;
+use crate::gauge::{Count, MqttGauge};
+use crate::link::{Break, Dialect, HANDED_MAX, Link, LinkOptions, Signal, Up, wire_bytes};
+use crate::outbox::{Outbox, Ticket};
+use crate::presence::Presence;
+
+/// Confirmations that may be outstanding.
+const WINDOW: usize = 8;
+/// Notes of all answers that may wait for the courier.
+const NOTES_MAX: usize = 256;
+/// Pieces of answers that may wait for room in the client library.
+const PIECES_MAX: usize = 64;
+const TICK: Duration = Duration::from_secs(1);
+const STATE_EVERY: Duration = Duration::from_secs(15);
+/// A retained state that nobody renews vanishes after this.
+const STATE_EXPIRY: Duration = Duration::from_secs(120);
+/// A connection that lasted this long begins the waiting times anew.
+const STEADY: Duration = Duration::from_secs(60);
+/// At shutdown, cancelled answers and the goodbye may each take this long.
+const PARTING: Duration = Duration::from_secs(3);
+/// Packets larger than a request may be are read up to this, so that their sender is told.
+const PACKET_BYTES_MIN: usize = 1 << 20;
+/// Room for topic and properties beside the payload.
+const PACKET_MARGIN: usize = 128 << 10;
+
+/// Where the shutdown stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Running answers may end.
+    Draining(Instant),
+    /// They were cancelled and say so.
+    Cancelling(Instant),
+    /// The goodbye is on its way.
+    Parting(Instant, Option<Ticket>),
+    /// The broker has everything; the line is closed.
+    Leaving(Instant),
+    Gone,
+}
+
+pub(crate) struct Courier {
+    config: Arc<MqttConfig>,
+    options: LinkOptions,
+    desk: Desk,
+    gauge: MqttGauge,
+    service: Arc<dyn Service>,
+    notes: flume::Receiver<Note>,
+    presence: Presence,
+    outbox: Outbox,
+    pieces: VecDeque<Parcel>,
+    link: Option<Line>,
+    /// When to connect, while there is no line.
+    connect_at: Instant,
+    backoff: Duration,
+    away_since: Option<Instant>,
+    choice: Choice,
+    /// The next connection throws away what the broker kept, for it cannot be read.
+    clean: bool,
+    stated: Option<(Load, Instant)>,
+    tick_at: Instant,
+    phase: Phase,
+}
+
+/// A connection and what we know of it.
+struct Line {
+    link: Link,
+    dialect: Dialect,
+    up: Option<(Up, Instant)>,
+    subscribed: bool,
+    /// It takes nothing more; its last signals are still to be read.
+    closed: bool,
+    /// Messages and subscriptions inside the client library.
+    handed: usize,
+    heard: Instant,
+}
+
+impl Courier {
+    pub(crate) fn new(
+        config: MqttConfig,
+        checked: Checked,
+        gauge: MqttGauge,
+        service: Arc<dyn Service>,
+    ) -> Self {
+        let config = Arc::new(config);
+        let (notes_in, notes) = flume::bounded(NOTES_MAX);
+        let packet = (config.request_bytes_max + PACKET_MARGIN).max(PACKET_BYTES_MIN);
+        let options = LinkOptions {
+            host: checked.host,
+            port: checked.port,
+            client_id: config.client_id.clone(),
+            credentials: config
+                .username
+                .clone()
+                .map(|user| (user, config.password.clone().unwrap_or_default())),
+            keep_alive: config.keep_alive,
+            will_topic: checked.topics.status(),
+            will_payload: "offline",
+            packet_bytes_max: u32::try_from(packet).unwrap_or(u32::MAX),
+        };
+        let desk = Desk::new(
+            Arc::clone(&config),
+            checked.topics,
+            gauge.clone(),
+            Arc::clone(&service),
+            notes_in,
+        );
+        let now = Instant::now();
+        Self {
+            options,
+            desk,
+            gauge,
+            service,
+            notes,
+            presence: Presence::new(),
+            outbox: Outbox::default(),
+            pieces: VecDeque::new(),
+            link: None,
+            connect_at: now,
+            backoff: config.backoff_min,
+            away_since: Some(now),
+            choice: Choice::new(config.version),
+            clean: false,
+            stated: None,
+            tick_at: now,
+            phase: Phase::Serving,
+            config,
+        }
+    }
+
+    /// Serves until `stop` is raised and the goodbye is said.
+    pub(crate) async fn run(mut self, stop: Stop) {
+        let mut stopping = false;
+        while self.phase != Phase::Gone {
+            self.hand_over();
+            let wake = self.wake_at();
+            let listens = self.pieces.len() < PIECES_MAX;
+            tokio::select! {
+                signal = next_signal(self.link.as_ref()) => self.hear(signal),
+                Ok(note) = self.notes.recv_async(), if listens => self.note(note),
+                () = stop.wait_async(), if !stopping => {
+                    stopping = true;
+                    self.desk.closed = true;
+                    self.phase = Phase::Draining(Instant::now() + self.config.drain);
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+            self.keep_time(Instant::now());
+        }
+        self.gauge.online(false);
+    }
+
+    fn wake_at(&self) -> Instant {
+        if self.link.is_none() {
+            self.tick_at.min(self.connect_at)
+        } else {
+            self.tick_at
+        }
+    }
+
+    /// What is due at `now`, whatever woke us.
+    fn keep_time(&mut self, now: Instant) {
+        if self.link.is_none() && self.connect_at <= now && self.may_connect() {
+            self.connect(now);
+        }
+        self.part(now);
+        if self.tick_at > now {
+            return;
+        }
+        self.tick_at = now + TICK;
+        let expired = self.outbox.expire(now);
+        self.gauge.add(Count::ReplyLost, expired);
+        let silent = self.config.keep_alive * 2;
+        if self
+            .link
+            .as_ref()
+            .is_some_and(|line| now.duration_since(line.heard) > silent)
+        {
+            self.lose(&Break::Lost("the broker is silent".into()), now);
+        }
+        let grace = self.config.detach_grace;
+        if self
+            .away_since
+            .is_some_and(|since| now.duration_since(since) > grace)
+        {
+            self.desk.ledger.cancel_all();
+        }
+        self.state(now);
+    }
+
+    fn may_connect(&self) -> bool {
+        !matches!(self.phase, Phase::Leaving(_) | Phase::Gone)
+    }
+
+    fn connect(&mut self, now: Instant) {
+        let dialect = self.choice.next(now);
+        tracing::debug!(host = %self.options.host, port = self.options.port, ?dialect, "connecting");
+        self.link = Some(Line {
+            link: Link::open(&self.options, dialect, self.clean),
+            dialect,
+            up: None,
+            subscribed: false,
+            closed: false,
+            handed: 0,
+            heard: now,
+        });
+    }
+
+    fn hear(&mut self, signal: Signal) {
+        let now = Instant::now();
+        let Some(line) = self.link.as_mut() else {
+            return;
+        };
+        line.heard = now;
+        match signal {
+            Signal::Up(up) => self.come_up(up, now),
+            Signal::Subscribed { refused } => self.subscribed(&refused, now),
+            Signal::Message(message) => {
+                // A resumed session begins with what was kept for us; our subscription's answer
+                // comes behind it.
+                let stale = !line.subscribed && line.up.is_some_and(|(up, _)| up.resumed);
+                if let Some(parcel) = self.desk.receive(&message, stale) {
+                    self.post(parcel, now);
+                }
+            }
+            Signal::Unreadable => self.gauge.count(Count::Unanswerable),
+            Signal::Sent(packet_id) => {
+                line.handed = line.handed.saturating_sub(1);
+                if packet_id != 0 {
+                    self.outbox.sent(packet_id);
+                }
+            }
+            Signal::SubscriptionSent => line.handed = line.handed.saturating_sub(1),
+            Signal::Acknowledged { packet_id, refused } => {
+                if let Some(reason) = refused {
+                    tracing::warn!(
+                        reason,
+                        "the broker refused a message: check its access rules"
+                    );
+                    self.gauge.count(Count::ReplyLost);
+                }
+                self.outbox.acknowledged(packet_id);
+            }
+            Signal::Alive => {}
+            Signal::Down(why) => self.lose(&why, now),
+        }
+    }
+
+    fn come_up(&mut self, up: Up, now: Instant) {
+        let plain = self.config.plain_requests;
+        let filters = self.desk.topics.subscriptions(plain);
+        let Some(line) = self.link.as_mut() else {
+            return;
+        };
+        line.up = Some((up, now));
+        self.clean = false;
+        self.choice.came_up(line.dialect, now);
+        let broker_max = up.packet_bytes_max.unwrap_or(usize::MAX);
+        let payload_max = broker_max
+            .saturating_sub(1024)
+            .min(self.config.send_bytes_max);
+        self.desk
+            .payload_bytes_max
+            .store(payload_max, Ordering::Relaxed);
+        line.closed = !line.link.subscribe(filters);
+        line.handed += usize::from(!line.closed);
+    }
+
+    fn subscribed(&mut self, refused: &[usize], now: Instant) {
+        if !refused.is_empty() {
+            let filters = self.desk.topics.subscriptions(self.config.plain_requests);
+            let names: Vec<&str> = refused
+                .iter()
+                .filter_map(|index| Some(filters.get(*index)?.as_str()))
+                .collect();
+            let why = format!(
+                "the broker refuses the subscription to {}",
+                names.join(", ")
+            );
+            return self.lose(&Break::Refused(why), now);
+        }
+        let Some(line) = self.link.as_mut() else {
+            return;
+        };
+        line.subscribed = true;
+        let dialect = line.dialect;
+        self.away_since = None;
+        self.gauge.count(Count::Connection);
+        self.gauge.online(true);
+        tracing::info!(host = %self.options.host, port = self.options.port, ?dialect, "connected");
+        let description = self.service.describe();
+        let birth = self.presence.birth(&self.config, dialect, &description);
+        self.post(Parcel::retained(self.desk.topics.birth(), birth, true), now);
+        self.post(status(self.desk.topics.status(), "online"), now);
+        self.stated = None;
+        self.state(now);
+    }
+
+    /// The connection is over: everything unconfirmed waits for the next one.
+    fn lose(&mut self, why: &Break, now: Instant) {
+        let Some(line) = self.link.take() else { return };
+        self.gauge.online(false);
+        self.outbox.disconnected();
+        let dropped = self.pieces.len();
+        self.pieces.clear();
+        self.gauge.add(Count::DeltaDropped, dropped as u64);
+        self.away_since.get_or_insert(now);
+        if matches!(self.phase, Phase::Leaving(_)) {
+            self.phase = Phase::Gone;
+            return;
+        }
+        self.clean = matches!(why, Break::Poison(_));
+        if line
+            .up
+            .is_some_and(|(_, since)| now.duration_since(since) > STEADY)
+        {
+            self.backoff = self.config.backoff_min;
+        }
+        let wait = if self.choice.went_down(line.dialect, why, now) {
+            Duration::ZERO
+        } else {
+            let wait = jittered(self.backoff).max(self.config.backoff_min / 10);
+            self.backoff = (self.backoff * 2).min(self.config.backoff_max);
+            wait
+        };
+        self.connect_at = now + wait;
+        tracing::warn!(%why, again_ms = wait.as_millis() as u64, "no connection to the broker");
+    }
+
+    fn note(&mut self, note: Note) {
+        let now = Instant::now();
+        match note {
+            Note::Send(parcel) => self.post(parcel, now),
+            Note::Ended { key, closing } => self.desk.ledger.close(&key, closing, now),
+        }
+    }
+
+    fn post(&mut self, parcel: Parcel, now: Instant) {
+        if parcel.reliable {
+            let (_, lost) = self.outbox.push(parcel, now);
+            self.gauge.add(Count::ReplyLost, lost);
+        } else if self.link.as_ref().is_some_and(|line| line.subscribed) {
+            self.pieces.push_back(parcel);
+        } else {
+            self.gauge.count(Count::DeltaDropped);
+        }
+    }
+
+    /// Gives the client library what it has room for, pieces before ends.
+    fn hand_over(&mut self) {
+        let now = Instant::now();
+        let Some(line) = self
+            .link
+            .as_mut()
+            .filter(|line| line.subscribed && !line.closed)
+        else {
+            return;
+        };
+        let Some((up, _)) = line.up else { return };
+        // One confirmation short of the broker's limit, so that our own confirmations are not
+        // held back behind it.
+        let broker_window = up
+            .receive_max
+            .map_or(WINDOW, |max| usize::from(max).saturating_sub(1));
+        let window = WINDOW.min(broker_window).max(1);
+        let fits = |parcel: &Parcel| {
+            up.packet_bytes_max
+                .is_none_or(|max| wire_bytes(parcel) <= max)
+        };
+        while line.handed < HANDED_MAX {
+            let (parcel, reliable) = match self.pieces.pop_front() {
+                Some(piece) => (piece, false),
+                None => match self.outbox.hand(window, now) {
+                    Some(parcel) => (parcel, true),
+                    None => return,
+                },
+            };
+            if fits(&parcel) {
+                if line.link.publish(parcel) {
+                    line.handed += 1;
+                    continue;
+                }
+                // Its task has ended and said why behind the signals that we have not read yet.
+                return self.lose(
+                    &Break::Lost("the connection takes nothing more".into()),
+                    now,
+                );
+            }
+            tracing::warn!("a message is too large for the broker and is dropped");
+            if reliable {
+                self.outbox.withdraw();
+                self.gauge.count(Count::ReplyLost);
+            } else {
+                self.gauge.count(Count::DeltaDropped);
+            }
+        }
+    }
+
+    /// Tells how busy we are, on change and every 15 seconds.
+    fn state(&mut self, now: Instant) {
+        if !self.link.as_ref().is_some_and(|line| line.subscribed) {
+            return;
+        }
+        let load = self.service.describe().load;
+        let unchanged = self
+            .stated
+            .is_some_and(|(last, since)| last == load && now.duration_since(since) < STATE_EVERY);
+        if unchanged {
+            return;
+        }
+        self.stated = Some((load, now));
+        let topic = self.desk.topics.state();
+        let mut parcel = Parcel::retained(topic, self.presence.state(load), false);
+        parcel.expiry = Some(STATE_EXPIRY);
+        self.post(parcel, now);
+    }
+
+    /// Takes the next step of the shutdown, when it is time.
+    fn part(&mut self, now: Instant) {
+        let idle = self.desk.ledger.running() == 0 && self.notes.is_empty();
+        let online = self.link.as_ref().is_some_and(|line| line.subscribed);
+        self.phase = match self.phase {
+            Phase::Draining(until) if !idle && now >= until => {
+                self.desk.ledger.cancel_all();
+                Phase::Cancelling(now + PARTING)
+            }
+            Phase::Draining(until) | Phase::Cancelling(until) if idle || now >= until => {
+                Phase::Parting(now + PARTING, None)
+            }
+            Phase::Parting(until, None) if online && now < until => {
+                let goodbye = status(self.desk.topics.status(), "offline");
+                let (ticket, _) = self.outbox.push(goodbye, now);
+                Phase::Parting(until, Some(ticket))
+            }
+            Phase::Parting(until, Some(ticket))
+                if online
+                    && now < until
+                    && !self.outbox.holds(ticket)
+                    && self.outbox.is_empty() =>
+            {
+                let said = self
+                    .link
+                    .as_ref()
+                    .is_some_and(|line| line.link.disconnect());
+                if said {
+                    Phase::Leaving(now + PARTING)
+                } else {
+                    Phase::Gone
+                }
+            }
+            // A line that broke took the goodbye along; the next one says it again.
+            Phase::Parting(until, Some(_)) if !online && now < until => Phase::Parting(until, None),
+            Phase::Parting(until, _) | Phase::Leaving(until) if now >= until => Phase::Gone,
+            phase => phase,
+        };
+    }
+}
+
+async fn next_signal(line: Option<&Line>) -> Signal {
+    match line {
+        Some(line) => line.link.signal().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn status(topic: String, word: &'static str) -> Parcel {
+    let mut parcel = Parcel::retained(topic, word, true);
+    parcel.content_type = "text/plain; charset=utf-8";
+    parcel
+}
+
+/// Anything up to `longest`, so that many nodes do not come back to a broker at once.
+fn jittered(longest: Duration) -> Duration {
+    // The standard library seeds its hashers at random, which is all that is needed here.
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    longest.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_spread_below_their_bound() {
+        let longest = Duration::from_secs(8);
+        let waits: Vec<_> = (0..64).map(|_| jittered(longest)).collect();
+        assert!(waits.iter().all(|wait| *wait <= longest));
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+}

@@ -1,0 +1,91 @@
+//! What the transport counts, for health pages and tests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Reads the transport's counters from any thread, while it serves.
+#[derive(Debug, Clone, Default)]
+pub struct MqttGauge(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    online: AtomicBool,
+    connections: AtomicU64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    unanswerable: AtomicU64,
+    repeated: AtomicU64,
+    deltas_dropped: AtomicU64,
+    replies_lost: AtomicU64,
+}
+
+/// The counters at one moment, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MqttTally {
+    /// Whether requests can arrive now: connected and subscribed.
+    pub online: bool,
+    /// Connections to the broker that came up.
+    pub connections: u64,
+    /// Requests handed to the service.
+    pub accepted: u64,
+    /// Requests answered with an error at once.
+    pub refused: u64,
+    /// Messages dropped because nobody may be told: foreign reply topics, unreadable topics.
+    pub unanswerable: u64,
+    /// Requests that came again under the same id.
+    pub repeated: u64,
+    /// Pieces of answers that were not sent, because no broker was there.
+    pub deltas_dropped: u64,
+    /// Finals and errors that were given up: expired, refused by the broker, or too many.
+    pub replies_lost: u64,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Count {
+    Connection,
+    Accepted,
+    Refused,
+    Unanswerable,
+    Repeated,
+    DeltaDropped,
+    ReplyLost,
+}
+
+impl MqttGauge {
+    /// Every counter.
+    pub fn tally(&self) -> MqttTally {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        MqttTally {
+            online: self.0.online.load(Ordering::Relaxed),
+            connections: read(&self.0.connections),
+            accepted: read(&self.0.accepted),
+            refused: read(&self.0.refused),
+            unanswerable: read(&self.0.unanswerable),
+            repeated: read(&self.0.repeated),
+            deltas_dropped: read(&self.0.deltas_dropped),
+            replies_lost: read(&self.0.replies_lost),
+        }
+    }
+
+    pub(crate) fn count(&self, what: Count) {
+        self.add(what, 1);
+    }
+
+    pub(crate) fn add(&self, what: Count, times: u64) {
+        let counter = match what {
+            Count::Connection => &self.0.connections,
+            Count::Accepted => &self.0.accepted,
+            Count::Refused => &self.0.refused,
+            Count::Unanswerable => &self.0.unanswerable,
+            Count::Repeated => &self.0.repeated,
+            Count::DeltaDropped => &self.0.deltas_dropped,
+            Count::ReplyLost => &self.0.replies_lost,
+        };
+        counter.fetch_add(times, Ordering::Relaxed);
+    }
+
+    pub(crate) fn online(&self, online: bool) {
+        self.0.online.store(online, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,279 @@
+//! The topics: what they are called, what an incoming one means, where replies may go.
+
+/// Longest reply topic that is accepted, in bytes.
+const REPLY_BYTES_MAX: usize = 512;
+
+/// The names of this node's topics.
+#[derive(Debug, Clone)]
+pub(crate) struct Topics {
+    /// `{root}/{site}/{node}`
+    node: String,
+    /// `{root}/{site}`
+    site: String,
+    reply_filters: Vec<String>,
+}
+
+/// Who asks, as the topic says it; the broker's access rules vouch for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) client: String,
+    pub(crate) rid: String,
+}
+
+/// What an incoming message is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    Request(Option<Caller>),
+    Cancel(Option<Caller>),
+}
+
+impl Topics {
+    /// Fails with a sentence for the operator.
+    pub(crate) fn new(
+        root: &str,
+        site: &str,
+        node: &str,
+        reply_filters: &[String],
+    ) -> Result<Self, String> {
+        if root.is_empty() || !root.split('/').all(is_level) {
+            return Err(format!(
+                "root `{root}` cannot begin topics: use levels of A-Z a-z 0-9 _ . - with / between",
+            ));
+        }
+        if let Some(filter) = reply_filters.iter().find(|filter| !is_filter(filter)) {
+            return Err(format!(
+                "reply filter `{filter}` is no topic filter: + stands for one level, # ends it",
+            ));
+        }
+        let site = format!("{root}/{site}");
+        Ok(Self {
+            node: format!("{site}/{node}"),
+            site,
+            reply_filters: reply_filters.to_vec(),
+        })
+    }
+
+    /// Retained `online` or `offline`.
+    pub(crate) fn status(&self) -> String {
+        format!("{}/status", self.node)
+    }
+
+    /// Retained statement of what this node is.
+    pub(crate) fn birth(&self) -> String {
+        format!("{}/birth", self.node)
+    }
+
+    /// Retained statement of how busy it is.
+    pub(crate) fn state(&self) -> String {
+        format!("{}/state", self.node)
+    }
+
+    /// What to subscribe to.
+    pub(crate) fn subscriptions(&self, plain: bool) -> Vec<String> {
+        let mut filters = Vec::with_capacity(4);
+        for verb in ["request", "cancel"] {
+            if plain {
+                filters.push(format!("{}/chat/{verb}", self.node));
+            }
+            filters.push(format!("{}/chat/{verb}/+/+", self.node));
+        }
+        filters
+    }
+
+    /// What a message on `topic` is; `None` when it is nothing of ours.
+    pub(crate) fn route(&self, topic: &str) -> Option<Route> {
+        let tail = topic
+            .strip_prefix(self.node.as_str())?
+            .strip_prefix("/chat/")?;
+        let mut levels = tail.split('/');
+        let verb = levels.next()?;
+        let caller = match (levels.next(), levels.next(), levels.next()) {
+            (None, ..) => None,
+            (Some(client), Some(rid), None) if is_level(client) && is_level(rid) => Some(Caller {
+                client: client.into(),
+                rid: rid.into(),
+            }),
+            _ => return None,
+        };
+        match verb {
+            "request" => Some(Route::Request(caller)),
+            "cancel" => Some(Route::Cancel(caller)),
+            _ => None,
+        }
+    }
+
+    /// Where a caller hears its answers when it names no place.
+    pub(crate) fn default_reply(&self, caller: &Caller) -> String {
+        format!(
+            "{}/client/{}/reply/{}",
+            self.site, caller.client, caller.rid
+        )
+    }
+
+    /// The client that a reply topic belongs to, when it is one of the clients' own.
+    pub(crate) fn reply_client<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let tail = topic
+            .strip_prefix(self.site.as_str())?
+            .strip_prefix("/client/")?;
+        let (client, tail) = tail.split_once('/')?;
+        let rest = tail.strip_prefix("reply/")?;
+        (is_level(client) && !rest.is_empty()).then_some(client)
+    }
+
+    /// Whether an answer may go to `topic`.
+    ///
+    /// Without this rule, whoever may send a prompt could make this node write anywhere that its
+    /// own rights at the broker reach.
+    pub(crate) fn admits_reply(&self, topic: &str, caller: Option<&Caller>) -> bool {
+        if !is_name(topic) {
+            return false;
+        }
+        if let Some(client) = self.reply_client(topic) {
+            return caller.is_none_or(|caller| caller.client == client);
+        }
+        let ours = topic
+            .strip_prefix(self.site.as_str())
+            .is_some_and(|tail| tail.is_empty() || tail.starts_with('/'));
+        !ours
+            && self
+                .reply_filters
+                .iter()
+                .any(|filter| matches(filter, topic))
+    }
+}
+
+/// Whether `level` is allowed as one level of our topics.
+pub(crate) fn is_level(level: &str) -> bool {
+    (1..=64).contains(&level.len())
+        && level
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+/// Whether something may be published to `topic`.
+fn is_name(topic: &str) -> bool {
+    (1..=REPLY_BYTES_MAX).contains(&topic.len())
+        && !topic.starts_with('$')
+        && !topic.contains(|c: char| c == '+' || c == '#' || c.is_control())
+}
+
+fn is_filter(filter: &str) -> bool {
+    let levels: Vec<&str> = filter.split('/').collect();
+    !filter.is_empty()
+        && !filter.starts_with('$')
+        && filter.len() <= REPLY_BYTES_MAX
+        && !filter.contains(char::is_control)
+        && levels.iter().enumerate().all(|(i, level)| match *level {
+            "#" => i + 1 == levels.len(),
+            "+" => true,
+            level => !level.contains(['+', '#']),
+        })
+}
+
+fn matches(filter: &str, topic: &str) -> bool {
+    let mut topic_levels = topic.split('/');
+    for level in filter.split('/') {
+        match (level, topic_levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (level, Some(found)) if level == found => {}
+            _ => return false,
+        }
+    }
+    topic_levels.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(filters: &[&str]) -> Topics {
+        let filters: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
+        Topics::new("zonda/v1", "plant1", "jet-03", &filters).expect("valid")
+    }
+
+    fn caller() -> Caller {
+        Caller {
+            client: "plc7".into(),
+            rid: "17".into(),
+        }
+    }
+
+    #[test]
+    fn a_topic_says_what_the_message_is_and_who_sent_it() {
+        let topics = topics(&[]);
+        let route = |tail: &str| topics.route(&format!("zonda/v1/plant1/jet-03/chat/{tail}"));
+        assert_eq!(route("request"), Some(Route::Request(None)));
+        assert_eq!(
+            route("request/plc7/17"),
+            Some(Route::Request(Some(caller())))
+        );
+        assert_eq!(route("cancel"), Some(Route::Cancel(None)));
+        assert_eq!(route("cancel/plc7/17"), Some(Route::Cancel(Some(caller()))));
+        for foreign in [
+            "request/plc7",
+            "request/plc7/17/x",
+            "request/a b/1",
+            "request//1",
+            "x",
+            "",
+        ] {
+            assert_eq!(route(foreign), None, "{foreign}");
+        }
+        assert_eq!(topics.route(""), None);
+        assert_eq!(topics.route("zonda/v1/plant1/jet-031/chat/request"), None);
+    }
+
+    #[test]
+    fn replies_go_to_clients_and_nowhere_else() {
+        let topics = topics(&[]);
+        assert!(topics.admits_reply("zonda/v1/plant1/client/plc7/reply/1", None));
+        assert!(topics.admits_reply("zonda/v1/plant1/client/plc7/reply/a/b", Some(&caller())));
+        for foreign in [
+            "plc/valve/set",
+            "zonda/v1/plant1/jet-03/chat/request",
+            "zonda/v1/plant1/jet-03/status",
+            "zonda/v1/plant2/client/plc7/reply/1",
+            "zonda/v1/plant1/client/plc7/reply/",
+            "zonda/v1/plant1/client/plc7/reply",
+            "zonda/v1/plant1/client/plc7/x/1",
+            "zonda/v1/plant1/client/+/reply/1",
+            "zonda/v1/plant1/client/plc7/reply/#",
+            "zonda/v1/plant1/client/plc7/reply/\u{0}",
+            "$SYS/x",
+            "",
+        ] {
+            assert!(!topics.admits_reply(foreign, None), "{foreign}");
+        }
+        assert!(!topics.admits_reply(&format!("a/{}", "b".repeat(600)), None));
+    }
+
+    #[test]
+    fn a_named_caller_is_not_answered_at_anothers_topic() {
+        let topics = topics(&["zonda/v1/plant1/client/#", "lab/+/in"]);
+        assert!(!topics.admits_reply("zonda/v1/plant1/client/plc8/reply/1", Some(&caller())));
+        assert!(topics.admits_reply("lab/7/in", Some(&caller())));
+        assert!(topics.admits_reply("lab/7/in", None));
+        assert!(!topics.admits_reply("lab/7/in/x", None));
+    }
+
+    #[test]
+    fn no_filter_opens_the_topics_of_the_site() {
+        let topics = topics(&["#"]);
+        assert!(topics.admits_reply("anywhere/else", None));
+        assert!(!topics.admits_reply("zonda/v1/plant1/jet-03/chat/request", None));
+        assert!(!topics.admits_reply("zonda/v1/plant1", None));
+        assert!(!topics.admits_reply("$SYS/x", None));
+    }
+
+    #[test]
+    fn filters_and_roots_are_checked_before_use() {
+        let refused = |root: &str, filter: &str| {
+            Topics::new(root, "s", "n", &[filter.to_owned()]).expect_err("must be refused")
+        };
+        assert!(refused("zonda/v1", "a/#/b").contains("reply filter"));
+        assert!(refused("zonda/v1", "a/b+").contains("reply filter"));
+        assert!(refused("/zonda", "a").contains("root"));
+        assert!(refused("$x", "a").contains("root"));
+    }
+}
