@@ -1,1 +1,34 @@
 //! Strings to tokens and back: tokenizers, prompt templates, incremental decoding, tool calls.
+//!
+//! The door is [`Codec`]: it checks a request by the rules of the model's prompt encoding, writes it
+//! in that encoding, and hands out a [`Decoder`] for the answer. The room hides every text standard
+//! (SentencePiece, tekken, `tokenizer.json`, five templates, Python's JSON) and knows no tensor, no
+//! transport and no clock. Prompts are exact to the token, because a model notices one wrong space.
+#![forbid(unsafe_code)]
+
+mod codec;
+mod constraint;
+mod decoder;
+mod error;
+mod hugging_face;
+mod merge;
+mod python_json;
+mod schema;
+mod sentencepiece;
+mod stops;
+mod tekken;
+mod template;
+mod tokenizer;
+mod tool_calls;
+mod validation;
+mod vocabulary;
+mod wire;
+mod words;
+
+pub use codec::{Codec, Prompt};
+pub use constraint::{Constraint, ConstraintError, TokenMask};
+pub use decoder::{Decoder, Piece, StreamDecoder};
+pub use error::TextError;
+pub use stops::{STOP_BYTES_MAX, STOPS_MAX, Stops};
+pub use template::TemplateVersion;
+pub use tokenizer::Tokenizer;

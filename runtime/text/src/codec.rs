@@ -1,0 +1,302 @@
+//! The one door of this room: a request goes in, a prompt comes out, and the prompt's decoder turns
+//! the answer back into text.
+
+use std::sync::Arc;
+
+use protocol::{Format, Input, Request, TokenId, ToolChoice};
+
+use crate::template::{Mark, Part};
+use crate::validation::Strictness;
+use crate::{
+    Constraint, Decoder, Stops, TemplateVersion, TextError, Tokenizer, template, validation,
+};
+
+/// Encodes requests by one tokenizer and one template. Immutable and cheap to clone: share it.
+#[derive(Debug, Clone)]
+pub struct Codec {
+    tokenizer: Arc<Tokenizer>,
+    version: TemplateVersion,
+    marks: [Option<TokenId>; Mark::ALL.len()],
+}
+
+/// What the model gets, and how its answer is to be read.
+#[non_exhaustive]
+pub struct Prompt {
+    /// The tokens, the begin-of-sequence token included.
+    pub tokens: Vec<TokenId>,
+    /// Keeps the answer in shape; `None` where any answer will do.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Texts that end the answer.
+    pub stops: Stops,
+    /// Tokens that must not be drawn: those that steer and have no place in this answer.
+    pub banned: Vec<TokenId>,
+    /// So many tokens at the end are the beginning of the answer itself, which the client gave.
+    pub prefix_tokens: usize,
+    /// The answer continues a text, so that a space in front of it is meant.
+    pub continues_text: bool,
+    /// The token that announces function calls, where the answer may hold some.
+    pub announces_calls: Option<TokenId>,
+}
+
+impl Prompt {
+    /// A prompt of these tokens, for an answer without any rule.
+    pub fn new(tokens: Vec<TokenId>) -> Self {
+        Self {
+            tokens,
+            constraint: None,
+            stops: Stops::default(),
+            banned: Vec::new(),
+            prefix_tokens: 0,
+            continues_text: true,
+            announces_calls: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Prompt {
+    /// Says how much there is, never what.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prompt")
+            .field("tokens", &self.tokens.len())
+            .field("prefix_tokens", &self.prefix_tokens)
+            .field("is_constrained", &self.constraint.is_some())
+            .field("banned", &self.banned.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Codec {
+    /// Joins a tokenizer and a template.
+    ///
+    /// Errors: the vocabulary lacks a control token of the template.
+    pub fn new(tokenizer: Arc<Tokenizer>, version: TemplateVersion) -> Result<Self, TextError> {
+        let marks = Mark::ALL.map(|mark| tokenizer.control(mark.name()));
+        let lacks = |mark: &&Mark| marks[**mark as usize].is_none();
+        if let Some(mark) = version.marks().iter().find(lacks) {
+            return Err(TextError::MissingControl {
+                version,
+                token: mark.name(),
+            });
+        }
+        Ok(Self {
+            tokenizer,
+            version,
+            marks,
+        })
+    }
+
+    /// The same tokenizer with another template.
+    ///
+    /// Errors: as [`Self::new`].
+    pub fn with_version(&self, version: TemplateVersion) -> Result<Self, TextError> {
+        Self::new(Arc::clone(&self.tokenizer), version)
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The tokenizer, to keep.
+    pub fn shared_tokenizer(&self) -> Arc<Tokenizer> {
+        Arc::clone(&self.tokenizer)
+    }
+
+    /// The template.
+    pub fn version(&self) -> TemplateVersion {
+        self.version
+    }
+
+    /// Whether a request may name functions.
+    pub fn knows_tools(&self) -> bool {
+        self.version.knows_tools()
+    }
+
+    /// Whether a text with a hole can be encoded: the template and the vocabulary know how.
+    pub fn knows_fill(&self) -> bool {
+        self.version.knows_fill()
+            && self.mark(Mark::Prefix).is_some()
+            && self.mark(Mark::Suffix).is_some()
+    }
+
+    /// Whether a token ends an answer.
+    pub fn is_end(&self, token: TokenId) -> bool {
+        token == self.tokenizer.eos()
+    }
+
+    /// Encodes a request that is to be answered.
+    ///
+    /// Errors: a request that breaks a rule of the conversation, is over a limit, or asks for what
+    /// the template or this build cannot do; the field at fault is named.
+    pub fn encode(&self, request: &Request) -> Result<Prompt, TextError> {
+        self.check_supported(request)?;
+        let mut prompt = self.build(request, Strictness::Serving)?;
+        prompt.stops = Stops::new(&request.limits.stop)?;
+        if matches!(request.input, Input::Chat(_) | Input::Fill { .. }) {
+            let allows_calls = matches!(request.input, Input::Chat(_))
+                && !request.tools.is_empty()
+                && request.tool_choice != ToolChoice::None;
+            prompt.announces_calls = self.mark(Mark::ToolCalls).filter(|_| allows_calls);
+            let is_banned =
+                |&token: &TokenId| !self.is_end(token) && prompt.announces_calls != Some(token);
+            prompt.banned = self
+                .tokenizer
+                .vocabulary()
+                .controls()
+                .filter(is_banned)
+                .collect();
+        }
+        Ok(prompt)
+    }
+
+    /// Encodes a request to look at its tokens: calls may lack results, and what only an answer
+    /// needs is not looked at.
+    ///
+    /// Errors: a request that breaks a rule of the conversation or that the template cannot say.
+    pub fn render(&self, request: &Request) -> Result<Prompt, TextError> {
+        self.build(request, Strictness::Rendering)
+    }
+
+    /// Begins the decoding of one answer.
+    pub fn decoder(&self, prompt: &Prompt) -> Decoder {
+        Decoder::new(Arc::clone(&self.tokenizer), prompt)
+    }
+
+    fn mark(&self, mark: Mark) -> Option<TokenId> {
+        self.marks[mark as usize]
+    }
+
+    fn check_supported(&self, request: &Request) -> Result<(), TextError> {
+        let unsupported = |param, message: String| Err(TextError::Unsupported { param, message });
+        if request.format != Format::Free {
+            return unsupported(
+                "response_format",
+                "answers of a given shape are not supported; leave response_format out or send \
+                 {\"type\": \"text\"}"
+                    .into(),
+            );
+        }
+        if matches!(
+            request.tool_choice,
+            ToolChoice::Any | ToolChoice::Function(_)
+        ) {
+            return unsupported(
+                "tool_choice",
+                "forced tool calls are not supported; send tool_choice \"auto\" or \"none\"".into(),
+            );
+        }
+        let offers_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+        if offers_tools && !self.knows_tools() {
+            return unsupported(
+                "tools",
+                format!(
+                    "this model's prompt encoding {} knows no tools",
+                    self.version
+                ),
+            );
+        }
+        if matches!(request.input, Input::Fill { .. }) && !self.knows_fill() {
+            return unsupported(
+                "suffix",
+                "this model's vocabulary has no tokens for fill-in-the-middle".into(),
+            );
+        }
+        Ok(())
+    }
+
+    fn build(&self, request: &Request, strictness: Strictness) -> Result<Prompt, TextError> {
+        match &request.input {
+            Input::Chat(messages) => {
+                validation::check(self.version, strictness, messages, &request.tools)?;
+                self.assemble(template::render(self.version, messages, &request.tools)?)
+            }
+            Input::Text(text) => {
+                let mut tokens = vec![self.tokenizer.bos()];
+                tokens.extend(self.tokenizer.encode(text)?);
+                let continues_text = !text.is_empty();
+                Ok(Prompt {
+                    continues_text,
+                    ..Prompt::new(tokens)
+                })
+            }
+            Input::Fill { prefix, suffix } => self.fill(prefix, suffix.as_deref()),
+            Input::Tokens(tokens) => self.check_tokens(tokens),
+        }
+    }
+
+    fn assemble(&self, parts: Vec<Part>) -> Result<Prompt, TextError> {
+        let mut prompt = Prompt::new(vec![self.tokenizer.bos()]);
+        let mut prefix_start = None;
+        for part in parts {
+            match part {
+                Part::Mark(mark) => prompt.tokens.push(
+                    self.mark(mark)
+                        .expect("a codec has every mark that its template writes"),
+                ),
+                Part::Text(text) => prompt.tokens.extend(self.tokenizer.encode(&text)?),
+                Part::End => prompt.tokens.push(self.tokenizer.eos()),
+                Part::PrefixStart => prefix_start = Some(prompt.tokens.len()),
+            }
+        }
+        prompt.prefix_tokens = prefix_start.map_or(0, |start| prompt.tokens.len() - start);
+        prompt.continues_text = prompt.prefix_tokens > 0;
+        Ok(prompt)
+    }
+
+    /// The text behind the hole comes first. SentencePiece puts a space in front of every text; the
+    /// smiling face takes it, and both are cut off.
+    fn fill(&self, prefix: &str, suffix: Option<&str>) -> Result<Prompt, TextError> {
+        if !self.version.knows_fill() {
+            return Err(TextError::Unsupported {
+                param: "suffix",
+                message: format!(
+                    "prompt encoding {} knows no fill-in-the-middle",
+                    self.version
+                ),
+            });
+        }
+        // Where the vocabulary lacks the token, rendering shows the unknown one.
+        let mark = |mark| self.mark(mark).or_else(|| self.tokenizer.unknown());
+        let (Some(suffix_mark), Some(prefix_mark)) = (mark(Mark::Suffix), mark(Mark::Prefix))
+        else {
+            let (version, token) = (self.version, Mark::Suffix.name());
+            return Err(TextError::MissingControl { version, token });
+        };
+        let mut tokens = vec![self.tokenizer.bos(), suffix_mark];
+        if let Some(suffix) = suffix.filter(|suffix| !suffix.is_empty()) {
+            tokens.extend(
+                self.tokenizer
+                    .encode(&format!("\u{263a}{suffix}"))?
+                    .iter()
+                    .skip(2),
+            );
+        }
+        tokens.push(prefix_mark);
+        tokens.extend(self.tokenizer.encode(prefix)?);
+        Ok(Prompt::new(tokens))
+    }
+
+    fn check_tokens(&self, tokens: &[TokenId]) -> Result<Prompt, TextError> {
+        let vocabulary_size = self.tokenizer.vocabulary_size();
+        if let Some(token) = tokens
+            .iter()
+            .find(|token| token.0 as usize >= vocabulary_size)
+        {
+            return Err(TextError::UnknownToken {
+                token: token.0,
+                vocabulary_size,
+            });
+        }
+        let Some(&last) = tokens.last() else {
+            return Err(TextError::rule(
+                "tokens",
+                "the prompt has no tokens; send at least one",
+            ));
+        };
+        let continues_text = !self.tokenizer.is_control(last);
+        Ok(Prompt {
+            continues_text,
+            ..Prompt::new(tokens.to_vec())
+        })
+    }
+}

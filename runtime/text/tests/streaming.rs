@@ -1,0 +1,360 @@
+//! What holds for any tokens and any text, on a vocabulary made here.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::{Arc, LazyLock};
+
+use proptest::prelude::*;
+use protocol::{Input, Message, Request, TokenId, ToolChoice, ToolSpec};
+use serde_json::json;
+use text::{Codec, Decoder, Piece, Stops, StreamDecoder, TemplateVersion, TextError, Tokenizer};
+use weights::{TokenKind, Vocabulary};
+
+const CONTROLS: [&str; 17] = [
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[TOOL_CALLS]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[PREFIX]",
+    "[MIDDLE]",
+    "[SUFFIX]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_CONTENT]",
+    "[IMG]",
+    "<pad>",
+];
+const WORDS: [&str; 16] = [
+    "▁", "▁▁", "a", "b", "ab", "▁a", "é", "]", "[", "[I", "<", "/", "s", ">", "\u{fffd}", "▁the",
+];
+
+/// As SentencePiece: unknown, controls, bytes, words.
+fn sentencepiece() -> Arc<Tokenizer> {
+    let mut tokens = vec![("<unk>".to_owned(), TokenKind::Unknown)];
+    tokens.extend(CONTROLS.map(|name| (name.to_owned(), TokenKind::Control)));
+    tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), TokenKind::Byte)));
+    tokens.extend(WORDS.map(|word| (word.to_owned(), TokenKind::Normal)));
+    Arc::new(Tokenizer::from_vocabulary(&vocabulary("llama", None, tokens)).unwrap())
+}
+
+/// As tekken: controls, then bytes and words in the order of their ranks.
+fn tekken() -> Arc<Tokenizer> {
+    let printable = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let spelled = |byte: u32| match printable(&byte) {
+        true => byte,
+        false => 0x100 + (0..byte).filter(|byte| !printable(byte)).count() as u32,
+    };
+    let mut tokens: Vec<_> = CONTROLS
+        .map(|name| (name.to_owned(), TokenKind::Control))
+        .into();
+    let byte = |byte| {
+        (
+            char::from_u32(spelled(byte)).unwrap().to_string(),
+            TokenKind::Normal,
+        )
+    };
+    tokens.extend((0..256).map(byte));
+    tokens.extend(["ab", "Ġa", "Ã©", "[I"].map(|word| (word.to_owned(), TokenKind::Normal)));
+    Arc::new(Tokenizer::from_vocabulary(&vocabulary("gpt2", Some("tekken"), tokens)).unwrap())
+}
+
+/// As a `tokenizer.json` of a SentencePiece vocabulary.
+fn hugging_face() -> Arc<Tokenizer> {
+    let names = ["<unk>"].into_iter().chain(CONTROLS);
+    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
+    let all = names
+        .clone()
+        .map(str::to_owned)
+        .chain(bytes)
+        .chain(WORDS.map(str::to_owned));
+    let entries: serde_json::Map<_, _> = all.zip(0..).map(|(text, id)| (text, json!(id))).collect();
+    let added = names.zip(0..).map(|(name, id)| {
+        json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    });
+    let content = json!({
+        "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
+        "post_processor": null,
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                  "vocab": entries, "merges": [["▁", "▁"], ["a", "b"], ["▁", "a"]]}
+    });
+    let tokenizer = Tokenizer::from_bytes(content.to_string().as_bytes()).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), 18 + 256 + WORDS.len());
+    Arc::new(tokenizer)
+}
+
+fn vocabulary(model: &str, pre: Option<&str>, tokens: Vec<(String, TokenKind)>) -> Vocabulary {
+    let id = |name: &str| {
+        tokens
+            .iter()
+            .position(|(text, _)| text == name)
+            .map(|id| id as u32)
+    };
+    Vocabulary {
+        model: model.into(),
+        pre: pre.map(str::to_owned),
+        bos: id("<s>"),
+        eos: id("</s>"),
+        unknown: id("<unk>"),
+        scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
+        kinds: tokens.iter().map(|(_, kind)| *kind).collect(),
+        tokens: tokens.into_iter().map(|(text, _)| text).collect(),
+        merges: Vec::new(),
+        add_space_prefix: None,
+        add_bos: None,
+        chat_template: None,
+    }
+}
+
+static TOKENIZERS: LazyLock<[Arc<Tokenizer>; 3]> =
+    LazyLock::new(|| [sentencepiece(), tekken(), hugging_face()]);
+
+fn tokenizers() -> impl Iterator<Item = &'static Arc<Tokenizer>> {
+    TOKENIZERS.iter()
+}
+
+fn codec(tokenizer: &Arc<Tokenizer>) -> Codec {
+    Codec::new(Arc::clone(tokenizer), TemplateVersion::V7).unwrap()
+}
+
+fn chat(text: &str) -> Request {
+    Request::new(
+        "x",
+        Input::Chat(vec![Message::User {
+            content: vec![text.into()],
+        }]),
+    )
+}
+
+fn with_tool(mut request: Request) -> Request {
+    let parameters = json!({"type": "object"});
+    request.tools.push(ToolSpec {
+        name: "f".into(),
+        description: String::new(),
+        parameters,
+    });
+    request
+}
+
+fn run(decoder: &mut Decoder, tokens: &[TokenId]) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = tokens
+        .iter()
+        .flat_map(|&token| decoder.push(token))
+        .collect();
+    pieces.extend(decoder.finish());
+    pieces
+}
+
+fn text_of(pieces: &[Piece]) -> String {
+    let text = |piece: &Piece| match piece {
+        Piece::Text { text, .. } => text.clone(),
+        Piece::ToolCall(_) | Piece::Stop => String::new(),
+    };
+    pieces.iter().map(text).collect()
+}
+
+fn tokens() -> impl Strategy<Value = Vec<TokenId>> {
+    prop::collection::vec((0..300u32).prop_map(TokenId), 0..24)
+}
+
+proptest! {
+    #[test]
+    fn pieces_join_to_the_whole(tokens in tokens()) {
+        for tokenizer in tokenizers() {
+            let mut stream = StreamDecoder::new(Arc::clone(tokenizer));
+            let mut joined: String = tokens.iter().map(|&token| stream.push(token)).collect();
+            joined += &stream.finish();
+            prop_assert_eq!(&joined, &tokenizer.decode(&tokens));
+
+            let codec = codec(tokenizer);
+            let prompt = codec.encode(&chat("x")).unwrap();
+            let pieces = run(&mut codec.decoder(&prompt), &tokens);
+            prop_assert_eq!(&text_of(&pieces), &joined);
+            let is_empty = |piece: &Piece| matches!(piece, Piece::Text { text, .. } if text.is_empty());
+            prop_assert!(!pieces.iter().any(is_empty));
+        }
+    }
+
+    #[test]
+    fn stop_texts_never_show(tokens in tokens(), stops in prop::collection::vec("[ab<é ]{1,3}", 1..4)) {
+        for tokenizer in tokenizers() {
+            let codec = codec(tokenizer);
+            let mut request = chat("x");
+            request.limits.stop = stops.clone();
+            let pieces = run(&mut codec.decoder(&codec.encode(&request).unwrap()), &tokens);
+            let shown = text_of(&pieces);
+            let whole = tokenizer.decode(&tokens);
+            let first = stops.iter().filter_map(|stop| whole.find(stop.as_str())).min();
+            prop_assert_eq!(shown, &whole[..first.unwrap_or(whole.len())]);
+            prop_assert_eq!(pieces.last() == Some(&Piece::Stop), first.is_some());
+        }
+    }
+
+    #[test]
+    fn text_never_becomes_a_control_token(words in prop::collection::vec(prop::sample::select([&CONTROLS[..], &WORDS[..], &["x", " ", "\n", "日本"]].concat()), 0..12)) {
+        let text = words.concat();
+        for tokenizer in tokenizers() {
+            let tokens = tokenizer.encode(&text).unwrap();
+            prop_assert!(!tokens.iter().any(|&token| tokenizer.is_control(token)));
+            // An escaped space in the text itself reads back as a space.
+            prop_assert_eq!(tokenizer.decode(&tokens).replace('▁', " "), text.replace('▁', " "));
+        }
+    }
+}
+
+#[test]
+fn call_is_given_whole_and_its_spelling_never_shows() {
+    for tokenizer in tokenizers() {
+        let codec = codec(tokenizer);
+        let prompt = codec.encode(&with_tool(chat("x"))).unwrap();
+        let mut answer = tokenizer.encode("ab").unwrap();
+        answer.push(tokenizer.control("[TOOL_CALLS]").unwrap());
+        let calls = r#"[{"name": "f", "arguments": {"x": "]"}}, {"name": "f", "id": "abcdefghi"}]"#;
+        answer.extend(tokenizer.encode(calls).unwrap());
+        let pieces = run(&mut codec.decoder(&prompt), &answer);
+        let [
+            Piece::Text { text, tokens },
+            Piece::ToolCall(first),
+            Piece::ToolCall(second),
+        ] = pieces.as_slice()
+        else {
+            panic!("{pieces:?}");
+        };
+        assert!(text == "ab" && *tokens > 0);
+        assert_eq!(
+            (first.name.as_str(), first.arguments.as_str()),
+            ("f", r#"{"x": "]"}"#)
+        );
+        assert!(first.id.len() == 9 && first.id.bytes().all(|b| b.is_ascii_alphanumeric()));
+        assert_eq!(second.id, "abcdefghi");
+        assert_eq!(run(&mut codec.decoder(&prompt), &answer), pieces);
+    }
+}
+
+#[test]
+fn broken_call_is_given_as_text() {
+    let tokenizer = sentencepiece();
+    let codec = codec(&tokenizer);
+    let prompt = codec.encode(&with_tool(chat("x"))).unwrap();
+    let mut answer = vec![tokenizer.control("[TOOL_CALLS]").unwrap()];
+    answer.extend(tokenizer.encode(r#"[{"name": "f", "#).unwrap());
+    let pieces = run(&mut codec.decoder(&prompt), &answer);
+    assert_eq!(text_of(&pieces), r#"[{"name": "f", "#);
+}
+
+#[test]
+fn steering_tokens_are_banned_where_they_have_no_place() {
+    let tokenizer = sentencepiece();
+    let codec = codec(&tokenizer);
+    let calls = tokenizer.control("[TOOL_CALLS]").unwrap();
+    let plain = codec.encode(&chat("x")).unwrap();
+    assert!(plain.banned.contains(&calls) && plain.banned.contains(&TokenId(0)));
+    assert!(!plain.banned.contains(&tokenizer.eos()));
+    assert_eq!(plain.announces_calls, None);
+
+    let offered = codec.encode(&with_tool(chat("x"))).unwrap();
+    assert!(!offered.banned.contains(&calls));
+    assert_eq!(offered.announces_calls, Some(calls));
+
+    let mut refused = with_tool(chat("x"));
+    refused.tool_choice = ToolChoice::None;
+    assert!(codec.encode(&refused).unwrap().banned.contains(&calls));
+    assert!(
+        codec
+            .encode(&Request::new("x", Input::Text("x".into())))
+            .unwrap()
+            .banned
+            .is_empty()
+    );
+}
+
+#[test]
+fn continued_text_keeps_the_space_between() {
+    let tokenizer = sentencepiece();
+    let codec = codec(&tokenizer);
+    let answer = tokenizer.encode("the").unwrap();
+    let shown = |input: Input| {
+        let prompt = codec.encode(&Request::new("x", input)).unwrap();
+        text_of(&run(&mut codec.decoder(&prompt), &answer))
+    };
+    assert_eq!(shown(Input::Text("ab".into())), " the");
+    assert_eq!(shown(Input::Text(String::new())), "the");
+    assert_eq!(
+        shown(Input::Chat(vec![Message::User {
+            content: vec!["ab".into()]
+        }])),
+        "the"
+    );
+    assert_eq!(shown(Input::Tokens(vec![tokenizer.bos()])), "the");
+}
+
+#[test]
+fn template_without_its_control_tokens_is_refused() {
+    let bare = vec![
+        ("<unk>".to_owned(), TokenKind::Unknown),
+        ("<s>".to_owned(), TokenKind::Control),
+        ("</s>".to_owned(), TokenKind::Control),
+        ("a".to_owned(), TokenKind::Normal),
+    ];
+    let tokenizer = Arc::new(Tokenizer::from_vocabulary(&vocabulary("llama", None, bare)).unwrap());
+    assert_eq!(tokenizer.likely_version(), TemplateVersion::V1);
+    let codec = Codec::new(Arc::clone(&tokenizer), TemplateVersion::V1).unwrap();
+    assert!(codec.encode(&chat("a")).is_ok());
+    for version in [
+        TemplateVersion::V2,
+        TemplateVersion::V3,
+        TemplateVersion::V7,
+    ] {
+        assert!(matches!(
+            codec.with_version(version),
+            Err(TextError::MissingControl { .. })
+        ));
+    }
+}
+
+#[test]
+fn requests_over_a_limit_name_the_field() {
+    let codec = codec(&sentencepiece());
+    let fault = |request: &Request| protocol::Fault::from(codec.encode(request).unwrap_err());
+    let mut request = chat("x");
+    request.limits.stop = vec![String::new()];
+    assert_eq!(fault(&request).param.as_deref(), Some("stop"));
+    let mut request = chat("x");
+    request.format = protocol::Format::JsonObject;
+    assert_eq!(fault(&request).code, protocol::FaultCode::Unsupported);
+    let mut request = with_tool(chat("x"));
+    request.tool_choice = ToolChoice::Any;
+    assert_eq!(fault(&request).param.as_deref(), Some("tool_choice"));
+    let request = Request::new("x", Input::Tokens(vec![TokenId(1 << 30)]));
+    assert_eq!(fault(&request).param.as_deref(), Some("tokens"));
+    assert_eq!(Stops::new(&[]).unwrap().texts().len(), 0);
+}
+
+#[test]
+fn malformed_tokenizers_are_errors() {
+    for content in [
+        &b""[..],
+        b"hello",
+        b"{",
+        b"{}",
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x0a\x03\x0a\x01a",
+        br#"{"config":{"pattern":"a","default_vocab_size":4000000000,"default_num_special_tokens":0,"version":"v3"},"vocab":[]}"#,
+        br#"{"config":{"pattern":"a","default_vocab_size":1256,"default_num_special_tokens":1000,"version":"v13"},"vocab":[]}"#,
+        br#"{"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":null,"post_processor":null,"decoder":null,"model":{"type":"BPE","vocab":{"a":4000000000},"merges":[]}}"#,
+    ] {
+        assert!(Tokenizer::from_bytes(content).is_err());
+    }
+}
