@@ -8,10 +8,11 @@ use engine::{Alias, Counters, EngineLimits, EngineService, Serving};
 use firmware_config::{Loaded, Profile, ProfileError};
 use model::{BackendChoice, CacheLimits, LoadError, Network, OpenDevice};
 use protocol::{ModelCard, Service};
-use text::{Codec, TemplateVersion, TextError, Tokenizer};
+use text::{Codec, TemplateVersion, TextError};
 use weights::{Archive, WeightsError};
 
 use crate::filtered::Filtered;
+use crate::model_files::ModelFiles;
 use crate::tool_loop::ToolLoop;
 
 /// One loaded model with its line of rooms. Dropping it stops the engine.
@@ -26,13 +27,13 @@ pub struct House {
 
 /// What comes out of the files before anything is computed: a network, and what reads and writes
 /// its tokens.
-pub struct Opened {
+pub(crate) struct Opened {
     /// The files.
-    pub archive: Arc<dyn Archive>,
+    pub(crate) archive: Arc<dyn Archive>,
     /// The weights on a device.
-    pub network: Network,
+    pub(crate) network: Network,
     /// What computes, as it names itself.
-    pub device: String,
+    pub(crate) device: String,
 }
 
 /// The program cannot do what it was told.
@@ -60,6 +61,12 @@ pub enum AssembleError {
     /// Weights and cache do not fit, or the device refused them.
     #[error("model: {0}")]
     Load(#[from] LoadError),
+    /// Weights and cache are more than the profile grants.
+    #[error("memory: {message}")]
+    Memory {
+        /// The numbers, and what to do.
+        message: String,
+    },
     /// Nothing beside or in the model says how text becomes tokens.
     #[error(
         "model {} has no tokenizer: put tokenizer.model, tekken.json or tokenizer.json beside the weights",
@@ -110,6 +117,7 @@ impl AssembleError {
         match self {
             Self::Profile(_) | Self::Configuration { .. } => AssembleKind::Configuration,
             Self::Device(_) => AssembleKind::Device,
+            Self::Memory { .. } => AssembleKind::Memory,
             Self::Load(error) if error.is_out_of_memory() => AssembleKind::Memory,
             Self::Weights(_) | Self::Text(_) | Self::Load(_) | Self::NoTokenizer { .. } | Self::Input { .. } => {
                 AssembleKind::Model
@@ -119,61 +127,103 @@ impl AssembleError {
     }
 }
 
-/// Loads the weights of `path` onto the profile's device.
+/// Loads the weights of `files` onto the profile's device.
 ///
 /// `progress` receives the loaded share, 0 to 1.
-pub fn open_model(
+pub(crate) fn open_model(
     profile: &Profile,
-    path: &Path,
+    files: &ModelFiles,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Opened, AssembleError> {
     let device = open_device(profile)?;
-    let archive = weights::open(path)?;
+    let archive = files.open()?;
     let cache = cache_limits(profile, archive.as_ref());
+    check_budget(profile, archive.as_ref(), cache)?;
     let network = Network::load(archive.as_ref(), &device, cache, progress)?;
     Ok(Opened { archive, network, device: device.name.clone() })
 }
 
+/// `auto` takes the first of the profile's order that this build has and that is real hardware.
 fn open_device(profile: &Profile) -> Result<OpenDevice, AssembleError> {
+    model::use_threads(profile.device.threads);
     let choice: BackendChoice = profile.device.backend.parse()?;
-    Ok(model::open_device(choice, profile.device.threads)?)
+    if choice == BackendChoice::Auto {
+        for name in &profile.device.backend_order {
+            if let Ok(device) = model::open_device(name.parse()?)
+                && !device.software
+            {
+                return Ok(device);
+            }
+        }
+    }
+    Ok(model::open_device(choice)?)
+}
+
+/// Weights and cache against what the profile grants, before anything is allocated.
+fn check_budget(
+    profile: &Profile,
+    archive: &dyn Archive,
+    cache: CacheLimits,
+) -> Result<(), AssembleError> {
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    let weights = archive.file_bytes();
+    let page_bytes = CacheLimits::page_bytes(archive.hyper(), cache.page_tokens);
+    let pool = u64::from(cache.pages).saturating_mul(page_bytes);
+    let wanted = weights.saturating_add(pool);
+    let budget = profile.memory.model_budget_bytes;
+    let reserve = profile.memory.reserve_bytes;
+    let granted = match model::available_bytes() {
+        Some(available) => budget.min(available.saturating_sub(reserve)),
+        None => budget,
+    };
+    if wanted <= granted {
+        return Ok(());
+    }
+    Err(AssembleError::Memory {
+        message: format!(
+            "the model does not fit: weights {:.2} GiB + cache {:.2} GiB, but {:.2} GiB are granted \
+             (memory.model_budget_bytes {:.2} GiB, {:.2} GiB kept free by memory.reserve_bytes). \
+             Take a smaller encoding, or lower memory.kv_pool_bytes: {} tokens of cache would fit",
+            gib(weights),
+            gib(pool),
+            gib(granted),
+            gib(budget),
+            gib(reserve),
+            granted.saturating_sub(weights) / page_bytes.max(1) * u64::from(cache.page_tokens)
+        ),
+    })
+}
+
+/// Tokens of one conversation: what the model can, and not more than the profile allows.
+fn context_tokens_max(profile: &Profile, archive: &dyn Archive) -> u32 {
+    let model = archive.hyper().context_tokens_max;
+    match profile.engine.context_tokens_max {
+        0 => model,
+        limit => limit.min(model),
+    }
 }
 
 /// The cache that the profile's budget pays for, and not more than its sequences can use.
 fn cache_limits(profile: &Profile, archive: &dyn Archive) -> CacheLimits {
     let engine = &profile.engine;
-    let context_tokens_max = match engine.context_tokens_max {
-        0 => archive.hyper().context_tokens_max,
-        limit => limit.min(archive.hyper().context_tokens_max),
-    };
     let page_bytes = CacheLimits::page_bytes(archive.hyper(), engine.page_tokens).max(1);
     let affordable = profile.memory.kv_pool_bytes / page_bytes;
-    let usable = u64::from(context_tokens_max.div_ceil(engine.page_tokens.max(1)))
-        * u64::from(engine.sequences_max);
+    let context_pages = context_tokens_max(profile, archive).div_ceil(engine.page_tokens.max(1));
+    let usable = u64::from(context_pages) * u64::from(engine.sequences_max);
     CacheLimits {
         pages: u32::try_from(affordable.min(usable)).unwrap_or(u32::MAX),
         page_tokens: engine.page_tokens,
         batch_tokens_max: engine.batch_tokens_max,
-        context_tokens_max,
-    }
-}
-
-/// The tokenizer beside or inside the model's files.
-pub fn open_tokenizer(archive: &dyn Archive, path: &Path) -> Result<Tokenizer, AssembleError> {
-    match (archive.tokenizer_path(), archive.vocabulary()) {
-        (Some(file), _) => Ok(Tokenizer::from_file(file)?),
-        (None, Some(vocabulary)) => Ok(Tokenizer::from_vocabulary(vocabulary)?),
-        (None, None) => Err(AssembleError::NoTokenizer { path: path.to_owned() }),
     }
 }
 
 /// How the model's conversations are encoded, and under which names it answers.
 fn serving(
     profile: &Profile,
-    path: &Path,
+    files: &ModelFiles,
     archive: &dyn Archive,
 ) -> Result<Serving, AssembleError> {
-    let tokenizer = open_tokenizer(archive, path)?;
+    let tokenizer = files.tokenizer(archive)?;
     let hyper = archive.hyper();
     if tokenizer.vocabulary_size() > hyper.vocabulary as usize {
         return Err(AssembleError::Configuration {
@@ -199,11 +249,11 @@ fn serving(
         })
         .collect::<Result<Vec<_>, TextError>>()?;
     let card = ModelCard {
-        id: model_name(profile, path, archive),
+        id: model_name(profile, files, archive),
         aliases: aliases.iter().map(|alias| alias.name.clone()).collect(),
-        context_tokens_max: hyper.context_tokens_max,
-        fill: version.knows_fill(),
-        tools: version.knows_tools(),
+        context_tokens_max: context_tokens_max(profile, archive),
+        fill: codec.knows_fill(),
+        tools: codec.knows_tools(),
         default_temperature: profile.model.default_temperature.unwrap_or(DEFAULT_TEMPERATURE),
         created: archive.modified_unix(),
         encoding: version.to_string(),
@@ -214,38 +264,34 @@ fn serving(
 /// What Mistral's cloud takes for its instruct models.
 const DEFAULT_TEMPERATURE: f32 = 0.7;
 
-/// The configured name, else the file's or folder's own: what a person typed is what they know.
-fn model_name(profile: &Profile, path: &Path, archive: &dyn Archive) -> String {
-    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let own = if file.is_dir() { file.file_name() } else { file.file_stem() };
-    profile
-        .model
-        .name
-        .clone()
-        .or_else(|| own.map(|name| name.to_string_lossy().into_owned()))
+/// The configured name, else the file's own, else what the file states.
+fn model_name(profile: &Profile, files: &ModelFiles, archive: &dyn Archive) -> String {
+    let configured = profile.model.name.clone();
+    configured
+        .or_else(|| files.name())
         .or_else(|| archive.hyper().name.clone())
         .unwrap_or_else(|| "model".to_owned())
 }
 
 impl House {
-    /// Loads the model of `path` and starts its engine.
+    /// Loads the model of `files` and starts its engine.
     ///
     /// `progress` receives the loaded share, 0 to 1.
     ///
     /// Threads: blocks until the weights are in place; the engine then runs on its own thread.
     pub fn build(
         profile: &Profile,
-        path: &Path,
+        files: &ModelFiles,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, AssembleError> {
         // What is cheap to check comes before what takes minutes.
         let filters = crate::plugins::filters(profile)?;
         let tools = crate::plugins::tools(profile)?;
         let serving = {
-            let archive = weights::open(path)?;
-            serving(profile, path, archive.as_ref())?
+            let archive = files.open()?;
+            serving(profile, files, archive.as_ref())?
         };
-        let Opened { archive, network, device } = open_model(profile, path, progress)?;
+        let Opened { archive, network, device } = open_model(profile, files, progress)?;
         let limits = EngineLimits {
             sequences_max: profile.engine.sequences_max,
             queue_requests_max: profile.engine.queue_requests_max,
@@ -260,7 +306,7 @@ impl House {
             service = Arc::new(ToolLoop::new(service, tools, crate::plugins::tool_limits(profile)));
         }
         if !filters.is_empty() {
-            service = Arc::new(Filtered::new(service, filters, profile.tools.requests_max));
+            service = Arc::new(Filtered::new(service, filters, answers_max(profile)));
         }
         let card = engine.describe().models.into_iter().next().unwrap_or(card);
         Ok(Self { archive, codec, card, device, engine, service })
@@ -300,6 +346,11 @@ impl House {
     pub fn shutdown(&self, drain: Duration) {
         self.engine.shutdown(drain);
     }
+}
+
+/// Answers that can be under way at once: those that run and those that wait.
+fn answers_max(profile: &Profile) -> u32 {
+    profile.engine.queue_requests_max.saturating_add(profile.engine.sequences_max)
 }
 
 /// The profile that flags, environment, files and the device add up to.

@@ -1,7 +1,6 @@
 //! `zonda bench`: prefill and decode speed, beside what the memory of this box can give.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Instant;
 
 use engine::{Forward, Want};
@@ -10,13 +9,14 @@ use protocol::TokenId;
 use serde_json::{Value, json};
 
 use crate::assemble::{AssembleError, open_model};
+use crate::model_files::ModelFiles;
 use crate::cli;
 use crate::single::Single;
 
 /// Measures and prints rows named as llama-bench names them.
-pub fn bench(
+pub(crate) fn bench(
     profile: &Profile,
-    model: &Path,
+    model: &ModelFiles,
     arguments: &cli::Bench,
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {
@@ -46,7 +46,7 @@ pub fn bench(
     let bandwidth_after = bandwidth(profile.device.threads);
     let decode_bytes = decode_bytes(opened.archive.as_ref());
     let mut report = json!({
-        "model": model.display().to_string(),
+        "model": model.path().display().to_string(),
         "device": opened.device,
         "threads": threads(profile.device.threads),
         "load_s": load_s,

@@ -8,15 +8,15 @@ use clap::{Args, Parser, Subcommand};
 /// Runs the Mistral family on this box: over MQTT, HTTP, a C ABI and this command line.
 #[derive(Debug, Parser)]
 #[command(name = "zonda", version = crate::VERSION, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// The verbs of the program.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Answer requests over MQTT and HTTP until told to stop
     Serve(Serve),
     /// Answer one prompt on standard output
@@ -41,136 +41,136 @@ pub enum Command {
 
 /// Where the model and the configuration come from, and what computes.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// GGUF file, safetensors file, or folder of a Hugging Face or Mistral checkpoint
     #[arg(long, value_name = "PATH")]
-    pub model: Option<PathBuf>,
+    pub(crate) model: Option<PathBuf>,
     /// What computes: auto, flex, ndarray, vulkan, wgpu, metal or cuda
     #[arg(long, value_name = "BACKEND")]
-    pub backend: Option<String>,
+    pub(crate) backend: Option<String>,
     /// Configuration file, in the place of /etc/zonda/zonda.toml
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Device profile; detected when left out
     #[arg(long, value_name = "ID")]
-    pub profile: Option<String>,
+    pub(crate) profile: Option<String>,
     /// Threads that compute; 0 takes all cores
     #[arg(short = 't', long, value_name = "N")]
-    pub threads: Option<u32>,
+    pub(crate) threads: Option<u32>,
     /// Any other key of the configuration, as section.key=value; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
 }
 
 /// Arguments of `zonda serve`.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Model, configuration, backend.
     #[command(flatten)]
-    pub setup: Setup,
+    pub(crate) setup: Setup,
     /// Address of the HTTP API, for example 127.0.0.1:8080
     #[arg(long, value_name = "ADDR")]
-    pub http: Option<SocketAddr>,
+    pub(crate) http: Option<SocketAddr>,
     /// Broker, for example mqtt://192.168.1.10:1883; without it one is started on loopback
     #[arg(long, value_name = "URL")]
-    pub mqtt: Option<String>,
+    pub(crate) mqtt: Option<String>,
 }
 
 /// Arguments of `zonda run`.
 #[derive(Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// Model, configuration, backend.
     #[command(flatten)]
-    pub setup: Setup,
+    pub(crate) setup: Setup,
     /// What the user says
     #[arg(long, value_name = "TEXT", conflicts_with = "request", required_unless_present = "request")]
-    pub prompt: Option<String>,
+    pub(crate) prompt: Option<String>,
     /// Continue the prompt as it is, without the conversation template
     #[arg(long, requires = "prompt")]
-    pub raw: bool,
+    pub(crate) raw: bool,
     /// A chat-completions request in JSON; - reads standard input
     #[arg(long, value_name = "FILE")]
-    pub request: Option<PathBuf>,
+    pub(crate) request: Option<PathBuf>,
     /// Longest answer, in tokens
     #[arg(long, value_name = "N")]
-    pub max_tokens: Option<u32>,
+    pub(crate) max_tokens: Option<u32>,
     /// 0 always takes the likeliest token
     #[arg(long, value_name = "T")]
-    pub temperature: Option<f32>,
+    pub(crate) temperature: Option<f32>,
     /// Same seed, same answer
     #[arg(long, value_name = "S")]
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
     /// Print the chat.completion object instead of the text
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// Arguments of `zonda chat`.
 #[derive(Debug, Args)]
-pub struct Chat {
+pub(crate) struct Chat {
     /// Model, configuration, backend.
     #[command(flatten)]
-    pub setup: Setup,
+    pub(crate) setup: Setup,
     /// Instructions before the conversation
     #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
+    pub(crate) system: Option<String>,
     /// Longest answer, in tokens
     #[arg(long, value_name = "N")]
-    pub max_tokens: Option<u32>,
+    pub(crate) max_tokens: Option<u32>,
     /// 0 always takes the likeliest token
     #[arg(long, value_name = "T")]
-    pub temperature: Option<f32>,
+    pub(crate) temperature: Option<f32>,
     /// Same seed, same answers
     #[arg(long, value_name = "S")]
-    pub seed: Option<u64>,
+    pub(crate) seed: Option<u64>,
 }
 
 /// Arguments of `zonda encode`.
 #[derive(Debug, Args)]
-pub struct Encode {
+pub(crate) struct Encode {
     /// tokenizer.model, tekken.json, tokenizer.json, or a GGUF file
     #[arg(long, value_name = "FILE")]
-    pub tokenizer: PathBuf,
+    pub(crate) tokenizer: PathBuf,
     /// Prompt encoding: v1, v2, v3, v3-tekken or v7
     #[arg(long, value_name = "VERSION")]
-    pub version: String,
+    pub(crate) version: String,
 }
 
 /// Arguments of `zonda logits`.
 #[derive(Debug, Args)]
-pub struct Logits {
+pub(crate) struct Logits {
     /// Model, configuration, backend.
     #[command(flatten)]
-    pub setup: Setup,
+    pub(crate) setup: Setup,
 }
 
 /// Arguments of `zonda bench`.
 #[derive(Debug, Args)]
-pub struct Bench {
+pub(crate) struct Bench {
     /// Model, configuration, backend.
     #[command(flatten)]
-    pub setup: Setup,
+    pub(crate) setup: Setup,
     /// Tokens of the prompt to read
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
-    pub prompt_tokens: u32,
+    pub(crate) prompt_tokens: u32,
     /// Tokens to write
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
-    pub generated_tokens: u32,
+    pub(crate) generated_tokens: u32,
     /// Times that each is repeated
     #[arg(short = 'r', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub repetitions: u32,
+    pub(crate) repetitions: u32,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// `zonda model …`
 #[derive(Debug, Subcommand)]
-pub enum ModelCommand {
+pub(crate) enum ModelCommand {
     /// Print what a model file states and holds, without loading it
     Inspect {
-        /// GGUF file, safetensors file, or folder
-        path: PathBuf,
+        /// GGUF file, safetensors file, or folder; the model in the program when left out
+        path: Option<PathBuf>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -182,7 +182,7 @@ pub enum ModelCommand {
 
 /// `zonda config …`
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// Check the configuration; exit code 78 when it is wrong
     Check {
         /// Model, configuration, backend.
@@ -201,8 +201,8 @@ pub enum ConfigCommand {
 
 /// Arguments of `zonda devices`.
 #[derive(Debug, Args)]
-pub struct Devices {
+pub(crate) struct Devices {
     /// Print one JSON array
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }

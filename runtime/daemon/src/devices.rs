@@ -43,7 +43,7 @@ pub fn devices() -> Vec<DeviceSummary> {
 }
 
 /// Prints them.
-pub fn print(as_json: bool, output: &mut dyn Write) -> Result<(), AssembleError> {
+pub(crate) fn print(as_json: bool, output: &mut dyn Write) -> Result<(), AssembleError> {
     let devices = devices();
     if as_json {
         let list: Vec<_> = devices

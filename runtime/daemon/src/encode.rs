@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::{Fault, Input, Message, Request, TokenId};
 use serde_json::{Value, json};
-use text::{Codec, TemplateVersion, Tokenizer};
+use text::{Codec, StreamDecoder, TemplateVersion, Tokenizer};
 
 use crate::assemble::AssembleError;
 
@@ -14,7 +14,7 @@ use crate::assemble::AssembleError;
 ///
 /// Errors: an unreadable tokenizer, an encoding that its vocabulary cannot spell, or a broken
 /// stream; a line at fault is answered with its error and does not end the run.
-pub fn encode(
+pub(crate) fn encode(
     tokenizer: &Path,
     version: &str,
     input: &mut dyn BufRead,
@@ -30,11 +30,10 @@ pub fn encode(
 
 fn load_tokenizer(path: &Path) -> Result<Tokenizer, AssembleError> {
     if path.extension().is_some_and(|extension| extension == "gguf") {
-        let archive = weights::open(path)?;
-        let vocabulary = archive.vocabulary().ok_or_else(|| AssembleError::NoTokenizer {
-            path: path.to_owned(),
-        })?;
-        return Ok(Tokenizer::from_vocabulary(vocabulary)?);
+        let vocabulary = weights::gguf_vocabulary(path)?;
+        let vocabulary =
+            vocabulary.ok_or_else(|| AssembleError::NoTokenizer { path: path.to_owned() })?;
+        return Ok(Tokenizer::from_vocabulary(&vocabulary)?);
     }
     Ok(Tokenizer::from_file(path)?)
 }
@@ -67,7 +66,7 @@ fn answer(codec: &Codec, line: &Value) -> Result<Value, Fault> {
         }
         Some("decode") => {
             let tokens: Vec<TokenId> = crate::lines::tokens_of(line)?;
-            let mut stream = codec.tokenizer().stream();
+            let mut stream = StreamDecoder::new(codec.shared_tokenizer());
             let pieces: Vec<String> = tokens.iter().map(|token| stream.push(*token)).collect();
             Ok(json!({ "text": codec.tokenizer().decode(&tokens), "stream": pieces }))
         }

@@ -1,27 +1,10 @@
 //! A service that shows every request and every event to the filters of the profile.
-//!
-//! A [`Reply`] is a queue that somebody has to fill, so each filtered answer has a thread that
-//! takes events from the room behind, lets the filters see them, and hands them on. It holds one
-//! event at a time: a slow reader makes this thread wait, and the wait reaches the engine.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::Duration;
 
-use protocol::{
-    Description, Event, EventSink, Fault, FaultCode, Filter, Reply, Request, RequestId,
-    SendOutcome, Service, TimedOut, reply_pair,
-};
+use protocol::{Description, Event, Fault, Filter, Reply, Request, Service};
 
-/// Events between a relay and its reader; what waits before it is held back by the engine's queue.
-const RELAY_EVENTS_MAX: usize = 16;
-/// How long a relay may not notice that its reader is gone or cancels.
-const NOTICE: Duration = Duration::from_millis(20);
-/// How long it waits before it offers an event to a full queue again.
-const RETRY: Duration = Duration::from_millis(2);
-/// When a refused request may come again; a seat is free as soon as one answer ends.
-const RETRY_AFTER_MS: u64 = 1000;
+use crate::relay::{Gone, Outlet, Relays};
 
 /// Filters around a service.
 pub(crate) struct Filtered {
@@ -37,7 +20,11 @@ impl Filtered {
         filters: Vec<Box<dyn Filter>>,
         requests_max: u32,
     ) -> Self {
-        Self { inner, filters: filters.into(), relays: Relays::new("filters", requests_max) }
+        Self {
+            inner,
+            filters: filters.into(),
+            relays: Relays::new("filters", requests_max),
+        }
     }
 }
 
@@ -70,7 +57,9 @@ fn filter_events(
     outlet: &Outlet,
 ) -> Result<(), Gone> {
     while let Some(mut event) = outlet.next(&mut answer)? {
-        let verdict = filters.iter().try_for_each(|filter| filter.on_event(&mut event));
+        let verdict = filters
+            .iter()
+            .try_for_each(|filter| filter.on_event(&mut event));
         if let Err(fault) = verdict {
             event = Event::Failed(fault);
         }
@@ -83,132 +72,12 @@ fn filter_events(
     Ok(())
 }
 
-/// Bounds the threads that stand between the engine and the transports.
-pub(crate) struct Relays {
-    layer: &'static str,
-    requests_max: u32,
-    taken: Arc<AtomicU32>,
-}
-
-impl Relays {
-    /// No more than `requests_max` at a time; `layer` names them in faults and thread lists.
-    pub(crate) fn new(layer: &'static str, requests_max: u32) -> Self {
-        Self { layer, requests_max, taken: Arc::new(AtomicU32::new(0)) }
-    }
-
-    /// Room for one more.
-    ///
-    /// Errors: [`FaultCode::Busy`] when all are taken.
-    pub(crate) fn seat(&self) -> Result<Seat, Fault> {
-        let more = |taken: u32| (taken < self.requests_max).then_some(taken + 1);
-        match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
-            Ok(_) => Ok(Seat { layer: self.layer, taken: Arc::clone(&self.taken) }),
-            Err(_) => Err(Fault::new(
-                FaultCode::Busy,
-                format!(
-                    "{} answers go through {} already, which is the limit",
-                    self.requests_max, self.layer
-                ),
-            )
-            .retry_after_ms(RETRY_AFTER_MS)),
-        }
-    }
-}
-
-/// One of the relays that may run; free again when dropped.
-pub(crate) struct Seat {
-    layer: &'static str,
-    taken: Arc<AtomicU32>,
-}
-
-impl Seat {
-    /// Runs `work` on a thread of its own and gives back the answer that it fills.
-    ///
-    /// A panic in `work` ends the answer with [`FaultCode::Internal`] and nothing else.
-    pub(crate) fn run(
-        self,
-        id: RequestId,
-        work: impl FnOnce(Outlet) + Send + 'static,
-    ) -> Result<Reply, Fault> {
-        let (sink, reply) = reply_pair(id, RELAY_EVENTS_MAX);
-        let name = format!("zonda-{}", self.layer);
-        let seated = move || {
-            // Moved here so that the seat is free when the thread ends, however it ends.
-            let _seat = self;
-            work(Outlet(sink));
-        };
-        match thread::Builder::new().name(name).spawn(seated) {
-            Ok(_detached) => Ok(reply),
-            Err(error) => {
-                let message = format!("cannot start a thread for this answer: {error}");
-                Err(Fault::new(FaultCode::Unavailable, message).retry_after_ms(RETRY_AFTER_MS))
-            }
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// The reader dropped the answer: stop, and by that cancel what lies behind.
-#[derive(Debug)]
-pub(crate) struct Gone;
-
-/// Where a relay puts its events.
-pub(crate) struct Outlet(EventSink);
-
-impl Outlet {
-    /// The next event of the answer behind, passing on a cancel that comes meanwhile.
-    pub(crate) fn next(&self, answer: &mut Reply) -> Result<Option<Event>, Gone> {
-        loop {
-            match answer.recv_timeout(NOTICE) {
-                Ok(event) => return Ok(event),
-                Err(TimedOut) if self.0.is_gone() => return Err(Gone),
-                Err(TimedOut) => self.pass_cancel(answer),
-            }
-        }
-    }
-
-    /// Hands an event to the reader, waiting for room.
-    pub(crate) fn send(&self, event: Event, answer: &Reply) -> Result<(), Gone> {
-        let mut event = event;
-        loop {
-            match self.0.send(event) {
-                SendOutcome::Sent => return Ok(()),
-                SendOutcome::Gone => return Err(Gone),
-                SendOutcome::Full(kept) => event = kept,
-            }
-            self.pass_cancel(answer);
-            thread::sleep(RETRY);
-        }
-    }
-
-    /// Whether the reader wants no more of the answer, but still its end.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
-    }
-
-    /// Whether the reader is gone.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.0.is_gone()
-    }
-
-    fn pass_cancel(&self, answer: &Reply) {
-        if self.0.is_cancelled() {
-            answer.canceller().cancel();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
-    use protocol::{FinishReason, Input, Message, Usage};
+    use protocol::{EventSink, FaultCode, FinishReason, Input, SendOutcome, Usage, reply_pair};
 
     use super::*;
 
@@ -296,7 +165,10 @@ mod tests {
     fn filtered(requests_max: u32) -> (Arc<Open>, Filtered) {
         let open = Arc::new(Open::default());
         let filters: Vec<Box<dyn Filter>> = vec![Box::new(Shout), Box::new(Mark)];
-        (Arc::clone(&open), Filtered::new(open, filters, requests_max))
+        (
+            Arc::clone(&open),
+            Filtered::new(open, filters, requests_max),
+        )
     }
 
     fn request(text: &str) -> Request {
@@ -304,11 +176,17 @@ mod tests {
     }
 
     fn text(text: &str) -> Event {
-        Event::Text { text: text.into(), tokens: 1 }
+        Event::Text {
+            text: text.into(),
+            tokens: 1,
+        }
     }
 
     fn finished() -> Event {
-        Event::Finished { reason: FinishReason::Stop, usage: Usage::default() }
+        Event::Finished {
+            reason: FinishReason::Stop,
+            usage: Usage::default(),
+        }
     }
 
     fn until(what: &str, holds: impl Fn() -> bool) {
@@ -323,7 +201,10 @@ mod tests {
     fn filters_see_requests_and_events_in_their_order() {
         let (open, filtered) = filtered(4);
         let mut reply = filtered.submit(request("ask")).unwrap();
-        assert_eq!(open.requests.lock().unwrap()[0].input, Input::Text("ASKm".into()));
+        assert_eq!(
+            open.requests.lock().unwrap()[0].input,
+            Input::Text("ASKm".into())
+        );
         let sink = open.sinks.lock().unwrap()[0].clone();
         for event in [text("one"), text("two"), finished()] {
             assert_eq!(sink.send(event), SendOutcome::Sent);
@@ -363,7 +244,9 @@ mod tests {
         assert!(
             matches!(reply.recv(), Some(Event::Failed(fault)) if fault.code == FaultCode::Internal)
         );
-        until("the seat is free", || filtered.submit(request("again")).is_ok());
+        until("the seat is free", || {
+            filtered.submit(request("again")).is_ok()
+        });
     }
 
     #[test]
@@ -382,37 +265,33 @@ mod tests {
         let sink = open.sinks.lock().unwrap()[0].clone();
         reply.canceller().cancel();
         until("the cancel passes", || sink.is_cancelled());
-        let last =
-            Event::Finished { reason: FinishReason::Cancelled, usage: Usage::default() };
+        let last = Event::Finished {
+            reason: FinishReason::Cancelled,
+            usage: Usage::default(),
+        };
         sink.send(last.clone());
         assert_eq!(reply.recv(), Some(last));
     }
 
     #[test]
     fn a_slow_reader_holds_back_the_engine_and_loses_nothing() {
-        const EVENTS: u32 = 200;
         let (open, filtered) = filtered(4);
         let mut reply = filtered.submit(request("ask")).unwrap();
         let sink = open.sinks.lock().unwrap()[0].clone();
-        let mut sent = 0;
-        // Both queues and the event in the relay's hand, and not one more.
-        until("the queues are full", || {
-            let queued = RELAY_EVENTS_MAX + 1 + 4;
-            while sent_one(&sink, &mut 0) {}
-            queued > 0 && matches!(sink.send(text("probe")), SendOutcome::Full(_))
-        });
-        drop(sink);
-        while let Some(event) = reply.recv() {
-            if matches!(event, Event::Text { .. }) {
-                sent += 1;
-            }
+        // Both queues, and the event in the relay's hand.
+        let room = RELAY_EVENTS_MAX + 4 + 1;
+        for number in 0..room {
+            let event = text(&number.to_string());
+            until("there is room", || {
+                sink.send(event.clone()) == SendOutcome::Sent
+            });
         }
-        assert!(sent <= EVENTS, "{sent} events were buffered");
-    }
-
-    fn sent_one(sink: &EventSink, count: &mut u32) -> bool {
-        *count += 1;
-        matches!(sink.send(text("x")), SendOutcome::Sent)
+        assert!(matches!(sink.send(text("more")), SendOutcome::Full(_)));
+        for number in 0..room {
+            assert_eq!(reply.recv(), Some(text(&format!("{number}m"))));
+        }
+        sink.send(finished());
+        assert_eq!(reply.recv(), Some(finished()));
     }
 
     #[test]
@@ -424,6 +303,8 @@ mod tests {
         assert!(fault.retry_after_ms.is_some());
         assert_eq!(open.requests.lock().unwrap().len(), 1);
         drop(first);
-        until("the seat is free", || filtered.submit(request("ask")).is_ok());
+        until("the seat is free", || {
+            filtered.submit(request("ask")).is_ok()
+        });
     }
 }

@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 
 use serde_json::{Value, json};
 use weights::{Archive, RopePairing};
 
 use crate::assemble::AssembleError;
+use crate::model_files::ModelFiles;
 
-/// Prints what `path` states, for people or as one JSON object.
-pub fn inspect(
-    path: &Path,
+/// Prints what `files` state, for people or as one JSON object.
+pub(crate) fn inspect(
+    files: &ModelFiles,
     as_json: bool,
     with_tensors: bool,
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {
-    let archive = weights::open(path)?;
+    let archive = files.open()?;
     let mut facts = facts(archive.as_ref(), with_tensors);
-    match crate::assemble::open_tokenizer(archive.as_ref(), path) {
+    match files.tokenizer(archive.as_ref()) {
         Ok(tokenizer) => {
             facts["tokenizer"] = json!({
                 "tokens": tokenizer.vocabulary_size(),
@@ -35,7 +35,7 @@ pub fn inspect(
 }
 
 /// What the files state, as one JSON object. Sizes are bytes.
-pub fn facts(archive: &dyn Archive, with_tensors: bool) -> Value {
+pub(crate) fn facts(archive: &dyn Archive, with_tensors: bool) -> Value {
     let hyper = archive.hyper();
     let tensors = archive.tensors();
     let mut encodings: BTreeMap<&str, u64> = BTreeMap::new();

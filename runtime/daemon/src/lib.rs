@@ -14,8 +14,10 @@ mod filtered;
 mod inspect;
 mod lines;
 mod logits;
+mod model_files;
 mod plugins;
 mod progress;
+mod relay;
 mod run;
 mod serve;
 mod single;
@@ -23,6 +25,8 @@ mod tool_loop;
 mod verbs;
 
 pub use assemble::{AssembleError, AssembleKind, House, load_profile};
+pub use model_files::ModelFiles;
+pub use firmware_config::{Loaded, Override};
 pub use devices::{DeviceSummary, devices};
 pub use verbs::run;
 

@@ -13,7 +13,7 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 /// Answers each line of `input` on a line of `output`, in order; empty lines are skipped.
 ///
 /// The answer is an object; the question's `id` is put before its keys.
-pub fn answer_lines(
+pub(crate) fn answer_lines(
     input: &mut dyn BufRead,
     output: &mut dyn Write,
     mut answer: impl FnMut(&Value) -> Value,
@@ -53,7 +53,7 @@ fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> Result<usize, Assem
 }
 
 /// The `tokens` of a question: an array of ids that fit 32 bits.
-pub fn tokens_of(line: &Value) -> Result<Vec<TokenId>, Fault> {
+pub(crate) fn tokens_of(line: &Value) -> Result<Vec<TokenId>, Fault> {
     let wrong = || Fault::bad_request("\"tokens\" must be an array of token ids");
     line["tokens"]
         .as_array()

@@ -1,19 +1,19 @@
 //! `zonda logits`: JSON lines of token ids in, JSON lines of the next token's logits out.
 
 use std::io::{BufRead, Write};
-use std::path::Path;
 
 use engine::{RowLogits, Want};
 use firmware_config::Profile;
 use serde_json::{Value, json};
 
 use crate::assemble::{AssembleError, open_model};
+use crate::model_files::ModelFiles;
 use crate::single::Single;
 
 /// Answers each line with all logits of its last position.
-pub fn logits(
+pub(crate) fn logits(
     profile: &Profile,
-    model: &Path,
+    model: &ModelFiles,
     input: &mut dyn BufRead,
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {

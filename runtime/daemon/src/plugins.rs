@@ -11,13 +11,13 @@ use crate::assemble::AssembleError;
 use crate::tool_loop::ToolLimits;
 
 /// A transport that is ready to serve, and what to tell people of it.
-pub struct Entrance {
+pub(crate) struct Entrance {
     /// The transport.
-    pub transport: Box<dyn Transport>,
+    pub(crate) transport: Box<dyn Transport>,
     /// Its address, as the ready line shows it.
-    pub address: String,
+    pub(crate) address: String,
     /// Kept alive for as long as the transport serves.
-    pub broker: Option<EmbeddedBroker>,
+    pub(crate) broker: Option<EmbeddedBroker>,
 }
 
 /// Builds one entrance; `None` when the profile turns it off.
@@ -27,7 +27,7 @@ type Build = fn(&Profile) -> Result<Option<Entrance>, AssembleError>;
 const TRANSPORTS: &[(&str, Build)] = &[("http", http), ("mqtt", mqtt)];
 
 /// Opens every entrance that the profile turns on; addresses are taken from here on.
-pub fn entrances(profile: &Profile) -> Result<Vec<(&'static str, Entrance)>, AssembleError> {
+pub(crate) fn entrances(profile: &Profile) -> Result<Vec<(&'static str, Entrance)>, AssembleError> {
     let mut entrances = Vec::new();
     for (name, build) in TRANSPORTS {
         if let Some(entrance) = build(profile)? {
@@ -71,33 +71,30 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
         (None, Some(broker)) => format!("mqtt://{}", broker.address()),
         (None, None) => unreachable!("a broker was started because no URL is configured"),
     };
-    let transport = MqttTransport::new(MqttConfig {
-        url: url.clone(),
-        root: section.root.clone(),
-        site: section.site.clone(),
-        node: section.node.clone(),
-        client_id: section.client_id.clone(),
-        username: section.username.clone(),
-        password: section.password.as_ref().map(|secret| secret.reveal().to_owned()),
-        version: match section.version {
-            MqttVersion::Auto => mqtt_transport::MqttVersion::Auto,
-            MqttVersion::V5 => mqtt_transport::MqttVersion::V5,
-            MqttVersion::V311 => mqtt_transport::MqttVersion::V311,
-        },
-        plain_requests: section.plain_requests,
-        reply_filters: section.reply_filters.clone(),
-        request_bytes_max: section.request_bytes_max as usize,
-        send_bytes_max: section.send_bytes_max as usize,
-        queue_requests_max: section.queue_requests_max as usize,
-        drain: section.drain,
-        ..MqttConfig::default()
-    })?;
+    let mut config = MqttConfig::new(url.clone(), &section.site, &section.node);
+    config.root.clone_from(&section.root);
+    config.client_id.clone_from(&section.client_id);
+    config.username.clone_from(&section.username);
+    config.password = section.password.as_ref().map(|secret| secret.reveal().to_owned());
+    config.version = match section.version {
+        MqttVersion::Auto => mqtt_transport::MqttVersion::Auto,
+        MqttVersion::V5 => mqtt_transport::MqttVersion::V5,
+        MqttVersion::V311 => mqtt_transport::MqttVersion::V311,
+    };
+    config.plain_requests = section.plain_requests;
+    config.pool.clone_from(&section.pool);
+    config.reply_filters.clone_from(&section.reply_filters);
+    config.request_bytes_max = section.request_bytes_max as usize;
+    config.send_bytes_max = section.send_bytes_max as usize;
+    config.queue_requests_max = section.queue_requests_max as usize;
+    config.drain = section.drain;
+    let transport = MqttTransport::new(config)?;
     let address = if broker.is_some() { format!("{url} (embedded broker)") } else { url };
     Ok(Some(Entrance { transport: Box::new(transport), address, broker }))
 }
 
 /// The filters that the profile lists, in its order.
-pub fn filters(profile: &Profile) -> Result<Vec<Box<dyn Filter>>, AssembleError> {
+pub(crate) fn filters(profile: &Profile) -> Result<Vec<Box<dyn Filter>>, AssembleError> {
     profile
         .filters
         .iter()
@@ -110,7 +107,7 @@ pub fn filters(profile: &Profile) -> Result<Vec<Box<dyn Filter>>, AssembleError>
 }
 
 /// The tools that the profile lists.
-pub fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleError> {
+pub(crate) fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleError> {
     profile
         .tools
         .enabled
@@ -123,7 +120,7 @@ pub fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleError> {
 }
 
 /// What the profile names exists, without opening anything.
-pub fn check(profile: &Profile) -> Result<(), AssembleError> {
+pub(crate) fn check(profile: &Profile) -> Result<(), AssembleError> {
     filters(profile)?;
     tools(profile)?;
     profile.device.backend.parse::<model::BackendChoice>()?;
@@ -131,7 +128,7 @@ pub fn check(profile: &Profile) -> Result<(), AssembleError> {
 }
 
 /// How far one request may go with tools.
-pub fn tool_limits(profile: &Profile) -> ToolLimits {
+pub(crate) fn tool_limits(profile: &Profile) -> ToolLimits {
     let section = &profile.tools;
     ToolLimits {
         rounds_max: section.rounds_max,

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Draws the share that is done, at most ten times a second; draws nothing where nobody looks.
-pub fn bar(what: &'static str) -> impl FnMut(f32) {
+pub(crate) fn bar(what: &'static str) -> impl FnMut(f32) {
     let mut stderr = std::io::stderr();
     let watched = stderr.is_terminal();
     let began = Instant::now();

@@ -1,7 +1,6 @@
 //! `zonda run` and `zonda chat`: answers in this terminal.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
-use std::path::Path;
 
 use chat_json::{Answer, Chat, Strictness, parse_chat};
 use firmware_config::Profile;
@@ -9,15 +8,16 @@ use protocol::{Event, Fault, FinishReason, Input, Message, Request, RequestId, S
 use serde_json::json;
 
 use crate::assemble::{AssembleError, House};
+use crate::model_files::ModelFiles;
 use crate::cli;
 
 /// Largest request file, in bytes; as much as the HTTP API takes by default.
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
 
 /// Answers one prompt or one request file on `output`.
-pub fn run(
+pub(crate) fn run(
     profile: &Profile,
-    model: &Path,
+    model: &ModelFiles,
     arguments: &cli::Run,
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {
@@ -104,9 +104,9 @@ fn follow(
 }
 
 /// Talks until the input ends; `/new` forgets the conversation.
-pub fn chat(
+pub(crate) fn chat(
     profile: &Profile,
-    model: &Path,
+    model: &ModelFiles,
     arguments: &cli::Chat,
     input: &mut dyn BufRead,
     output: &mut dyn Write,

@@ -1,7 +1,6 @@
 //! `zonda serve`: the model loads, the entrances open, and a signal closes them again.
 
 use std::io::Write;
-use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::assemble::{AssembleError, House};
+use crate::model_files::ModelFiles;
 use crate::plugins::{self, Entrance};
 
 /// What the engine is given to finish after the entrances have closed.
@@ -19,7 +19,7 @@ const ENGINE_DRAIN: Duration = Duration::from_secs(5);
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// Writes one line to `output` when every entrance is open.
-pub fn serve(profile: &Profile, model: &Path, output: &mut dyn Write) -> Result<(), AssembleError> {
+pub(crate) fn serve(profile: &Profile, model: &ModelFiles, output: &mut dyn Write) -> Result<(), AssembleError> {
     let signals = Signals::new([SIGTERM, SIGINT])?;
     // Addresses are taken before the load, which may be long: a taken port shows at once.
     let entrances = plugins::entrances(profile)?;

@@ -7,21 +7,21 @@ use protocol::TokenId;
 use crate::assemble::AssembleError;
 
 /// A sequence that owns the whole cache and grows from its first page on.
-pub struct Single<'a> {
+pub(crate) struct Single<'a> {
     network: &'a mut Network,
     context_tokens: u32,
 }
 
 impl<'a> Single<'a> {
     /// An empty sequence; what the cache held before is overwritten.
-    pub fn new(network: &'a mut Network) -> Self {
+    pub(crate) fn new(network: &'a mut Network) -> Self {
         Self { network, context_tokens: 0 }
     }
 
     /// Appends `tokens` in steps that the network can take, and gives the outcome of the last one.
     ///
     /// Errors: no tokens, an id outside the vocabulary, or more tokens than the context holds.
-    pub fn feed(&mut self, tokens: &[TokenId], want: Want) -> Result<RowLogits, AssembleError> {
+    pub(crate) fn feed(&mut self, tokens: &[TokenId], want: Want) -> Result<RowLogits, AssembleError> {
         let capacity = self.network.capacity();
         let limit = capacity.context_tokens_max.min(capacity.pages * capacity.page_tokens);
         let wanted = self.context_tokens as usize + tokens.len();

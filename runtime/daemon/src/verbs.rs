@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,6 +10,7 @@ use firmware_config::{Loaded, Override};
 
 use crate::assemble::{AssembleError, AssembleKind, load_profile};
 use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, Setup};
+use crate::model_files::ModelFiles;
 use crate::{bench, devices, encode, inspect, logits, run as answers, serve};
 
 /// Exit codes of sysexits.h that scripts and service files rely on.
@@ -25,6 +26,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         // clap knows whether this is an error (2) or a wish for help (0).
         Err(error) => error.exit(),
     };
+    keep_panics_quiet();
     let mut stdout = std::io::stdout();
     match dispatch(cli.command, &mut stdout) {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,6 +39,18 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// A panic's message may quote a prompt: its place alone is printed.
+fn keep_panics_quiet() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed").to_owned();
+        match panic.location() {
+            Some(place) => eprintln!("zonda: thread {name} panicked at {place}"),
+            None => eprintln!("zonda: thread {name} panicked"),
+        }
+    }));
 }
 
 fn exit_code(error: &AssembleError) -> u8 {
@@ -60,15 +74,16 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
                 overrides.push(set("mqtt.url", url.clone(), "--mqtt"));
             }
             let loaded = load(&arguments.setup, overrides)?;
-            serve::serve(&loaded.profile, &model(&loaded)?, stdout)
+            log_to_stderr(&loaded.profile.log.level, &loaded);
+            serve::serve(&loaded.profile, &model(&loaded), stdout)
         }
         Command::Run(arguments) => {
             let loaded = configure(&arguments.setup)?;
-            answers::run(&loaded.profile, &model(&loaded)?, &arguments, stdout)
+            answers::run(&loaded.profile, &model(&loaded), &arguments, stdout)
         }
         Command::Chat(arguments) => {
             let loaded = configure(&arguments.setup)?;
-            let model = model(&loaded)?;
+            let model = model(&loaded);
             answers::chat(&loaded.profile, &model, &arguments, &mut stdin(), stdout)
         }
         Command::Encode(arguments) => {
@@ -76,14 +91,14 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
         }
         Command::Logits(arguments) => {
             let loaded = configure(&arguments.setup)?;
-            logits::logits(&loaded.profile, &model(&loaded)?, &mut stdin(), stdout)
+            logits::logits(&loaded.profile, &model(&loaded), &mut stdin(), stdout)
         }
         Command::Bench(arguments) => {
             let loaded = configure(&arguments.setup)?;
-            bench::bench(&loaded.profile, &model(&loaded)?, &arguments, stdout)
+            bench::bench(&loaded.profile, &model(&loaded), &arguments, stdout)
         }
         Command::Model(ModelCommand::Inspect { path, json, tensors }) => {
-            inspect::inspect(&path, json, tensors, stdout)
+            inspect::inspect(&ModelFiles::from(path), json, tensors, stdout)
         }
         Command::Config(command) => config(command, stdout),
         Command::Devices(arguments) => devices::print(arguments.json, stdout),
@@ -105,7 +120,7 @@ fn config(command: ConfigCommand, stdout: &mut dyn Write) -> Result<(), Assemble
         }
         ConfigCommand::Profiles => {
             for profile in firmware_config::profiles() {
-                writeln!(stdout, "{}", profile.id())?;
+                writeln!(stdout, "{}", profile.id)?;
             }
         }
     }
@@ -113,19 +128,17 @@ fn config(command: ConfigCommand, stdout: &mut dyn Write) -> Result<(), Assemble
 }
 
 fn configure(setup: &Setup) -> Result<Loaded, AssembleError> {
-    load(setup, overrides(setup)?)
-}
-
-fn load(setup: &Setup, overrides: Vec<Override>) -> Result<Loaded, AssembleError> {
-    let loaded = load_profile(setup.config.as_deref(), setup.profile.as_deref(), overrides)?;
-    log_to_stderr(&loaded.profile.log.level);
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
+    let loaded = load(setup, overrides(setup)?)?;
+    // The answer is what a person waits for at the terminal; only trouble stands beside it.
+    log_to_stderr("warn", &loaded);
     Ok(loaded)
 }
 
-fn log_to_stderr(level: &str) {
+fn load(setup: &Setup, overrides: Vec<Override>) -> Result<Loaded, AssembleError> {
+    load_profile(setup.config.as_deref(), setup.profile.as_deref(), overrides)
+}
+
+fn log_to_stderr(level: &str, loaded: &Loaded) {
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(level);
     // A second call in one process keeps the first subscriber.
     let _kept = tracing_subscriber::fmt()
@@ -133,12 +146,20 @@ fn log_to_stderr(level: &str) {
         .with_writer(std::io::stderr)
         .with_target(true)
         .try_init();
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
-fn model(loaded: &Loaded) -> Result<PathBuf, AssembleError> {
-    loaded.profile.model.path.clone().ok_or_else(|| AssembleError::Configuration {
-        message: "no model: give --model PATH, or set path in [model]".into(),
-    })
+fn model(loaded: &Loaded) -> ModelFiles {
+    let files = ModelFiles::from(loaded.profile.model.path.clone());
+    if files == ModelFiles::Embedded {
+        eprintln!(
+            "zonda: no model given: the small one in the program answers, which knows device \
+             commands only; --model PATH loads another"
+        );
+    }
+    files
 }
 
 fn set(key: &str, value: String, flag: &str) -> Override {

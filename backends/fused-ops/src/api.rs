@@ -1,0 +1,126 @@
+//! What the model calls: functions over tensors, the same on every device.
+
+use burn::backend::Dispatch;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use weights::RopePairing;
+
+use crate::{FusedOps, PackedLayout, reference};
+
+/// Where the keys and values of a step's sequences lie.
+#[derive(Debug, Clone)]
+pub struct PageMap {
+    /// Page tables of all sequences, back to back. `[pages]`
+    pub pages: Tensor<1, Int>,
+    /// Each token's place in its own sequence. `[tokens]`
+    pub positions: Tensor<1, Int>,
+    /// One for each sequence, in the order of the tokens.
+    pub spans: Vec<PageSpan>,
+    /// Tokens that one page holds.
+    pub page_tokens: usize,
+}
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageSpan {
+    /// Index of its first token among the tokens of the step.
+    pub query_start: usize,
+    /// Its tokens in this step; they are the last ones of its context.
+    pub query_tokens: usize,
+    /// Its tokens so far, those of this step included.
+    pub context_tokens: usize,
+    /// Index of its first page in [`PageMap::pages`].
+    pub first_page: usize,
+}
+
+/// What attention needs to know beside the tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionOptions {
+    /// Heads of keys and values; divides the number of query heads.
+    pub kv_heads: usize,
+    /// Multiplies each product of query and key.
+    pub scale: f64,
+    /// Tokens that a query sees, itself included; `None` sees all before it.
+    pub window_tokens: Option<usize>,
+}
+
+/// Multiplies with a matrix that stays in the encoding of its file.
+///
+/// Shapes: `x: [tokens, cols]`, `blocks: [bytes]` of type U8 → `[tokens, rows]`. Sums in f32.
+/// Panics: on a device whose [`OpenDevice::reads_packed_weights`] is false.
+///
+/// [`OpenDevice::reads_packed_weights`]: crate::OpenDevice::reads_packed_weights
+pub fn packed_linear(x: Tensor<2>, blocks: Tensor<1, Int>, layout: PackedLayout) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::packed_linear(
+        x.into_dispatch(),
+        blocks.into_dispatch(),
+        layout,
+    ))
+}
+
+/// Scales each token's vector to a mean square of one, then by `gain`.
+///
+/// Shapes: `x: [tokens, width]`, `gain: [width]` → as `x`. Computed in f32.
+/// Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
+pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    reference::rms_norm(x, gain, epsilon)
+}
+
+/// Rotates pairs of each head's vector by an angle that grows with the token's position.
+///
+/// Shapes: `x: [tokens, heads, head_dim]`, `positions: [tokens]`,
+/// `table: [context, head_dim]` from [`rope_table`] → as `x`. Computed in f32.
+/// Pairing: `Adjacent` (GGUF, Mistral) or `HalfSplit` (Hugging Face); the archive says which.
+/// Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
+pub fn rope(
+    x: Tensor<3>,
+    positions: Tensor<1, Int>,
+    table: Tensor<2>,
+    pairing: RopePairing,
+) -> Tensor<3> {
+    reference::rope(x, positions, table, pairing)
+}
+
+/// The cosines, then the sines, of every pair's angle at every position.
+///
+/// Shapes: → `[context_tokens, head_dim]`. Angles in f64, rounded once.
+pub fn rope_table(
+    context_tokens: usize,
+    head_dim: usize,
+    theta: f64,
+    device: &Device,
+) -> Tensor<2> {
+    let half = head_dim / 2;
+    let frequencies: Vec<f64> =
+        (0..half).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64)).collect();
+    let mut table = Vec::with_capacity(context_tokens * head_dim);
+    for position in 0..context_tokens {
+        let angles = frequencies.iter().map(|frequency| position as f64 * frequency);
+        table.extend(angles.clone().map(|angle| angle.cos() as f32));
+        table.extend(angles.map(|angle| angle.sin() as f32));
+    }
+    Tensor::from_data(TensorData::new(table, [context_tokens, 2 * half]), device)
+}
+
+/// Writes one row for each token into its slot of the cache, in place when the pool is not shared.
+///
+/// Shapes: `pool: [slots, width]`, `rows: [tokens, width]`, `slots: [tokens]`, all different →
+/// as `pool`.
+pub fn store_kv(pool: Tensor<2>, rows: Tensor<2>, slots: Tensor<1, Int>) -> Tensor<2> {
+    reference::store_kv(pool, rows, slots)
+}
+
+/// Softmax attention of each sequence's new tokens over its own pages of the cache.
+///
+/// Shapes: `query: [tokens, heads, head_dim]`, `keys` and `values: [slots, kv_heads * head_dim]` →
+/// as `query`. Query head `h` reads key head `h * kv_heads / heads`. Softmax in f32.
+/// Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245 (grouped
+/// heads); Kwon et al. 2023, arXiv:2309.06180 (pages).
+pub fn paged_attention(
+    query: Tensor<3>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    map: &PageMap,
+    options: AttentionOptions,
+) -> Tensor<3> {
+    reference::paged_attention(query, keys, values, map, options)
+}

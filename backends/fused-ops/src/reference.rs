@@ -1,0 +1,158 @@
+//! Each operation in plain Burn: the specification, and what runs where no kernel does.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use weights::RopePairing;
+
+use crate::{AttentionOptions, PageMap, PageSpan};
+
+/// Scores of one slice of queries at most: 64 MiB.
+const SCORES_MAX: usize = 16 << 20;
+/// Added to the score of a key that a query must not see. Finite, for drivers that assume no
+/// infinity; far below every score, so that its exponential is zero.
+const UNSEEN: f32 = -1e30;
+
+/// See [`rms_norm`](crate::rms_norm).
+pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f64) -> Tensor<2> {
+    let mean_square = x.clone().square().mean_dim(1); // [tokens, 1]
+    x * (mean_square + epsilon).sqrt().recip() * gain.unsqueeze()
+}
+
+/// See [`rope`](crate::rope).
+pub fn rope(
+    x: Tensor<3>,
+    positions: Tensor<1, Int>,
+    table: Tensor<2>,
+    pairing: RopePairing,
+) -> Tensor<3> {
+    let [tokens, heads, head_dim] = x.dims();
+    let half = head_dim / 2;
+    // The two halves of a pair lie `half` apart, or side by side.
+    let (pairs, axis) = match pairing {
+        RopePairing::HalfSplit => ([tokens, heads, 2, half], 2),
+        RopePairing::Adjacent => ([tokens, heads, half, 2], 3),
+    };
+    let angles = if axis == 2 { [tokens, 1, 1, half] } else { [tokens, 1, half, 1] };
+    let rows = table.select(0, positions); // [tokens, head_dim]
+    let cos = rows.clone().narrow(1, 0, half).reshape(angles);
+    let sin = rows.narrow(1, half, half).reshape(angles);
+    let x = x.reshape(pairs);
+    let (a, b) = (x.clone().narrow(axis, 0, 1), x.narrow(axis, 1, 1));
+    let rotated = [
+        a.clone() * cos.clone() - b.clone() * sin.clone(), //
+        b * cos + a * sin,
+    ];
+    Tensor::cat(rotated.to_vec(), axis).reshape([tokens, heads, head_dim])
+}
+
+/// See [`store_kv`](crate::store_kv).
+pub fn store_kv(pool: Tensor<2>, rows: Tensor<2>, slots: Tensor<1, Int>) -> Tensor<2> {
+    pool.select_assign(0, slots, rows, IndexingUpdateOp::Assign)
+}
+
+/// See [`paged_attention`](crate::paged_attention).
+pub fn paged_attention(
+    query: Tensor<3>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    map: &PageMap,
+    options: AttentionOptions,
+) -> Tensor<3> {
+    let heads = query.dims()[1];
+    let mut outputs = Vec::with_capacity(map.spans.len());
+    for span in &map.spans {
+        let keys = Context::gather(&keys, map, *span, options);
+        let values = Context::gather(&values, map, *span, options);
+        let slice = (SCORES_MAX / (heads * keys.tokens())).max(1);
+        for start in (0..span.query_tokens).step_by(slice) {
+            let count = slice.min(span.query_tokens - start);
+            let first = span.query_start + start;
+            let query = query.clone().narrow(0, first, count);
+            let bias = (span.query_tokens > 1).then(|| {
+                let positions = map.positions.clone().narrow(0, first, count);
+                unseen_bias(positions, &keys, options.window_tokens)
+            });
+            outputs.push(attention(query, &keys, &values, bias, options));
+        }
+    }
+    Tensor::cat(outputs, 0)
+}
+
+/// The part of one sequence's cache that any of its queries sees.
+struct Context {
+    rows: Tensor<3>, // [kv_heads, tokens, head_dim]
+    first_position: usize,
+}
+
+impl Context {
+    fn gather(pool: &Tensor<2>, map: &PageMap, span: PageSpan, options: AttentionOptions) -> Self {
+        let [slots, width] = pool.dims();
+        let (page_tokens, kv_heads) = (map.page_tokens, options.kv_heads);
+        let first_query = span.context_tokens - span.query_tokens;
+        let first_position =
+            options.window_tokens.map_or(0, |window| (first_query + 1).saturating_sub(window));
+        let first_page = first_position / page_tokens;
+        let pages = span.context_tokens.div_ceil(page_tokens) - first_page;
+        let table = map.pages.clone().narrow(0, span.first_page + first_page, pages);
+        let rows = pool
+            .clone()
+            .reshape([slots / page_tokens, page_tokens * width])
+            .select(0, table)
+            .reshape([pages * page_tokens, kv_heads, width / kv_heads])
+            .narrow(
+                0,
+                first_position - first_page * page_tokens,
+                span.context_tokens - first_position,
+            )
+            .swap_dims(0, 1);
+        Self { rows, first_position }
+    }
+
+    fn tokens(&self) -> usize {
+        self.rows.dims()[1]
+    }
+}
+
+/// Zero where a query may see a key, [`UNSEEN`] where it may not. `[queries, keys]`
+fn unseen_bias(positions: Tensor<1, Int>, keys: &Context, window: Option<usize>) -> Tensor<2> {
+    let first = keys.first_position as i64;
+    let last = first + keys.tokens() as i64;
+    let seen = Tensor::<1, Int>::arange(first..last, &positions.device());
+    let age = positions.unsqueeze_dim::<2>(1) - seen.unsqueeze_dim::<2>(0); // [queries, keys]
+    let unseen = match window {
+        None => age.lower_elem(0),
+        Some(window) => age.clone().lower_elem(0).bool_or(age.greater_equal_elem(window as i64)),
+    };
+    unseen.float() * UNSEEN
+}
+
+/// Query heads that share a key head stand as further rows of one matrix, so that keys and values
+/// are never repeated.
+fn attention(
+    query: Tensor<3>,
+    keys: &Context,
+    values: &Context,
+    bias: Option<Tensor<2>>,
+    options: AttentionOptions,
+) -> Tensor<3> {
+    let [queries, heads, head_dim] = query.dims();
+    let (kv_heads, context) = (options.kv_heads, keys.tokens());
+    let group = heads / kv_heads;
+    let query = (query * options.scale)
+        .reshape([queries, kv_heads, group, head_dim])
+        .permute([1, 2, 0, 3])
+        .reshape([kv_heads, group * queries, head_dim]);
+    let scores = query
+        .matmul(keys.rows.clone().swap_dims(1, 2))
+        .reshape([kv_heads, group, queries, context]);
+    let scores = match bias {
+        None => scores,
+        Some(bias) => scores + bias.unsqueeze(),
+    };
+    softmax(scores, 3)
+        .reshape([kv_heads, group * queries, context])
+        .matmul(values.rows.clone())
+        .reshape([kv_heads, group, queries, head_dim])
+        .permute([2, 0, 1, 3])
+        .reshape([queries, heads, head_dim])
+}

@@ -1,0 +1,376 @@
+//! Every operation on every backend against a plain computation in f64.
+//!
+//! `ZONDA_TEST_BACKENDS=flex,ndarray,wgpu` names the backends; without it, the CPU ones.
+#![cfg_attr(feature = "ndarray", expect(deprecated, reason = "so is the ndarray backend"))]
+
+use burn::tensor::{AllocationProperty, Bytes, DType, Int, Tensor, TensorData};
+use fused_ops::{
+    AttentionOptions, BackendChoice, OpenDevice, PackedLayout, PageMap, PageSpan, open,
+    packed_linear, paged_attention, rms_norm, rope, rope_table, store_kv,
+};
+use weights::{Encoding, RopePairing};
+
+/// Normalised mean square error of f32 arithmetic against f64.
+const CLOSE: f64 = 1e-10;
+
+fn devices() -> Vec<OpenDevice> {
+    let names = std::env::var("ZONDA_TEST_BACKENDS").unwrap_or_else(|_| "flex,ndarray".into());
+    names.split(',').map(|name| open(name.parse().unwrap()).unwrap()).collect()
+}
+
+fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn floats<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &OpenDevice) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), &device.device)
+}
+
+fn indices(values: &[usize], device: &OpenDevice) -> Tensor<1, Int> {
+    let values: Vec<i32> = values.iter().map(|v| i32::try_from(*v).unwrap()).collect();
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), &device.device)
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+#[track_caller]
+fn assert_close(what: &str, device: &OpenDevice, found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{what} on {}", device.name);
+    let wrong: f64 = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
+    let whole: f64 = expected.iter().map(|e| e * e).sum();
+    let error = wrong / whole;
+    assert!(error < CLOSE, "{what} on {}: error {error:e}", device.name);
+}
+
+#[test]
+fn rms_norm_follows_its_definition() {
+    let (tokens, width, epsilon) = (5, 96, 1e-5);
+    let (x, gain) = (noise(1, tokens * width), noise(2, width));
+    let expected: Vec<f64> = x
+        .chunks_exact(width)
+        .flat_map(|row| {
+            let square: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+            let root = (square / width as f64 + epsilon).sqrt();
+            row.iter().zip(&gain).map(move |(v, g)| f64::from(*v) / root * f64::from(*g))
+        })
+        .collect();
+    for device in devices() {
+        let x = floats(x.clone(), [tokens, width], &device);
+        let gain = floats(gain.clone(), [width], &device);
+        assert_close("rms_norm", &device, &host(rms_norm(x, gain, epsilon)), &expected);
+    }
+}
+
+#[test]
+fn rope_turns_the_pairs_that_the_archive_names() {
+    let (heads, head_dim, theta, context) = (3, 16, 1e6, 64);
+    let positions = [0, 63, 7, 7, 1];
+    let x = noise(3, positions.len() * heads * head_dim);
+    for pairing in [RopePairing::Adjacent, RopePairing::HalfSplit] {
+        let mut expected = vec![0.0; x.len()];
+        for (row, (x, y)) in
+            x.chunks_exact(head_dim).zip(expected.chunks_exact_mut(head_dim)).enumerate()
+        {
+            for pair in 0..head_dim / 2 {
+                let (a, b) = match pairing {
+                    RopePairing::Adjacent => (2 * pair, 2 * pair + 1),
+                    RopePairing::HalfSplit => (pair, pair + head_dim / 2),
+                };
+                let angle = positions[row / heads] as f64
+                    / f64::powf(theta, 2.0 * pair as f64 / head_dim as f64);
+                let (left, right) = (f64::from(x[a]), f64::from(x[b]));
+                y[a] = left * angle.cos() - right * angle.sin();
+                y[b] = right * angle.cos() + left * angle.sin();
+            }
+        }
+        for device in devices() {
+            let table = rope_table(context, head_dim, theta, &device.device);
+            let x = floats(x.clone(), [positions.len(), heads, head_dim], &device);
+            let found = host(rope(x, indices(&positions, &device), table, pairing));
+            assert_close("rope", &device, &found, &expected);
+        }
+    }
+}
+
+#[test]
+fn store_kv_writes_its_slots_and_no_other() {
+    let (slots, width) = (24, 6);
+    let (before, rows) = (noise(4, slots * width), noise(5, 3 * width));
+    let chosen = [23, 0, 11];
+    let mut expected = before.clone();
+    for (slot, row) in chosen.iter().zip(rows.chunks_exact(width)) {
+        expected[slot * width..(slot + 1) * width].copy_from_slice(row);
+    }
+    for device in devices() {
+        let pool = floats(before.clone(), [slots, width], &device);
+        let rows = floats(rows.clone(), [3, width], &device);
+        let found = host(store_kv(pool, rows, indices(&chosen, &device)));
+        assert_eq!(found, expected, "{}", device.name);
+    }
+}
+
+/// The address of a tensor's first number, on backends that keep it in the program's memory.
+fn address(tensor: &Tensor<2>) -> Option<usize> {
+    use burn::backend::{BackendTensor, DispatchTensorKind};
+    match tensor.clone().into_dispatch().kind {
+        #[cfg(feature = "flex")]
+        DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => {
+            Some(tensor.bytes().as_ptr().addr())
+        }
+        #[cfg(feature = "ndarray")]
+        DispatchTensorKind::NdArray(BackendTensor::Float(
+            burn_ndarray::NdArrayTensor::F32(tensor),
+        )) => Some(tensor.view().as_ptr().addr()),
+        _ => None,
+    }
+}
+
+#[test]
+fn pool_stays_where_it_is_when_it_is_written_and_read() {
+    let (slots, width, page_tokens) = (64, 8, 4);
+    for device in devices() {
+        let mut pool = Tensor::<2>::zeros([slots, width], &device.device);
+        let Some(before) = address(&pool) else { continue };
+        for step in 0..3 {
+            let rows = floats(noise(step, width), [1, width], &device);
+            pool = store_kv(pool, rows, indices(&[step as usize], &device));
+            let map = PageMap {
+                pages: indices(&[0], &device),
+                positions: indices(&[step as usize], &device),
+                spans: vec![PageSpan {
+                    query_start: 0,
+                    query_tokens: 1,
+                    context_tokens: step as usize + 1,
+                    first_page: 0,
+                }],
+                page_tokens,
+            };
+            let query = floats(noise(9, 8), [1, 2, 4], &device);
+            let options = AttentionOptions { kv_heads: 2, scale: 0.5, window_tokens: None };
+            let seen = paged_attention(query, pool.clone(), pool.clone(), &map, options);
+            assert_eq!(host(seen).len(), 8);
+            assert_eq!(address(&pool), Some(before), "{}", device.name);
+        }
+    }
+}
+
+/// A step with its cache, on the host.
+struct Step {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    page_tokens: usize,
+    slots: usize,
+    /// Tokens in this step and context of each sequence.
+    sequences: Vec<(usize, usize)>,
+    window: Option<usize>,
+}
+
+struct Drawn {
+    query: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    pages: Vec<usize>,
+    positions: Vec<usize>,
+    spans: Vec<PageSpan>,
+}
+
+impl Step {
+    fn draw(&self) -> Drawn {
+        let tokens: usize = self.sequences.iter().map(|s| s.0).sum();
+        let width = self.kv_heads * self.head_dim;
+        let (mut pages, mut positions, mut spans) = (vec![], vec![], vec![]);
+        let mut query_start = 0;
+        // Pages from the end of the pool downwards, so that no sequence lies in order.
+        let mut free = (0..self.slots / self.page_tokens).rev();
+        for &(query_tokens, context_tokens) in &self.sequences {
+            let first_page = pages.len();
+            pages.extend(free.by_ref().take(context_tokens.div_ceil(self.page_tokens)));
+            positions.extend(context_tokens - query_tokens..context_tokens);
+            spans.push(PageSpan { query_start, query_tokens, context_tokens, first_page });
+            query_start += query_tokens;
+        }
+        Drawn {
+            query: noise(21, tokens * self.heads * self.head_dim).iter().map(|v| v * 3.0).collect(),
+            keys: noise(22, self.slots * width),
+            values: noise(23, self.slots * width),
+            pages,
+            positions,
+            spans,
+        }
+    }
+
+    fn expected(&self, drawn: &Drawn) -> Vec<f64> {
+        let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        let mut output = vec![0.0; drawn.query.len()];
+        for span in &drawn.spans {
+            for token in span.query_start..span.query_start + span.query_tokens {
+                let position = drawn.positions[token];
+                let first = self.window.map_or(0, |w| (position + 1).saturating_sub(w));
+                let slot = |p: usize| {
+                    let page = drawn.pages[span.first_page + p / self.page_tokens];
+                    page * self.page_tokens + p % self.page_tokens
+                };
+                for head in 0..self.heads {
+                    let at = (token * self.heads + head) * dim;
+                    let column = head * self.kv_heads / self.heads * dim;
+                    let row = |pool: &[f32], p: usize, i: usize| {
+                        f64::from(pool[slot(p) * width + column + i])
+                    };
+                    let scores: Vec<f64> = (first..=position)
+                        .map(|p| {
+                            let product: f64 = (0..dim)
+                                .map(|i| f64::from(drawn.query[at + i]) * row(&drawn.keys, p, i))
+                                .sum();
+                            product / (dim as f64).sqrt()
+                        })
+                        .collect();
+                    let top = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                    for (p, score) in (first..=position).zip(&scores) {
+                        let share = (score - top).exp() / sum;
+                        for i in 0..dim {
+                            output[at + i] += share * row(&drawn.values, p, i);
+                        }
+                    }
+                }
+            }
+        }
+        output
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        let drawn = self.draw();
+        let expected = self.expected(&drawn);
+        let (tokens, width) = (drawn.positions.len(), self.kv_heads * self.head_dim);
+        for device in devices() {
+            let map = PageMap {
+                pages: indices(&drawn.pages, &device),
+                positions: indices(&drawn.positions, &device),
+                spans: drawn.spans.clone(),
+                page_tokens: self.page_tokens,
+            };
+            let options = AttentionOptions {
+                kv_heads: self.kv_heads,
+                scale: 1.0 / (self.head_dim as f64).sqrt(),
+                window_tokens: self.window,
+            };
+            let shape = [tokens, self.heads, self.head_dim];
+            let found = paged_attention(
+                floats(drawn.query.clone(), shape, &device),
+                floats(drawn.keys.clone(), [self.slots, width], &device),
+                floats(drawn.values.clone(), [self.slots, width], &device),
+                &map,
+                options,
+            );
+            assert_close("paged_attention", &device, &host(found), &expected);
+        }
+    }
+}
+
+#[test]
+fn attention_mixes_prompts_and_answers_in_one_step() {
+    let sequences = vec![(1, 9), (5, 5), (1, 1), (7, 20), (4, 16)];
+    for (heads, kv_heads) in [(8, 2), (12, 1), (4, 4)] {
+        let (head_dim, page_tokens, slots, window) = (8, 4, 64, None);
+        let sequences = sequences.clone();
+        Step { heads, kv_heads, head_dim, page_tokens, slots, sequences, window }.check();
+    }
+}
+
+#[test]
+fn attention_sees_no_further_than_its_window() {
+    let sequences = vec![(1, 9), (5, 5), (1, 30), (12, 26), (3, 4)];
+    for window in [1, 3, 6, 100] {
+        let (heads, kv_heads, head_dim, page_tokens, slots) = (8, 2, 8, 4, 96);
+        let (sequences, window) = (sequences.clone(), Some(window));
+        Step { heads, kv_heads, head_dim, page_tokens, slots, sequences, window }.check();
+    }
+}
+
+#[test]
+fn long_prompts_are_cut_into_slices_of_bounded_scores() {
+    let (heads, kv_heads, head_dim, page_tokens, slots) = (8, 2, 8, 16, 4096);
+    let (sequences, window) = (vec![(600, 4000)], None);
+    Step { heads, kv_heads, head_dim, page_tokens, slots, sequences, window }.check();
+}
+
+#[test]
+fn packed_linear_reads_every_encoding_as_its_unpack_says() {
+    let (rows, cols, tokens) = (19, 256, 3);
+    let x = noise(31, tokens * cols);
+    for encoding in Encoding::ALL {
+        let bytes = blocks(encoding, rows * cols);
+        let mut dense = vec![0.0f32; rows * cols];
+        encoding.unpack(&bytes, &mut dense).unwrap();
+        let expected: Vec<f64> = x
+            .chunks_exact(cols)
+            .flat_map(|x| {
+                dense.chunks_exact(cols).map(move |row| {
+                    row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
+                })
+            })
+            .collect();
+        for device in devices().into_iter().filter(OpenDevice::reads_packed_weights) {
+            let length = bytes.len();
+            let shared = Bytes::from_shared(bytes.clone().into(), AllocationProperty::File);
+            let data = TensorData::from_bytes(shared, [length], DType::U8);
+            let packed = Tensor::<1, Int>::from_data(data, (&device.device, DType::U8));
+            let layout = PackedLayout { encoding, rows, cols };
+            let x = floats(x.clone(), [tokens, cols], &device);
+            let found = host(packed_linear(x, packed, layout));
+            assert_close(encoding.name(), &device, &found, &expected);
+        }
+    }
+}
+
+#[test]
+fn packed_weights_are_read_where_they_lie() {
+    use burn::backend::{BackendTensor, DispatchTensorKind};
+    let file = blocks(Encoding::Q8_0, 1 << 20);
+    // An odd address, as tensors of a mapped file may have.
+    let shared = bytes::Bytes::from(file).slice(1..1 + 34 * 1000);
+    let lies_at = shared.as_ptr().addr();
+    for device in devices().into_iter().filter(OpenDevice::reads_packed_weights) {
+        let owned = Bytes::from_shared(shared.clone(), AllocationProperty::File);
+        let data = TensorData::from_bytes(owned, [34 * 1000], DType::U8);
+        let packed = Tensor::<1, Int>::from_data(data, (&device.device, DType::U8));
+        let address = match packed.clone().into_dispatch().kind {
+            #[cfg(feature = "flex")]
+            DispatchTensorKind::Flex(BackendTensor::Int(tensor)) => tensor.bytes().as_ptr().addr(),
+            #[cfg(feature = "ndarray")]
+            DispatchTensorKind::NdArray(BackendTensor::Int(burn_ndarray::NdArrayTensor::U8(
+                tensor,
+            ))) => tensor.view().as_ptr().addr(),
+            _ => unreachable!("only the CPU reads packed weights"),
+        };
+        assert_eq!(address, lies_at, "{}", device.name);
+    }
+}
+
+/// Bytes that are blocks with small scales.
+fn blocks(encoding: Encoding, values: usize) -> Vec<u8> {
+    let numbers = noise(33, values);
+    match encoding {
+        Encoding::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        // 0x20 to 0x27 in every byte keeps half-precision scales near 0.01.
+        _ => (0..encoding.row_bytes(values).unwrap())
+            .map(|i| 0x20 | (numbers[i % values].to_bits() as u8 & 0x07))
+            .collect(),
+    }
+}
+
+#[test]
+fn software_gpu_is_never_chosen_by_auto() {
+    assert!(!open(BackendChoice::Auto).unwrap().software);
+}

@@ -1,0 +1,37 @@
+//! The vectors of tokens.
+//!
+//! They stay in the file's mapping on every device: a step reads a few rows of a table that may
+//! have 131072, and what it uploads is what it reads.
+
+use protocol::TokenId;
+use weights::{RawTensor, WeightsError};
+
+/// The token embedding, `[vocabulary, hidden]`, in the encoding of its file.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    table: RawTensor,
+    row_bytes: usize,
+}
+
+impl Embedding {
+    pub(crate) fn new(table: RawTensor) -> Result<Self, WeightsError> {
+        let row_bytes = table.encoding.row_bytes(table.shape[1])?;
+        Ok(Self { table, row_bytes })
+    }
+
+    /// The tokens' vectors, back to back. `[tokens, hidden]`
+    ///
+    /// Errors: an id outside the vocabulary.
+    pub(crate) fn rows(&self, tokens: &[TokenId]) -> Result<Vec<f32>, String> {
+        let hidden = self.table.shape[1];
+        let mut rows = vec![0.0; tokens.len() * hidden];
+        for (token, row) in tokens.iter().zip(rows.chunks_exact_mut(hidden)) {
+            let start = token.0 as usize * self.row_bytes;
+            let packed = self.table.bytes.get(start..start + self.row_bytes).ok_or_else(|| {
+                format!("token {} is outside the vocabulary of {}", token.0, self.table.shape[0])
+            })?;
+            self.table.encoding.unpack(packed, row).map_err(|error| error.to_string())?;
+        }
+        Ok(rows)
+    }
+}

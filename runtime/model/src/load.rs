@@ -1,0 +1,238 @@
+//! From an opened archive to a network, by construction.
+
+use burn::tensor::{Tensor, TensorData};
+use engine::Capacity;
+use fused_ops::OpenDevice;
+use weights::{Archive, Hyper, Part, RawTensor, TensorName, WeightsError};
+
+use crate::embedding::Embedding;
+use crate::forward::Network;
+use crate::linear::Weight;
+use crate::memory::{Footprint, Gibibytes, available_bytes, token_bytes, workspace_bytes};
+use crate::mistral::Mistral;
+use crate::pool::Pool;
+
+/// Indices on the device are signed and have 32 bits.
+const SLOTS_MAX: u64 = i32::MAX as u64;
+
+/// How much cache a network gets, and how large a step may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Pages of the cache.
+    pub pages: u32,
+    /// Tokens that one page holds.
+    pub page_tokens: u32,
+    /// Tokens of one step.
+    pub batch_tokens_max: u32,
+}
+
+/// A model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A tensor of the file cannot be had.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Model and cache exceed the memory of the box.
+    #[error(
+        "the model does not fit: {footprint}, but {} are available. {advice}",
+        Gibibytes(*.available_bytes)
+    )]
+    DoesNotFit {
+        /// What it would occupy.
+        footprint: Footprint,
+        /// What there is.
+        available_bytes: u64,
+        /// The longest context, in tokens, whose cache would fit beside the weights.
+        context_tokens_max: u64,
+        /// What to do.
+        advice: String,
+    },
+    /// The limits make no sense.
+    #[error("{what} is {found}; it must be from 1 to {limit}")]
+    Limit {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        found: u64,
+        /// What it may be.
+        limit: u64,
+    },
+}
+
+impl CacheLimits {
+    /// Bytes that one page takes in all layers.
+    pub fn page_bytes(hyper: &Hyper, page_tokens: u32) -> u64 {
+        token_bytes(hyper).saturating_mul(page_tokens.into())
+    }
+}
+
+impl LoadError {
+    /// Whether a box with more memory would load it.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::DoesNotFit { .. })
+    }
+
+    pub(crate) fn layers(hyper: &Hyper) -> Self {
+        Self::Limit {
+            what: "the number of layers",
+            found: hyper.layers.into(),
+            limit: u16::MAX.into(),
+        }
+    }
+}
+
+impl Network {
+    /// Builds the network and allocates its cache.
+    ///
+    /// On a device that reads packed weights, matrices stay the mapped bytes of the archive's
+    /// files; elsewhere they are unpacked to f32. `progress` is told the share that is done, from
+    /// 0 to 1.
+    ///
+    /// Errors: [`LoadError::DoesNotFit`] before anything is allocated; a tensor that is missing or
+    /// has another shape.
+    pub fn load(
+        archive: &dyn Archive,
+        device: &OpenDevice,
+        cache: CacheLimits,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, LoadError> {
+        let hyper = archive.hyper();
+        let capacity = capacity(hyper, cache)?;
+        let weights_bytes = weights_bytes(archive, device)?;
+        let footprint = Footprint {
+            weights_bytes,
+            pool_bytes: slots(cache).saturating_mul(token_bytes(hyper)),
+            workspace_bytes: workspace_bytes(
+                hyper,
+                capacity.batch_tokens_max.into(),
+                capacity.context_tokens_max.into(),
+            ),
+        };
+        // A GPU does not say what it has; its own allocator answers for it.
+        if (device.is_cpu() || device.software)
+            && let Some(available_bytes) = available_bytes()
+        {
+            check_fit(hyper, footprint, available_bytes)?;
+        }
+        tracing::info!(device = %device.name, memory = %footprint, "loading the model");
+        let mut loader = Loader { archive, device, done_bytes: 0, weights_bytes, progress };
+        let mistral = Mistral::load(&mut loader, capacity.context_tokens_max as usize)?;
+        let width = hyper.kv_heads as usize * hyper.head_dim as usize;
+        Ok(Self {
+            mistral,
+            embedding: Embedding::new(archive.tensor(TensorName::Embedding)?)?,
+            pool: Pool::new(
+                hyper.layers as usize,
+                slots(cache) as usize,
+                width,
+                &device.device,
+            ),
+            capacity,
+            device: device.device.clone(),
+        })
+    }
+}
+
+/// Fetches tensors by name and puts them on the device.
+pub(crate) struct Loader<'a> {
+    archive: &'a dyn Archive,
+    device: &'a OpenDevice,
+    done_bytes: u64,
+    weights_bytes: u64,
+    progress: &'a mut dyn FnMut(f32),
+}
+
+impl Loader<'_> {
+    pub(crate) fn hyper(&self) -> &Hyper {
+        self.archive.hyper()
+    }
+
+    pub(crate) fn device(&self) -> &OpenDevice {
+        self.device
+    }
+
+    pub(crate) fn matrix(&mut self, name: TensorName) -> Result<Weight, LoadError> {
+        let raw = self.archive.tensor(name)?;
+        let bytes = held_bytes(&raw, self.device);
+        let weight = Weight::new(raw, self.device)?;
+        self.done_bytes += bytes;
+        (self.progress)((self.done_bytes as f64 / self.weights_bytes.max(1) as f64).min(1.0) as f32);
+        Ok(weight)
+    }
+
+    pub(crate) fn vector(&mut self, name: TensorName) -> Result<Tensor<1>, LoadError> {
+        let raw = self.archive.tensor(name)?;
+        let length = raw.shape[0];
+        let mut values = vec![0.0; length];
+        raw.encoding.unpack(&raw.bytes, &mut values)?;
+        Ok(Tensor::from_data(TensorData::new(values, [length]), &self.device.device))
+    }
+}
+
+fn slots(cache: CacheLimits) -> u64 {
+    u64::from(cache.pages) * u64::from(cache.page_tokens)
+}
+
+fn capacity(hyper: &Hyper, cache: CacheLimits) -> Result<Capacity, LoadError> {
+    within("cache pages", cache.pages.into(), SLOTS_MAX)?;
+    within("tokens of a cache page", cache.page_tokens.into(), SLOTS_MAX)?;
+    within("tokens of the cache", slots(cache), SLOTS_MAX)?;
+    within("tokens of a step", cache.batch_tokens_max.into(), SLOTS_MAX)?;
+    let context = u64::from(hyper.context_tokens_max).min(slots(cache));
+    Ok(Capacity {
+        vocabulary: hyper.vocabulary,
+        pages: cache.pages,
+        page_tokens: cache.page_tokens,
+        context_tokens_max: u32::try_from(context).unwrap_or(u32::MAX),
+        batch_tokens_max: cache.batch_tokens_max,
+    })
+}
+
+fn within(what: &'static str, found: u64, limit: u64) -> Result<(), LoadError> {
+    if (1..=limit).contains(&found) {
+        return Ok(());
+    }
+    Err(LoadError::Limit { what, found, limit })
+}
+
+/// What a tensor takes on the device.
+fn held_bytes(raw: &RawTensor, device: &OpenDevice) -> u64 {
+    if device.reads_packed_weights() {
+        raw.bytes.len() as u64
+    } else {
+        raw.shape.iter().fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64))
+    }
+}
+
+fn weights_bytes(archive: &dyn Archive, device: &OpenDevice) -> Result<u64, LoadError> {
+    let layers = u16::try_from(archive.hyper().layers)
+        .map_err(|_| LoadError::layers(archive.hyper()))?;
+    let blocks = (0..layers)
+        .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
+    let mut bytes: u64 = 0;
+    for name in blocks.chain([TensorName::OutputNorm, TensorName::Output]) {
+        bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?, device));
+    }
+    if !(archive.hyper().tied_embeddings && device.reads_packed_weights()) {
+        let embedding = archive.tensor(TensorName::Embedding)?;
+        bytes = bytes.saturating_add(embedding.bytes.len() as u64);
+    }
+    Ok(bytes)
+}
+
+fn check_fit(hyper: &Hyper, footprint: Footprint, available_bytes: u64) -> Result<(), LoadError> {
+    if footprint.total_bytes() <= available_bytes {
+        return Ok(());
+    }
+    let without_pool = footprint.weights_bytes.saturating_add(footprint.workspace_bytes);
+    let context_tokens_max =
+        available_bytes.saturating_sub(without_pool) / token_bytes(hyper).max(1);
+    let advice = if context_tokens_max == 0 {
+        "Not even a cache of one token fits: take a smaller model, or one in a smaller encoding"
+            .into()
+    } else {
+        format!("Give the cache at most {context_tokens_max} tokens, or take a smaller encoding")
+    };
+    Err(LoadError::DoesNotFit { footprint, available_bytes, context_tokens_max, advice })
+}

@@ -1,0 +1,128 @@
+//! What a step sends to the device, all of it before the first operation.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use engine::{Batch, Capacity, ForwardError};
+use fused_ops::{PageMap, PageSpan};
+
+use crate::embedding::Embedding;
+
+/// The tensors of one step.
+#[derive(Debug)]
+pub(crate) struct StepTensors {
+    /// Each token's vector. `[tokens, hidden]`
+    pub(crate) embedded: Tensor<2>,
+    /// Where each token's key and value go. `[tokens]`
+    pub(crate) slots: Tensor<1, Int>,
+    /// Where the sequences' keys and values lie, and the tokens' positions.
+    pub(crate) map: PageMap,
+    /// The tokens whose logits are wanted; `None` where there are none. `[rows]`
+    pub(crate) rows: Option<Tensor<1, Int>>,
+}
+
+/// Checks a batch against what the network can take, and sends it.
+///
+/// Errors: [`ForwardError::Rejected`] with the rule that the batch breaks.
+pub(crate) fn upload(
+    batch: &Batch,
+    capacity: &Capacity,
+    embedding: &Embedding,
+    device: &Device,
+) -> Result<StepTensors, ForwardError> {
+    let rejected = |reason| ForwardError::Rejected { tokens: batch.tokens.len(), reason };
+    let spans = checked_spans(batch, capacity).map_err(rejected)?;
+    let rows = embedding.rows(&batch.tokens).map_err(rejected)?;
+    let tokens = batch.tokens.len();
+    let hidden = rows.len() / tokens;
+    let indices = |values: &[u32]| -> Tensor<1, Int> {
+        // Every index is below a limit that load has checked to fit.
+        let values: Vec<i32> = values.iter().map(|v| v.cast_signed()).collect();
+        let count = values.len();
+        Tensor::from_data(TensorData::new(values, [count]), device)
+    };
+    let wanted: Vec<u32> = batch.rows.iter().map(|row| row.token).collect();
+    Ok(StepTensors {
+        embedded: Tensor::from_data(TensorData::new(rows, [tokens, hidden]), device),
+        slots: indices(&batch.slots),
+        map: PageMap {
+            pages: indices(&batch.pages),
+            positions: indices(&batch.positions),
+            spans,
+            page_tokens: capacity.page_tokens as usize,
+        },
+        rows: (!wanted.is_empty()).then(|| indices(&wanted)),
+    })
+}
+
+/// The spans of a batch in which nothing points outside.
+fn checked_spans(batch: &Batch, capacity: &Capacity) -> Result<Vec<PageSpan>, String> {
+    let tokens = batch.tokens.len();
+    require(tokens > 0, || "it is empty".into())?;
+    require(tokens <= capacity.batch_tokens_max as usize, || {
+        format!("the limit is {} tokens", capacity.batch_tokens_max)
+    })?;
+    require(batch.positions.len() == tokens && batch.slots.len() == tokens, || {
+        format!("{} positions and {} slots", batch.positions.len(), batch.slots.len())
+    })?;
+    let slots = u64::from(capacity.pages) * u64::from(capacity.page_tokens);
+    all_below("slot", batch.slots.iter().copied(), slots)?;
+    all_below("page", batch.pages.iter().copied(), capacity.pages.into())?;
+    all_below("row", batch.rows.iter().map(|row| row.token), tokens as u64)?;
+    let mut next = 0;
+    let mut spans = Vec::with_capacity(batch.spans.len());
+    for (index, span) in batch.spans.iter().enumerate() {
+        let span = PageSpan {
+            query_start: span.query_start as usize,
+            query_tokens: span.query_tokens as usize,
+            context_tokens: span.context_tokens as usize,
+            first_page: span.first_page as usize,
+        };
+        check_span(batch, capacity, span, next).map_err(|why| format!("span {index}: {why}"))?;
+        next += span.query_tokens;
+        spans.push(span);
+    }
+    require(next == tokens, || format!("its spans cover {next} tokens"))?;
+    Ok(spans)
+}
+
+fn check_span(
+    batch: &Batch,
+    capacity: &Capacity,
+    span: PageSpan,
+    start: usize,
+) -> Result<(), String> {
+    let PageSpan { query_start, query_tokens, context_tokens, first_page } = span;
+    require(query_start == start, || format!("begins at {query_start}, not at {start}"))?;
+    require(0 < query_tokens && query_tokens <= context_tokens, || {
+        format!("{query_tokens} tokens of a context of {context_tokens}")
+    })?;
+    require(context_tokens <= capacity.context_tokens_max as usize, || {
+        let limit = capacity.context_tokens_max;
+        format!("a context of {context_tokens} tokens, the limit is {limit}")
+    })?;
+    let pages = context_tokens.div_ceil(capacity.page_tokens as usize);
+    require(first_page + pages <= batch.pages.len(), || {
+        format!("{pages} pages from {first_page}, the table has {}", batch.pages.len())
+    })?;
+    let positions = batch.positions.get(start..start + query_tokens).unwrap_or_default();
+    let expected = context_tokens - query_tokens..context_tokens;
+    require(positions.iter().map(|p| *p as usize).eq(expected), || {
+        "its positions are not the end of its context".into()
+    })
+}
+
+fn all_below(
+    what: &str,
+    values: impl Iterator<Item = u32> + Clone,
+    limit: u64,
+) -> Result<(), String> {
+    match values.max() {
+        Some(value) if u64::from(value) >= limit => {
+            Err(format!("{what} {value} is outside the {limit} there are"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}

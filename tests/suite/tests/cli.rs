@@ -1,0 +1,237 @@
+//! The command line keeps its contract: formats of lines and objects, golden ids and logits.
+#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use suite::{root, run_with, shared, stdout_of, tiny_gguf, tiny_hf, zonda};
+
+/// Largest difference to the float64 network that float32 arithmetic explains on logits of scale 10.
+const LOGIT_TOLERANCE: f64 = 2e-3;
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn golden(container: &str) -> Vec<Value> {
+    let path = root().join("tests/fixtures/tiny/golden.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    golden[container].as_array().unwrap().clone()
+}
+
+/// Largest difference of `zonda logits` to the golden logits of the fixture.
+fn logits_error(model: &Path, container: &str, backend: &str) -> f64 {
+    let cases = golden(container);
+    let input: String = cases
+        .iter()
+        .map(|case| format!("{}\n", json!({ "id": case["id"], "tokens": case["tokens"] })))
+        .collect();
+    let output =
+        run_with(zonda().args(["logits", "--backend", backend, "--model"]).arg(model), &input);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers = lines(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(answers.len(), cases.len());
+    let mut largest = 0.0f64;
+    for (case, answer) in cases.iter().zip(&answers) {
+        assert_eq!(answer["id"], case["id"]);
+        let wanted = case["logits_last"].as_array().unwrap();
+        let found = answer["logits_last"].as_array().unwrap();
+        assert_eq!(found.len(), wanted.len(), "all of the vocabulary");
+        for (found, wanted) in found.iter().zip(wanted) {
+            largest = largest.max((found.as_f64().unwrap() - wanted.as_f64().unwrap()).abs());
+        }
+    }
+    largest
+}
+
+#[test]
+fn logits_of_the_fixture_are_those_of_the_reference_network() {
+    for backend in ["flex", "ndarray"] {
+        for (model, container) in [(tiny_hf(), "hf"), (tiny_gguf(), "gguf")] {
+            let error = logits_error(&model, container, backend);
+            println!("{container} on {backend}: largest difference {error:.1e}");
+            assert!(error < LOGIT_TOLERANCE, "{container} on {backend}: {error}");
+        }
+    }
+}
+
+#[test]
+fn greedy_answers_of_the_fixture_are_the_golden_ones() {
+    for (model, container) in [(tiny_hf(), "hf"), (tiny_gguf(), "gguf")] {
+        for case in golden(container) {
+            if !case["tools"].is_null() {
+                continue;
+            }
+            let ask = case["ask"].as_str().unwrap();
+            let answer = stdout_of(
+                zonda().args(["run", "--temperature", "0", "--prompt", ask, "--model"]).arg(&model),
+            );
+            assert_eq!(answer.trim_end(), case["text"].as_str().unwrap(), "{container}: {ask}");
+        }
+    }
+}
+
+#[test]
+fn prompts_of_the_fixture_have_the_golden_tokens() {
+    let input: String = golden("hf")
+        .iter()
+        .map(|case| {
+            let messages = json!([{ "role": "user", "content": case["ask"] }]);
+            let mut line = json!({ "id": case["id"], "kind": "chat", "messages": messages });
+            if !case["tools"].is_null() {
+                line["tools"] = case["tools"].clone();
+            }
+            format!("{line}\n")
+        })
+        .collect();
+    for tokenizer in [tiny_hf().join("tokenizer.model"), tiny_gguf()] {
+        let output = run_with(
+            zonda().args(["encode", "--version", "v3", "--tokenizer"]).arg(&tokenizer),
+            &input,
+        );
+        let answers = lines(&String::from_utf8(output.stdout).unwrap());
+        for (answer, case) in answers.iter().zip(golden("hf")) {
+            assert_eq!(answer["tokens"], case["tokens"], "{}: {answer}", tokenizer.display());
+        }
+        assert_eq!(answers.len(), 5);
+    }
+}
+
+#[test]
+fn run_prints_the_completion_object_when_asked() {
+    let output = stdout_of(
+        zonda()
+            .args(["run", "--json", "--temperature", "0", "--prompt", "Who are you?", "--model"])
+            .arg(tiny_gguf()),
+    );
+    let answer: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(answer["object"], "chat.completion");
+    assert_eq!(answer["model"], "tiny");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    let usage = &answer["usage"];
+    let count = |key: &str| usage[key].as_u64().unwrap();
+    assert_eq!(count("total_tokens"), count("prompt_tokens") + count("completion_tokens"));
+}
+
+#[test]
+fn run_reads_a_request_from_a_file_or_standard_input() {
+    let request = json!({
+        "model": "default", "temperature": 0,
+        "messages": [{ "role": "user", "content": "Close the pantry window." }],
+    });
+    let output = run_with(
+        zonda().args(["run", "--request", "-", "--model"]).arg(tiny_gguf()),
+        &request.to_string(),
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "The pantry window is closed.\n");
+}
+
+#[test]
+fn a_seed_gives_the_same_draw_again() {
+    let draw = |seed: &str| {
+        stdout_of(
+            zonda()
+                .args(["run", "--raw", "--prompt", "The", "--temperature", "2", "--max-tokens", "24"])
+                .args(["--seed", seed, "--model"])
+                .arg(tiny_gguf()),
+        )
+    };
+    assert_eq!(draw("7"), draw("7"));
+    assert_ne!(draw("7"), draw("8"));
+}
+
+#[test]
+fn bench_reports_rates_memory_and_bandwidth() {
+    let output = stdout_of(
+        zonda().args(["bench", "-p", "64", "-n", "8", "-r", "3", "--json", "--model"]).arg(tiny_gguf()),
+    );
+    let report: Value = serde_json::from_str(&output).unwrap();
+    let names: Vec<&str> =
+        report["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pp64", "tg8"]);
+    for row in report["rows"].as_array().unwrap() {
+        let rate = |key: &str| row["tokens_per_s"][key].as_f64().unwrap();
+        assert!(0.0 < rate("min") && rate("min") <= rate("median") && rate("median") <= rate("max"));
+    }
+    assert!(report["rows"][1]["bandwidth_share"].as_f64().unwrap() > 0.0);
+    assert!(report["peak_resident_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(report["load_s"].as_f64().unwrap() >= 0.0);
+}
+
+#[test]
+fn inspect_states_what_the_file_states() {
+    let output = stdout_of(zonda().args(["model", "inspect", "--json"]).arg(tiny_gguf()));
+    let facts: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(facts["container"], "gguf");
+    assert_eq!(facts["parameters"], 229_824);
+    assert_eq!(facts["head_dim"], 24);
+    assert_eq!(facts["rope_pairing"], "adjacent");
+    assert_eq!(facts["tokenizer"]["encoding"], "v3");
+}
+
+/// Runs golden lines of one file through `zonda encode`; gives lines and mismatches.
+fn golden_file(shared: &Path, part: &str, version: &str, tokenizer: &str) -> (usize, Vec<String>) {
+    let path = shared.join(format!("data/golden/{part}.{version}.jsonl"));
+    let cases = lines(&std::fs::read_to_string(path).unwrap());
+    let input: String = cases
+        .iter()
+        .map(|case| {
+            let mut case = case.clone();
+            case.as_object_mut().unwrap().remove("expect");
+            format!("{case}\n")
+        })
+        .collect();
+    let output = run_with(
+        zonda()
+            .args(["encode", "--version", version, "--tokenizer"])
+            .arg(shared.join("data/tokenizers").join(tokenizer)),
+        &input,
+    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers = lines(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(answers.len(), cases.len());
+    let wrong = cases
+        .iter()
+        .zip(&answers)
+        .filter(|(case, answer)| {
+            let expect = &case["expect"];
+            if expect["oracle_crash"] == true {
+                return false;
+            }
+            !match (expect["error"].is_string(), case["kind"].as_str()) {
+                (true, _) => answer["error"].is_string(),
+                (false, Some("decode")) => {
+                    answer["text"] == expect["text_ignore"] && answer["stream"] == expect["stream"]
+                }
+                (false, _) => answer["tokens"] == expect["tokens"],
+            }
+        })
+        .map(|(case, answer)| format!("{part}.{version} {}: {answer}", case["id"]))
+        .collect();
+    (cases.len(), wrong)
+}
+
+#[test]
+fn every_golden_prompt_has_the_oracles_tokens_or_is_refused_as_by_the_oracle() {
+    let Some(shared) = shared() else {
+        println!("skipped: no shared data");
+        return;
+    };
+    let versions = [
+        ("v1", "tokenizer.model.v1"),
+        ("v2", "mistral_instruct_tokenizer_240216.model.v2"),
+        ("v3", "mistral_instruct_tokenizer_240323.model.v3"),
+        ("v3-tekken", "tekken_240718.json"),
+        ("v7", "mistral_instruct_tokenizer_241114.model.v7"),
+    ];
+    let (mut total, mut wrong) = (0, Vec::new());
+    for (version, tokenizer) in versions {
+        for part in ["chat", "tools", "fim", "raw"] {
+            let (count, mismatches) = golden_file(&shared, part, version, tokenizer);
+            total += count;
+            wrong.extend(mismatches);
+        }
+    }
+    println!("{total} golden lines, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "{:#?}", &wrong[..wrong.len().min(10)]);
+}
