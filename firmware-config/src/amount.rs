@@ -20,12 +20,7 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let unit = unit.trim_start();
     let factor = match unit {
         "" => 1,
-        _ => {
-            UNITS
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(unit))?
-                .1
-        }
+        _ => UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1,
     };
     let number = number.replace('_', "");
     if let Ok(whole) = number.parse::<u64>() {
@@ -41,17 +36,14 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 
 /// Writes an amount in the largest unit that keeps it short and exact, else rounded to a tenth.
 pub(crate) fn bytes_text(bytes: u64) -> String {
-    let exact = UNITS
-        .iter()
-        .filter(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
+    let exact =
+        UNITS.iter().filter(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
     if let Some((unit, factor)) = exact.max_by_key(|(_, factor)| *factor)
         && (bytes / factor < 10_000)
     {
         return format!("{} {unit}", bytes / factor);
     }
-    let binary = UNITS
-        .iter()
-        .filter(|(unit, factor)| unit.ends_with("iB") && bytes >= *factor);
+    let binary = UNITS.iter().filter(|(unit, factor)| unit.ends_with("iB") && bytes >= *factor);
     match binary.max_by_key(|(_, factor)| *factor) {
         Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
         None => format!("{bytes} B"),

@@ -8,71 +8,23 @@ use crate::{Hardware, Origin, ProfileError};
 
 /// The profiles that are part of the program; the first that matches is taken.
 const FILES: &[(&str, &str)] = &[
-    (
-        "jetson-orin-nano-8",
-        include_str!("../profiles/jetson-orin-nano-8.toml"),
-    ),
-    (
-        "jetson-orin-nx-16",
-        include_str!("../profiles/jetson-orin-nx-16.toml"),
-    ),
-    (
-        "jetson-agx-orin-64",
-        include_str!("../profiles/jetson-agx-orin-64.toml"),
-    ),
-    (
-        "jetson-agx-thor-128",
-        include_str!("../profiles/jetson-agx-thor-128.toml"),
-    ),
-    (
-        "mac-mini-m2-16",
-        include_str!("../profiles/mac-mini-m2-16.toml"),
-    ),
-    (
-        "mac-mini-m4-16",
-        include_str!("../profiles/mac-mini-m4-16.toml"),
-    ),
-    (
-        "mac-mini-m4-24",
-        include_str!("../profiles/mac-mini-m4-24.toml"),
-    ),
-    (
-        "mac-mini-m4-32",
-        include_str!("../profiles/mac-mini-m4-32.toml"),
-    ),
-    (
-        "mac-mini-m4-pro-64",
-        include_str!("../profiles/mac-mini-m4-pro-64.toml"),
-    ),
-    (
-        "mac-studio-m4-max-128",
-        include_str!("../profiles/mac-studio-m4-max-128.toml"),
-    ),
-    (
-        "mac-studio-m3-ultra-256",
-        include_str!("../profiles/mac-studio-m3-ultra-256.toml"),
-    ),
-    (
-        "mac-studio-m3-ultra-512",
-        include_str!("../profiles/mac-studio-m3-ultra-512.toml"),
-    ),
-    (
-        "raspberry-pi-5-16",
-        include_str!("../profiles/raspberry-pi-5-16.toml"),
-    ),
+    ("jetson-orin-nano-8", include_str!("../profiles/jetson-orin-nano-8.toml")),
+    ("jetson-orin-nx-16", include_str!("../profiles/jetson-orin-nx-16.toml")),
+    ("jetson-agx-orin-64", include_str!("../profiles/jetson-agx-orin-64.toml")),
+    ("jetson-agx-thor-128", include_str!("../profiles/jetson-agx-thor-128.toml")),
+    ("mac-mini-m2-16", include_str!("../profiles/mac-mini-m2-16.toml")),
+    ("mac-mini-m4-16", include_str!("../profiles/mac-mini-m4-16.toml")),
+    ("mac-mini-m4-24", include_str!("../profiles/mac-mini-m4-24.toml")),
+    ("mac-mini-m4-32", include_str!("../profiles/mac-mini-m4-32.toml")),
+    ("mac-mini-m4-pro-64", include_str!("../profiles/mac-mini-m4-pro-64.toml")),
+    ("mac-studio-m4-max-128", include_str!("../profiles/mac-studio-m4-max-128.toml")),
+    ("mac-studio-m3-ultra-256", include_str!("../profiles/mac-studio-m3-ultra-256.toml")),
+    ("mac-studio-m3-ultra-512", include_str!("../profiles/mac-studio-m3-ultra-512.toml")),
+    ("raspberry-pi-5-16", include_str!("../profiles/raspberry-pi-5-16.toml")),
     ("x86-nuc-32", include_str!("../profiles/x86-nuc-32.toml")),
-    (
-        "generic-cuda",
-        include_str!("../profiles/generic-cuda.toml"),
-    ),
-    (
-        "generic-metal",
-        include_str!("../profiles/generic-metal.toml"),
-    ),
-    (
-        "generic-vulkan",
-        include_str!("../profiles/generic-vulkan.toml"),
-    ),
+    ("generic-cuda", include_str!("../profiles/generic-cuda.toml")),
+    ("generic-metal", include_str!("../profiles/generic-metal.toml")),
+    ("generic-vulkan", include_str!("../profiles/generic-vulkan.toml")),
     (GENERIC_CPU, include_str!("../profiles/generic-cpu.toml")),
 ];
 
@@ -80,10 +32,7 @@ const GENERIC_CPU: &str = "generic-cpu";
 
 static PROFILES: LazyLock<Vec<ProfileFile>> = LazyLock::new(|| {
     let parse = |(id, text): &(&str, &str)| {
-        let place = |line| Origin::Profile {
-            id: (*id).to_owned(),
-            line,
-        };
+        let place = |line| Origin::Profile { id: (*id).to_owned(), line };
         ProfileFile::parse(text, &place).expect("a test reads every profile of the program")
     };
     FILES.iter().map(parse).collect()
@@ -189,9 +138,8 @@ struct Scale {
 impl ProfileFile {
     /// Reads a profile; `place` turns a line number into an origin.
     pub(crate) fn parse(text: &str, place: &dyn Fn(u32) -> Origin) -> Result<Self, ProfileError> {
-        let layer = Layer::parse(text, place).map_err(|problem| ProfileError {
-            problems: vec![problem],
-        })?;
+        let layer = Layer::parse(text, place)
+            .map_err(|problem| ProfileError { problems: vec![problem] })?;
         let mut reader = Reader::default();
         reader.overlay(layer);
         let schema = reader.count("schema", 0, 1..=1);
@@ -218,39 +166,24 @@ impl ProfileFile {
         file.settings = reader.unread();
         match reader.problems.is_empty() {
             true => Ok(file),
-            false => Err(ProfileError {
-                problems: reader.problems,
-            }),
+            false => Err(ProfileError { problems: reader.problems }),
         }
     }
 
     /// Whether this is the profile of that machine.
     pub fn matches(&self, hardware: &Hardware) -> bool {
-        self.matching
-            .as_ref()
-            .is_some_and(|matching| matching.accepts(hardware))
+        self.matching.as_ref().is_some_and(|matching| matching.accepts(hardware))
     }
 
     /// Its settings on a machine with so much memory.
     pub(crate) fn settings(&self, memory_bytes: u64) -> Layer {
         let mut layer = Layer::default();
         if let Some(scale) = self.scale {
-            let origin = Origin::Scaled {
-                id: self.id.clone(),
-                memory_bytes,
-            };
-            layer
-                .0
-                .extend(scale.settings(memory_bytes).map(|(key, bytes)| {
-                    let value = Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX));
-                    (
-                        key.to_owned(),
-                        Item {
-                            value,
-                            origin: origin.clone(),
-                        },
-                    )
-                }));
+            let origin = Origin::Scaled { id: self.id.clone(), memory_bytes };
+            layer.0.extend(scale.settings(memory_bytes).map(|(key, bytes)| {
+                let value = Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX));
+                (key.to_owned(), Item { value, origin: origin.clone() })
+            }));
         }
         layer.0.extend(self.settings.0.iter().cloned());
         layer
@@ -284,9 +217,7 @@ impl Match {
         ];
         let memory_gib = hardware.memory_bytes as f64 / f64::from(1 << 30);
         texts.iter().all(|(pattern, text)| {
-            pattern
-                .as_deref()
-                .is_none_or(|pattern| matches_pattern(pattern, text))
+            pattern.as_deref().is_none_or(|pattern| matches_pattern(pattern, text))
         }) && self.memory_gib_min.is_none_or(|least| memory_gib >= least)
             && self.memory_gib_max.is_none_or(|most| memory_gib <= most)
     }
@@ -295,13 +226,9 @@ impl Match {
 impl HardwareFacts {
     fn read(reader: &mut Reader) -> Self {
         Self {
-            memory_gb: reader
-                .number("hardware.memory_gb", 0.0..=65536.0)
-                .unwrap_or(0.0),
+            memory_gb: reader.number("hardware.memory_gb", 0.0..=65536.0).unwrap_or(0.0),
             unified: reader.flag("hardware.unified", false),
-            bandwidth_gb_s: reader
-                .number("hardware.bandwidth_gb_s", 0.0..=1e6)
-                .unwrap_or(0.0),
+            bandwidth_gb_s: reader.number("hardware.bandwidth_gb_s", 0.0..=1e6).unwrap_or(0.0),
             gpu: reader.text_or("hardware.gpu", "", "cuda, metal or vulkan", |gpu| {
                 ["", "cuda", "metal", "vulkan"].contains(&gpu)
             }),
@@ -317,12 +244,7 @@ impl ModelFacts {
         let license = reader.text_or("defaults.license", "", "a text", |_| true);
         let weights_gb = reader.number("defaults.weights_gb", 0.01..=65536.0);
         let kv_8k_gb = reader.number("defaults.kv_8k_gb", 0.01..=65536.0);
-        Some(Self {
-            model: model?,
-            license,
-            weights_gb: weights_gb?,
-            kv_8k_gb: kv_8k_gb?,
-        })
+        Some(Self { model: model?, license, weights_gb: weights_gb?, kv_8k_gb: kv_8k_gb? })
     }
 }
 
@@ -353,19 +275,12 @@ impl Scale {
 
     fn settings(self, memory_bytes: u64) -> impl Iterator<Item = (&'static str, u64)> {
         // A machine that does not tell its memory is taken for a small one.
-        let memory_bytes = if memory_bytes == 0 {
-            4 << 30
-        } else {
-            memory_bytes
-        };
+        let memory_bytes = if memory_bytes == 0 { 4 << 30 } else { memory_bytes };
         let share = |fraction: f64| ((memory_bytes as f64 * fraction) as u64) >> 20 << 20;
         [
             ("memory.model_budget_bytes", share(self.model_budget)),
             ("memory.reserve_bytes", share(self.reserve)),
-            (
-                "memory.kv_pool_bytes",
-                share(self.kv_pool).min(self.kv_pool_bytes_max),
-            ),
+            ("memory.kv_pool_bytes", share(self.kv_pool).min(self.kv_pool_bytes_max)),
         ]
         .into_iter()
     }
@@ -409,11 +324,7 @@ mod tests {
     #[test]
     fn a_star_stands_for_any_text() {
         let cases = [
-            (
-                "NVIDIA Jetson AGX Orin*",
-                "NVIDIA Jetson AGX Orin Developer Kit",
-                true,
-            ),
+            ("NVIDIA Jetson AGX Orin*", "NVIDIA Jetson AGX Orin Developer Kit", true),
             ("NVIDIA Jetson AGX Orin*", "NVIDIA Jetson Orin Nano", false),
             ("Apple M4", "Apple M4", true),
             ("Apple M4", "Apple M4 Pro", false),
@@ -425,11 +336,7 @@ mod tests {
             ("", "x", false),
         ];
         for (pattern, text, matches) in cases {
-            assert_eq!(
-                matches_pattern(pattern, text),
-                matches,
-                "{pattern} ~ {text}"
-            );
+            assert_eq!(matches_pattern(pattern, text), matches, "{pattern} ~ {text}");
         }
     }
 }

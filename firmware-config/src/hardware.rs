@@ -45,9 +45,7 @@ impl Hardware {
     fn with_linux_files(self, root: &Path) -> Self {
         let text = |path: &str| {
             let bytes = fs::read(root.join(path)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes)
-                .trim_matches(['\0', '\n', ' '])
-                .to_owned()
+            String::from_utf8_lossy(&bytes).trim_matches(['\0', '\n', ' ']).to_owned()
         };
         let field = |file: &str, name: &str| {
             let line = file.lines().find_map(|line| {
@@ -59,9 +57,7 @@ impl Hardware {
         let total = field(&text("proc/meminfo"), "MemTotal");
         let kibibytes = total.trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
         let total_bytes = kibibytes.saturating_mul(1024);
-        let group_bytes = text("sys/fs/cgroup/memory.max")
-            .parse::<u64>()
-            .unwrap_or(u64::MAX);
+        let group_bytes = text("sys/fs/cgroup/memory.max").parse::<u64>().unwrap_or(u64::MAX);
         Self {
             device_tree_model: text("proc/device-tree/model"),
             product_name: text("sys/class/dmi/id/product_name"),
@@ -75,9 +71,7 @@ impl Hardware {
     /// Asks macOS' table of system values.
     fn with_sysctl(self) -> Self {
         let value = |name: &str| {
-            let output = std::process::Command::new("/usr/sbin/sysctl")
-                .args(["-n", name])
-                .output();
+            let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", name]).output();
             let bytes = output.map(|output| output.stdout).unwrap_or_default();
             String::from_utf8_lossy(&bytes).trim().to_owned()
         };
@@ -104,10 +98,7 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         write("proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0");
-        write(
-            "proc/meminfo",
-            "MemTotal:       16608788 kB\nMemFree: 1 kB\n",
-        );
+        write("proc/meminfo", "MemTotal:       16608788 kB\nMemFree: 1 kB\n");
         write("proc/cpuinfo", "processor\t: 0\nmodel name\t: Cortex-A76\n");
         write("proc/sys/kernel/hostname", "press-3\n");
         let machine = Hardware::default().with_linux_files(root.path());
@@ -117,12 +108,7 @@ mod tests {
         assert_eq!(machine.memory_bytes, 16_608_788 * 1024);
 
         write("sys/fs/cgroup/memory.max", "4294967296\n");
-        assert_eq!(
-            Hardware::default()
-                .with_linux_files(root.path())
-                .memory_bytes,
-            4 << 30
-        );
+        assert_eq!(Hardware::default().with_linux_files(root.path()).memory_bytes, 4 << 30);
         write("sys/fs/cgroup/memory.max", "max\n");
         let unlimited = Hardware::default().with_linux_files(root.path());
         assert_eq!(unlimited.memory_bytes, 16_608_788 * 1024);

@@ -49,11 +49,8 @@ impl Value {
 /// At most 64 characters of foreign text, safe to print.
 pub(crate) fn shortened(text: &str) -> String {
     const SHOWN_CHARACTERS_MAX: usize = 64;
-    let mut short: String = text
-        .chars()
-        .take(SHOWN_CHARACTERS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut short: String =
+        text.chars().take(SHOWN_CHARACTERS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN_CHARACTERS_MAX).is_some() {
         short.push('…');
     }
@@ -69,9 +66,7 @@ impl Layer {
     pub(crate) fn parse(text: &str, place: &dyn Fn(u32) -> Origin) -> Result<Self, Problem> {
         let lines = Lines { text, place };
         let table = DeTable::parse(text).map_err(|error| Problem {
-            origin: error
-                .span()
-                .map_or_else(|| place(0), |span| lines.origin(span.start)),
+            origin: error.span().map_or_else(|| place(0), |span| lines.origin(span.start)),
             message: format!("not valid TOML: {}", error.message().replace('\n', "; ")),
         })?;
         let mut layer = Self::default();
@@ -104,13 +99,7 @@ impl Lines<'_> {
                 DeValue::Table(_) => {}
                 other => {
                     let origin = self.origin(key.span().start);
-                    layer.0.push((
-                        path,
-                        Item {
-                            value: self.value(other),
-                            origin,
-                        },
-                    ));
+                    layer.0.push((path, Item { value: self.value(other), origin }));
                 }
             }
         }
@@ -143,10 +132,7 @@ impl Lines<'_> {
                         let origin = self.origin(key.span().start);
                         (
                             key.get_ref().to_string(),
-                            Item {
-                                value: self.value(value.get_ref()),
-                                origin,
-                            },
+                            Item { value: self.value(value.get_ref()), origin },
                         )
                     })
                     .collect(),
@@ -158,28 +144,16 @@ impl Lines<'_> {
 /// A list written in a variable or a flag: `["a", "b"]` as in a file, or `a,b`.
 pub(crate) fn raw_list(text: &str, origin: &Origin) -> Option<Vec<Item>> {
     if !text.trim_start().starts_with('[') {
-        let words = text
-            .split(',')
-            .map(str::trim)
-            .filter(|word| !word.is_empty());
+        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
         return Some(
             words
-                .map(|word| Item {
-                    value: Value::Text(word.into()),
-                    origin: origin.clone(),
-                })
+                .map(|word| Item { value: Value::Text(word.into()), origin: origin.clone() })
                 .collect(),
         );
     }
     let layer = Layer::parse(&format!("list = {text}"), &|_| origin.clone()).ok()?;
     match layer.0.into_iter().next() {
-        Some((
-            key,
-            Item {
-                value: Value::List(items),
-                ..
-            },
-        )) if key == "list" => Some(items),
+        Some((key, Item { value: Value::List(items), .. })) if key == "list" => Some(items),
         _ => None,
     }
 }

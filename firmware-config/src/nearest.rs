@@ -5,10 +5,7 @@ use crate::layer::shortened;
 /// Says that nobody knows `key`, and which known key comes nearest.
 pub(crate) fn unknown_key(key: &str, known: &[String]) -> String {
     let shown = shortened(key);
-    if let Some(section) = known
-        .iter()
-        .find_map(|name| section_of(name).filter(|s| *s == key))
-    {
+    if let Some(section) = known.iter().find_map(|name| section_of(name).filter(|s| *s == key)) {
         return format!("{shown} is a section, not a key; write [{section}]");
     }
     if let Some(name) = nearest(key, known) {
@@ -23,10 +20,7 @@ pub(crate) fn unknown_key(key: &str, known: &[String]) -> String {
     if let Some(section) = section
         && !siblings.is_empty()
     {
-        return format!(
-            "unknown key {shown}; [{section}] has {}",
-            siblings.join(", ")
-        );
+        return format!("unknown key {shown}; [{section}] has {}", siblings.join(", "));
     }
     let mut sections: Vec<&str> = known.iter().filter_map(|name| section_of(name)).collect();
     sections.dedup();
@@ -60,9 +54,6 @@ pub(crate) fn unknown_profile(name: &str, known: &[String]) -> String {
     let shown = shortened(name);
     match nearest(name, known) {
         Some(near) => format!("there is no profile \"{shown}\"; did you mean \"{near}\"?"),
-        None => format!(
-            "there is no profile \"{shown}\"; known are {}",
-            known.join(", ")
-        ),
+        None => format!("there is no profile \"{shown}\"; known are {}", known.join(", ")),
     }
 }

@@ -43,11 +43,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::Profile { id, line } => write!(f, "profile {id}:{line}"),
             Self::Scaled { id, memory_bytes } => {
-                write!(
-                    f,
-                    "profile {id}, scaled to {}",
-                    crate::amount::bytes_text(*memory_bytes)
-                )
+                write!(f, "profile {id}, scaled to {}", crate::amount::bytes_text(*memory_bytes))
             }
             Self::File { path, line: 0 } => write!(f, "{}", path.display()),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
@@ -83,10 +79,6 @@ pub struct ProfileError {
 
 impl ProfileError {
     fn lines(&self) -> String {
-        self.problems
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }

@@ -19,15 +19,10 @@ const TIB: u64 = 1 << 40;
 const BACKENDS: &[&str] = &["flex", "ndarray", "vulkan", "wgpu", "metal", "cuda"];
 const ENCODINGS: &[&str] = &["v1", "v2", "v3", "v3-tekken", "v7"];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
-const STRICTNESS: &[(&str, Strictness)] = &[
-    ("lenient", Strictness::Lenient),
-    ("mistral-strict", Strictness::MistralStrict),
-];
-const VERSIONS: &[(&str, MqttVersion)] = &[
-    ("auto", MqttVersion::Auto),
-    ("5", MqttVersion::V5),
-    ("3.1.1", MqttVersion::V311),
-];
+const STRICTNESS: &[(&str, Strictness)] =
+    &[("lenient", Strictness::Lenient), ("mistral-strict", Strictness::MistralStrict)];
+const VERSIONS: &[(&str, MqttVersion)] =
+    &[("auto", MqttVersion::Auto), ("5", MqttVersion::V5), ("3.1.1", MqttVersion::V311)];
 const LEVEL_RULE: &str = "a topic level of 1 to 64 letters, digits, _ . or -";
 
 pub(crate) fn profile(
@@ -36,9 +31,7 @@ pub(crate) fn profile(
     hardware: &Hardware,
     credentials: Option<&Path>,
 ) -> Profile {
-    let _chosen = reader.text_or("profile", "auto", "a name or a file", |text| {
-        !text.is_empty()
-    });
+    let _chosen = reader.text_or("profile", "auto", "a name or a file", |text| !text.is_empty());
     let profile = Profile {
         id: file.id.clone(),
         device: device(reader),
@@ -50,9 +43,7 @@ pub(crate) fn profile(
         tools: tools(reader),
         filters: filters(reader),
         log: LogSection {
-            level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| {
-                LEVELS.contains(&l)
-            }),
+            level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| LEVELS.contains(&l)),
         },
         hardware: file.hardware.clone(),
         usual_model: file.usual_model.clone(),
@@ -68,11 +59,7 @@ fn device(reader: &mut Reader) -> DeviceConfig {
     let order = reader.texts("device.backend_order", &one_of(BACKENDS), 8, known);
     DeviceConfig {
         backend: reader.text_or("device.backend", "auto", &rule, |b| b == "auto" || known(b)),
-        backend_order: if order.is_empty() {
-            vec!["flex".into()]
-        } else {
-            order
-        },
+        backend_order: if order.is_empty() { vec!["flex".into()] } else { order },
         threads: reader.count("device.threads", 0, 0..=1024),
     }
 }
@@ -125,10 +112,7 @@ fn alias(reader: &mut Reader, layer: Layer, origin: Origin) -> Option<AliasConfi
     let name = inner.text("name", "a name of 1 to 128 characters", is_model_name);
     let encoding = inner.text("encoding", &one_of(ENCODINGS), is_encoding);
     if name.is_none() && inner.problems.is_empty() {
-        inner.problem(
-            origin,
-            "name is missing; an alias is { name = \"…\", encoding = \"v3\" }",
-        );
+        inner.problem(origin, "name is missing; an alias is { name = \"…\", encoding = \"v3\" }");
     }
     let (_, problems, _) = inner.finish();
     let prefixed = |problem: Problem| Problem {
@@ -136,17 +120,12 @@ fn alias(reader: &mut Reader, layer: Layer, origin: Origin) -> Option<AliasConfi
         ..problem
     };
     reader.problems.extend(problems.into_iter().map(prefixed));
-    Some(AliasConfig {
-        name: name?,
-        encoding,
-    })
+    Some(AliasConfig { name: name?, encoding })
 }
 
 fn http(reader: &mut Reader) -> HttpSection {
     let rule = "the SHA-256 of a token in 64 hexadecimal digits";
-    let digests = reader.texts("http.token_sha256", rule, 256, |text| {
-        sha256(text).is_some()
-    });
+    let digests = reader.texts("http.token_sha256", rule, 256, |text| sha256(text).is_some());
     HttpSection {
         enabled: reader.flag("http.enabled", true),
         address: reader.address("http.address", "127.0.0.1:8080"),
@@ -168,12 +147,9 @@ fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) ->
     MqttSection {
         enabled: reader.flag("mqtt.enabled", true),
         broker_address: reader.address("mqtt.broker_address", "127.0.0.1:1883"),
-        root: reader.text_or(
-            "mqtt.root",
-            "zonda/v1",
-            "topic levels between slashes",
-            |root| root.len() <= 256 && root.split('/').all(is_level),
-        ),
+        root: reader.text_or("mqtt.root", "zonda/v1", "topic levels between slashes", |root| {
+            root.len() <= 256 && root.split('/').all(is_level)
+        }),
         site: reader.text_or("mqtt.site", "default", LEVEL_RULE, is_level),
         client_id: reader.text_or(
             "mqtt.client_id",
@@ -183,9 +159,7 @@ fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) ->
         ),
         pool: reader.text("mqtt.pool", LEVEL_RULE, is_level),
         version: reader.choice("mqtt.version", VERSIONS),
-        username: reader.text("mqtt.username", "a name", |text| {
-            (1..=256).contains(&text.len())
-        }),
+        username: reader.text("mqtt.username", "a name", |text| (1..=256).contains(&text.len())),
         password: reader.secret("mqtt.password", credentials),
         plain_requests: reader.flag("mqtt.plain_requests", alone),
         reply_filters: reader.texts("mqtt.reply_filters", "a topic filter", 64, is_filter),
@@ -213,28 +187,13 @@ fn filters(reader: &mut Reader) -> Vec<FilterConfig> {
     let tables = reader.tables("filters", 64);
     let mut filters = Vec::with_capacity(tables.len());
     for (mut layer, origin) in tables {
-        let kind = layer
-            .0
-            .iter()
-            .position(|(key, _)| key == "kind")
-            .map(|at| layer.0.remove(at));
+        let kind = layer.0.iter().position(|(key, _)| key == "kind").map(|at| layer.0.remove(at));
         match kind.map(|(_, item)| item.value) {
             Some(Value::Text(kind)) => {
-                let settings = layer
-                    .0
-                    .into_iter()
-                    .map(|(key, item)| (key, json(item)))
-                    .collect();
-                filters.push(FilterConfig {
-                    kind,
-                    settings,
-                    origin,
-                });
+                let settings = layer.0.into_iter().map(|(key, item)| (key, json(item))).collect();
+                filters.push(FilterConfig { kind, settings, origin });
             }
-            _ => reader.problem(
-                origin,
-                "filters: kind is missing; such as kind = \"length\"",
-            ),
+            _ => reader.problem(origin, "filters: kind is missing; such as kind = \"length\""),
         }
     }
     filters
@@ -248,23 +207,14 @@ fn json(item: Item) -> Json {
         Value::Flag(flag) => Json::Bool(flag),
         Value::List(items) => Json::Array(items.into_iter().map(json).collect()),
         Value::Table(entries) => Json::Object(
-            entries
-                .into_iter()
-                .map(|(key, item)| (key, json(item)))
-                .collect::<Map<_, _>>(),
+            entries.into_iter().map(|(key, item)| (key, json(item))).collect::<Map<_, _>>(),
         ),
     }
 }
 
 /// What no single key can tell.
 fn check(reader: &mut Reader, profile: &Profile) {
-    let Profile {
-        memory,
-        engine,
-        http,
-        mqtt,
-        ..
-    } = profile;
+    let Profile { memory, engine, http, mqtt, .. } = profile;
     let mut refuse = |key: &str, wrong: bool, message: &str| {
         if wrong {
             let origin = reader.origin_of(key);
@@ -323,9 +273,7 @@ fn is_level(text: &str) -> bool {
 }
 
 fn is_broker_url(url: &str) -> bool {
-    let rest = url
-        .strip_prefix("mqtt://")
-        .or_else(|| url.strip_prefix("mqtts://"));
+    let rest = url.strip_prefix("mqtt://").or_else(|| url.strip_prefix("mqtts://"));
     let host_of = |rest: &str| rest.split('/').next().unwrap_or_default().len();
     url.len() <= 512
         && rest.is_some_and(|rest| host_of(rest) > 0 && !rest.contains(['@', ' ', '\0']))
@@ -339,9 +287,7 @@ fn is_loopback_url(url: &str) -> bool {
         None => authority.split(':').next().unwrap_or_default(),
     };
     host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The host's name as a topic level.
@@ -349,20 +295,10 @@ fn node_name(hardware: &Hardware) -> String {
     let host = hardware.host_name.split('.').next().unwrap_or_default();
     let level: String = host
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "_-".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '-' })
         .take(64)
         .collect();
-    if level.is_empty() {
-        "zonda".into()
-    } else {
-        level
-    }
+    if level.is_empty() { "zonda".into() } else { level }
 }
 
 fn sha256(hex: &str) -> Option<[u8; 32]> {

@@ -96,17 +96,11 @@ impl Reader {
 
     /// Yes or no.
     pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
-        self.value(
-            key,
-            default,
-            "true or false",
-            bool::to_string,
-            |value| match value {
-                Value::Flag(flag) => Some(*flag),
-                Value::Raw(text) => text.parse().ok(),
-                _ => None,
-            },
-        )
+        self.value(key, default, "true or false", bool::to_string, |value| match value {
+            Value::Flag(flag) => Some(*flag),
+            Value::Raw(text) => text.parse().ok(),
+            _ => None,
+        })
     }
 
     /// A text that `accepts`, if it is there.
@@ -120,11 +114,7 @@ impl Reader {
             key,
             expected,
             |text: &String| quoted(text),
-            |value| {
-                text_of(value)
-                    .filter(|text| accepts(text))
-                    .map(str::to_owned)
-            },
+            |value| text_of(value).filter(|text| accepts(text)).map(str::to_owned),
         )
     }
 
@@ -138,19 +128,13 @@ impl Reader {
     ) -> String {
         let shown = |text: &String| quoted(text);
         self.value(key, default.to_owned(), expected, shown, |value| {
-            text_of(value)
-                .filter(|text| accepts(text))
-                .map(str::to_owned)
+            text_of(value).filter(|text| accepts(text)).map(str::to_owned)
         })
     }
 
     /// One word of a table, and what it stands for.
     pub(crate) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> T {
-        let list = words
-            .iter()
-            .map(|(word, _)| *word)
-            .collect::<Vec<_>>()
-            .join(", ");
+        let list = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let accepts = |text: &str| words.iter().any(|(word, _)| *word == text);
         let word = self.text_or(key, words[0].0, &format!("one of {list}"), accepts);
         let chosen = words.iter().find(|(known, _)| *known == word);
@@ -159,10 +143,7 @@ impl Reader {
 
     /// A path, if it is there.
     pub(crate) fn path(&mut self, key: &str) -> Option<PathBuf> {
-        self.text(key, "a path", |text| {
-            !text.is_empty() && !text.contains('\0')
-        })
-        .map(PathBuf::from)
+        self.text(key, "a path", |text| !text.is_empty() && !text.contains('\0')).map(PathBuf::from)
     }
 
     /// An address with a port.
@@ -188,14 +169,7 @@ impl Reader {
     ) -> Vec<String> {
         let expected = format!("a list of at most {items_max}, each {expected}");
         let shown = |texts: &Vec<String>| {
-            format!(
-                "[{}]",
-                texts
-                    .iter()
-                    .map(|text| quoted(text))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            )
+            format!("[{}]", texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", "))
         };
         let Some(items) = self.items_of(key, &expected, items_max) else {
             self.note(key, Some(shown(&Vec::new())), Origin::Default);
@@ -240,15 +214,9 @@ impl Reader {
         let credential = credentials.map(|directory| directory.join(key));
         let found = if let Some(path) = credential.filter(|path| path.exists()) {
             // The service supervisor guards this folder by access lists, which widen the mode.
-            Some((
-                crate::secret::read_file(&path, false),
-                Origin::Credential(path),
-            ))
+            Some((crate::secret::read_file(&path, false), Origin::Credential(path)))
         } else if let Some(path) = file {
-            Some((
-                crate::secret::read_file(&path, true),
-                self.origin_of(&file_key),
-            ))
+            Some((crate::secret::read_file(&path, true), self.origin_of(&file_key)))
         } else {
             variable.map(|item| {
                 self.warnings.push(Problem {
@@ -275,20 +243,13 @@ impl Reader {
 
     /// Where a key that was asked for was set.
     pub(crate) fn origin_of(&self, key: &str) -> Origin {
-        let setting = self
-            .settings
-            .iter()
-            .rev()
-            .find(|setting| setting.key == key);
+        let setting = self.settings.iter().rev().find(|setting| setting.key == key);
         setting.map_or(Origin::Default, |setting| setting.origin.clone())
     }
 
     /// Notes what is wrong.
     pub(crate) fn problem(&mut self, origin: Origin, message: impl Into<String>) {
-        self.problems.push(Problem {
-            origin,
-            message: message.into(),
-        });
+        self.problems.push(Problem { origin, message: message.into() });
     }
 
     /// What nobody asked for.
@@ -385,11 +346,7 @@ impl Reader {
     }
 
     fn note(&mut self, key: &str, value: Option<String>, origin: Origin) {
-        self.settings.push(Setting {
-            key: key.to_owned(),
-            value,
-            origin,
-        });
+        self.settings.push(Setting { key: key.to_owned(), value, origin });
     }
 }
 

@@ -56,15 +56,11 @@ pub(crate) fn read_file(path: &Path, private: bool) -> Result<Secret, String> {
 #[cfg(unix)]
 fn check_mode(file: &File) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
-    let metadata = file
-        .metadata()
-        .map_err(|error| format!("has no mode: {error}"))?;
+    let metadata = file.metadata().map_err(|error| format!("has no mode: {error}"))?;
     let mode = metadata.permissions().mode() & 0o7777;
     match mode & 0o177 {
         0 => Ok(()),
-        _ => Err(format!(
-            "has mode {mode:04o}; only its owner may read it: chmod 600"
-        )),
+        _ => Err(format!("has mode {mode:04o}; only its owner may read it: chmod 600")),
     }
 }
 

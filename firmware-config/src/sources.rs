@@ -115,21 +115,13 @@ impl Profile {
             reader.overlay(refuse_secrets(layer, &mut problems));
         }
         let credentials = sources.variable(CREDENTIALS_DIRECTORY).map(PathBuf::from);
-        let profile = crate::read::profile(
-            &mut reader,
-            &file,
-            &sources.hardware,
-            credentials.as_deref(),
-        );
+        let profile =
+            crate::read::profile(&mut reader, &file, &sources.hardware, credentials.as_deref());
         let (settings, found, warnings) = reader.finish();
         problems.extend(found);
         problems.sort_by(|a, b| a.origin.cmp(&b.origin));
         match problems.is_empty() {
-            true => Ok(Loaded {
-                profile,
-                settings,
-                warnings,
-            }),
+            true => Ok(Loaded { profile, settings, warnings }),
             false => Err(ProfileError { problems }),
         }
     }
@@ -156,10 +148,7 @@ fn file_layers(sources: &Sources<'_>, problems: &mut Vec<Problem>) -> Vec<Layer>
     }
     let mut layers = Vec::with_capacity(files.len());
     for path in files {
-        let place = |line| Origin::File {
-            path: path.clone(),
-            line,
-        };
+        let place = |line| Origin::File { path: path.clone(), line };
         match read_text(&path).and_then(|text| Layer::parse(&text, &place)) {
             Ok(layer) => layers.push(layer),
             Err(problem) => problems.push(problem),
@@ -170,24 +159,15 @@ fn file_layers(sources: &Sources<'_>, problems: &mut Vec<Problem>) -> Vec<Layer>
 
 /// The `*.toml` files of a folder by name; none where there is no folder.
 fn directory_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let origin = Origin::File {
-        path: directory.to_owned(),
-        line: 0,
-    };
+    let origin = Origin::File { path: directory.to_owned(), line: 0 };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
-            return Err(Problem {
-                origin,
-                message: format!("cannot be listed: {error}"),
-            });
+            return Err(Problem { origin, message: format!("cannot be listed: {error}") });
         }
     };
-    let is_toml = |path: &PathBuf| {
-        path.extension()
-            .is_some_and(|extension| extension == "toml")
-    };
+    let is_toml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml");
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(is_toml)
@@ -203,10 +183,7 @@ fn directory_files(directory: &Path) -> Result<Vec<PathBuf>, Problem> {
 
 fn read_text(path: &Path) -> Result<String, Problem> {
     let problem = |message: String| Problem {
-        origin: Origin::File {
-            path: path.to_owned(),
-            line: 0,
-        },
+        origin: Origin::File { path: path.to_owned(), line: 0 },
         message,
     };
     let mut text = String::new();
@@ -222,18 +199,9 @@ fn read_text(path: &Path) -> Result<String, Problem> {
 /// `ZONDA__HTTP__BODY_BYTES_MAX=1MiB` is `http.body_bytes_max`.
 fn environment_layer(sources: &Sources<'_>) -> Layer {
     let item = |(name, value): &(String, String)| {
-        let key = name
-            .strip_prefix(ENVIRONMENT_PREFIX)?
-            .to_lowercase()
-            .replace("__", ".");
+        let key = name.strip_prefix(ENVIRONMENT_PREFIX)?.to_lowercase().replace("__", ".");
         let origin = Origin::Environment(name.clone());
-        Some((
-            key,
-            Item {
-                value: Value::Raw(value.clone()),
-                origin,
-            },
-        ))
+        Some((key, Item { value: Value::Raw(value.clone()), origin }))
     };
     Layer(sources.environment.iter().filter_map(item).collect())
 }
@@ -241,24 +209,12 @@ fn environment_layer(sources: &Sources<'_>) -> Layer {
 fn flag_layer(sources: &Sources<'_>) -> Layer {
     let item = |setting: &Override| {
         let origin = Origin::Flag(setting.flag.clone());
-        (
-            setting.key.clone(),
-            Item {
-                value: Value::Raw(setting.value.clone()),
-                origin,
-            },
-        )
+        (setting.key.clone(), Item { value: Value::Raw(setting.value.clone()), origin })
     };
     let mut layer = Layer(sources.overrides.iter().map(item).collect());
     if let Some(profile) = sources.profile {
         let origin = Origin::Flag("--profile".into());
-        layer.0.push((
-            "profile".into(),
-            Item {
-                value: Value::Raw(profile.into()),
-                origin,
-            },
-        ));
+        layer.0.push(("profile".into(), Item { value: Value::Raw(profile.into()), origin }));
     }
     layer
 }
@@ -266,10 +222,7 @@ fn flag_layer(sources: &Sources<'_>) -> Layer {
 /// What the topmost layer says under `profile`, and where.
 fn chosen_profile(sources: &Sources<'_>, layers: &[Layer]) -> (String, Origin) {
     let named = layers.iter().rev().flat_map(|layer| layer.0.iter().rev());
-    let item = named
-        .filter(|(key, _)| key == "profile")
-        .map(|(_, item)| item)
-        .next();
+    let item = named.filter(|(key, _)| key == "profile").map(|(_, item)| item).next();
     match item.map(|item| (&item.value, &item.origin)) {
         Some((Value::Text(text) | Value::Raw(text), origin)) => (text.clone(), origin.clone()),
         // A wrong type is reported when the key is read; until then the machine decides.
@@ -282,49 +235,27 @@ fn profile_file(
     (name, origin): (String, Origin),
     sources: &Sources<'_>,
 ) -> Result<ProfileFile, ProfileError> {
-    let only = |problem| ProfileError {
-        problems: vec![problem],
-    };
+    let only = |problem| ProfileError { problems: vec![problem] };
     if name == "auto" {
         return Ok(detect(&sources.hardware).clone());
     }
     if name.contains('/') || name.ends_with(".toml") {
         let path = PathBuf::from(&name);
         let text = read_text(&path).map_err(only)?;
-        return ProfileFile::parse(&text, &|line| Origin::File {
-            path: path.clone(),
-            line,
-        });
+        return ProfileFile::parse(&text, &|line| Origin::File { path: path.clone(), line });
     }
-    profiles()
-        .iter()
-        .find(|profile| profile.id == name)
-        .cloned()
-        .ok_or_else(|| {
-            let mut known: Vec<String> = profiles()
-                .iter()
-                .map(|profile| profile.id.clone())
-                .collect();
-            known.push("auto".into());
-            only(Problem {
-                origin,
-                message: crate::nearest::unknown_profile(&name, &known),
-            })
-        })
+    profiles().iter().find(|profile| profile.id == name).cloned().ok_or_else(|| {
+        let mut known: Vec<String> = profiles().iter().map(|profile| profile.id.clone()).collect();
+        known.push("auto".into());
+        only(Problem { origin, message: crate::nearest::unknown_profile(&name, &known) })
+    })
 }
 
 /// Takes out what looks like a secret, and says where it belongs. Environment variables may pass:
 /// the reader of a secret warns about them.
 fn refuse_secrets(mut layer: Layer, problems: &mut Vec<Problem>) -> Layer {
-    const WORDS: &[&str] = &[
-        "password",
-        "passwd",
-        "passphrase",
-        "secret",
-        "token",
-        "api_key",
-        "private_key",
-    ];
+    const WORDS: &[&str] =
+        &["password", "passwd", "passphrase", "secret", "token", "api_key", "private_key"];
     layer.0.retain(|(key, item)| {
         let last = key.rsplit('.').next().unwrap_or(key).to_lowercase();
         let is_word = |word: &&str| last == **word || last.ends_with(&format!("_{word}"));

@@ -14,10 +14,7 @@ fn sources(root: &TempDir) -> Sources<'static> {
         environment: Vec::new(),
         overrides: Vec::new(),
         root: root.path().to_owned(),
-        hardware: Hardware {
-            memory_bytes: 8 << 30,
-            ..Hardware::default()
-        },
+        hardware: Hardware { memory_bytes: 8 << 30, ..Hardware::default() },
     }
 }
 
@@ -47,11 +44,7 @@ fn variable(name: &str, value: &str) -> (String, String) {
 }
 
 fn flag(key: &str, value: &str, flag: &str) -> Override {
-    Override {
-        key: key.into(),
-        value: value.into(),
-        flag: flag.into(),
-    }
+    Override { key: key.into(), value: value.into(), flag: flag.into() }
 }
 
 #[test]
@@ -68,16 +61,10 @@ fn an_empty_box_gets_defaults_and_a_scaled_profile() {
     assert_eq!(origin(&loaded, "http.address"), Origin::Default);
     assert_eq!(
         origin(&loaded, "memory.kv_pool_bytes"),
-        Origin::Scaled {
-            id: "generic-cpu".into(),
-            memory_bytes: 8 << 30
-        }
+        Origin::Scaled { id: "generic-cpu".into(), memory_bytes: 8 << 30 }
     );
     assert_eq!(profile.memory.kv_pool_bytes, 983 << 20);
-    assert!(matches!(
-        origin(&loaded, "engine.sequences_max"),
-        Origin::Profile { .. }
-    ));
+    assert!(matches!(origin(&loaded, "engine.sequences_max"), Origin::Profile { .. }));
     assert!(loaded.warnings.is_empty());
 }
 
@@ -87,84 +74,35 @@ fn each_layer_goes_over_the_ones_before_it() {
     let mut sources = sources(&root);
     let sequences = |sources: &Sources<'_>| {
         let loaded = load(sources);
-        (
-            loaded.profile.engine.sequences_max,
-            origin(&loaded, "engine.sequences_max"),
-        )
+        (loaded.profile.engine.sequences_max, origin(&loaded, "engine.sequences_max"))
     };
     let set = |number: u32| format!("[engine]\nsequences_max = {number}\n");
 
     sources.profile = Some("jetson-orin-nano-8");
     assert_eq!(sequences(&sources).0, 2);
     let vendor = write(&root, "usr/lib/zonda/zonda.toml", &set(3));
-    assert_eq!(
-        sequences(&sources),
-        (
-            3,
-            Origin::File {
-                path: vendor,
-                line: 2
-            }
-        )
-    );
+    assert_eq!(sequences(&sources), (3, Origin::File { path: vendor, line: 2 }));
     let local = write(&root, "etc/zonda/zonda.toml", &set(4));
-    assert_eq!(
-        sequences(&sources),
-        (
-            4,
-            Origin::File {
-                path: local,
-                line: 2
-            }
-        )
-    );
+    assert_eq!(sequences(&sources), (4, Origin::File { path: local, line: 2 }));
     let last = write(&root, "etc/zonda/conf.d/20-b.toml", &set(6));
     write(&root, "etc/zonda/conf.d/10-a.toml", &set(5));
     write(&root, "etc/zonda/conf.d/30-c.toml.bak", &set(99));
-    assert_eq!(
-        sequences(&sources),
-        (
-            6,
-            Origin::File {
-                path: last,
-                line: 2
-            }
-        )
-    );
-    sources
-        .environment
-        .push(variable("ZONDA__ENGINE__SEQUENCES_MAX", "7"));
+    assert_eq!(sequences(&sources), (6, Origin::File { path: last, line: 2 }));
+    sources.environment.push(variable("ZONDA__ENGINE__SEQUENCES_MAX", "7"));
     let name = "ZONDA__ENGINE__SEQUENCES_MAX".to_owned();
     assert_eq!(sequences(&sources), (7, Origin::Environment(name)));
-    sources
-        .overrides
-        .push(flag("engine.sequences_max", "8", "--sequences"));
+    sources.overrides.push(flag("engine.sequences_max", "8", "--sequences"));
     assert_eq!(sequences(&sources), (8, Origin::Flag("--sequences".into())));
 }
 
 #[test]
 fn a_given_file_replaces_the_two_of_the_system() {
     let root = tempfile::tempdir().unwrap();
-    write(
-        &root,
-        "usr/lib/zonda/zonda.toml",
-        "[log]\nlevel = \"trace\"\n",
-    );
+    write(&root, "usr/lib/zonda/zonda.toml", "[log]\nlevel = \"trace\"\n");
     write(&root, "etc/zonda/zonda.toml", "[mqtt]\nsite = \"plant1\"\n");
-    let given = write(
-        &root,
-        "own/box.toml",
-        "[http]\nstrictness = \"mistral-strict\"\n",
-    );
-    write(
-        &root,
-        "own/conf.d/a.toml",
-        "[http]\nbody_bytes_max = \"1 MiB\"\n",
-    );
-    let loaded = load(&Sources {
-        config: Some(&given),
-        ..sources(&root)
-    });
+    let given = write(&root, "own/box.toml", "[http]\nstrictness = \"mistral-strict\"\n");
+    write(&root, "own/conf.d/a.toml", "[http]\nbody_bytes_max = \"1 MiB\"\n");
+    let loaded = load(&Sources { config: Some(&given), ..sources(&root) });
     assert_eq!(loaded.profile.log.level, "info");
     assert_eq!(loaded.profile.mqtt.site, "default");
     assert_eq!(loaded.profile.http.strictness, Strictness::MistralStrict);
@@ -174,17 +112,10 @@ fn a_given_file_replaces_the_two_of_the_system() {
 #[test]
 fn keys_that_a_layer_does_not_name_stay() {
     let root = tempfile::tempdir().unwrap();
-    write(
-        &root,
-        "usr/lib/zonda/zonda.toml",
-        "[mqtt]\nsite = \"plant1\"\nnode = \"press-3\"\n",
-    );
+    write(&root, "usr/lib/zonda/zonda.toml", "[mqtt]\nsite = \"plant1\"\nnode = \"press-3\"\n");
     write(&root, "etc/zonda/zonda.toml", "mqtt.node = \"press-4\"\n");
     let mqtt = load(&sources(&root)).profile.mqtt;
-    assert_eq!(
-        (mqtt.site.as_str(), mqtt.node.as_str()),
-        ("plant1", "press-4")
-    );
+    assert_eq!((mqtt.site.as_str(), mqtt.node.as_str()), ("plant1", "press-4"));
     assert_eq!(mqtt.client_id, "zonda-press-4");
 }
 
@@ -199,10 +130,7 @@ fn variables_and_flags_carry_every_type() {
         variable("ZONDA__HTTP__BODY_BYTES_MAX", "2 MiB"),
         variable("ZONDA__TOOLS__ENABLED", "clock, calculator"),
         variable("ZONDA__MODEL__DEFAULT_TEMPERATURE", "0.3"),
-        variable(
-            "ZONDA__MODEL__ALIASES",
-            "[{ name = \"mistral-small-2402\", encoding = \"v2\" }]",
-        ),
+        variable("ZONDA__MODEL__ALIASES", "[{ name = \"mistral-small-2402\", encoding = \"v2\" }]"),
         variable("ZONDA", "not ours"),
         variable("PATH", "/bin"),
     ];
@@ -218,10 +146,7 @@ fn variables_and_flags_carry_every_type() {
     assert_eq!(profile.tools.enabled, ["clock", "calculator"]);
     assert_eq!(profile.model.default_temperature, Some(0.3));
     assert_eq!(profile.model.aliases[0].encoding.as_deref(), Some("v2"));
-    assert_eq!(
-        profile.model.path.as_deref(),
-        Some(Path::new("/models/m.gguf"))
-    );
+    assert_eq!(profile.model.path.as_deref(), Some(Path::new("/models/m.gguf")));
 }
 
 #[test]
@@ -236,9 +161,7 @@ fn the_profile_is_chosen_by_the_topmost_layer_and_lies_below_all() {
     );
     assert_eq!(id(&sources), "raspberry-pi-5-16");
     assert_eq!(load(&sources).profile.engine.sequences_max, 7);
-    sources
-        .environment
-        .push(variable("ZONDA__PROFILE", "x86-nuc-32"));
+    sources.environment.push(variable("ZONDA__PROFILE", "x86-nuc-32"));
     assert_eq!(id(&sources), "x86-nuc-32");
     sources.profile = Some("auto");
     assert_eq!(id(&sources), "generic-cpu");
@@ -250,10 +173,7 @@ fn the_profile_is_chosen_by_the_topmost_layer_and_lies_below_all() {
     );
     sources.profile = own.to_str();
     let profile = load(&sources).profile;
-    assert_eq!(
-        (profile.id.as_str(), profile.engine.queue_requests_max),
-        ("kiosk", 3)
-    );
+    assert_eq!((profile.id.as_str(), profile.engine.queue_requests_max), ("kiosk", 3));
     assert_eq!(profile.memory.kv_pool_bytes, 2 << 30);
 }
 
@@ -289,39 +209,23 @@ fn filters_keep_their_order_and_settings() {
     assert_eq!(filters[0].kind, "redact");
     assert_eq!(filters[0].settings["words"][0], "Falcon");
     assert_eq!(filters[1].settings["messages_max"], 4);
-    assert!(
-        filters[1].origin.to_string().ends_with("zonda.toml:5"),
-        "{}",
-        filters[1].origin
-    );
+    assert!(filters[1].origin.to_string().ends_with("zonda.toml:5"), "{}", filters[1].origin);
 }
 
 #[test]
 fn every_key_is_listed_once_with_its_value() {
     let root = tempfile::tempdir().unwrap();
     let loaded = load(&sources(&root));
-    let mut keys: Vec<&str> = loaded
-        .settings
-        .iter()
-        .map(|setting| &*setting.key)
-        .collect();
+    let mut keys: Vec<&str> = loaded.settings.iter().map(|setting| &*setting.key).collect();
     let count = keys.len();
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), count);
-    for section in [
-        "device", "memory", "engine", "model", "http", "mqtt", "tools", "log",
-    ] {
+    for section in ["device", "memory", "engine", "model", "http", "mqtt", "tools", "log"] {
         assert!(keys.iter().any(|key| key.starts_with(section)), "{section}");
     }
     let value = |key: &str| {
-        loaded
-            .settings
-            .iter()
-            .find(|setting| setting.key == key)
-            .unwrap()
-            .value
-            .clone()
+        loaded.settings.iter().find(|setting| setting.key == key).unwrap().value.clone()
     };
     assert_eq!(value("http.body_bytes_max").as_deref(), Some("\"4 MiB\""));
     assert_eq!(value("device.backend_order").as_deref(), Some("[\"flex\"]"));

@@ -14,28 +14,18 @@ fn sources(root: &TempDir) -> Sources<'static> {
         environment: Vec::new(),
         overrides: Vec::new(),
         root: root.path().to_owned(),
-        hardware: Hardware {
-            memory_bytes: 8 << 30,
-            ..Hardware::default()
-        },
+        hardware: Hardware { memory_bytes: 8 << 30, ..Hardware::default() },
     }
 }
 
 fn flag(key: &str, value: &str, flag: &str) -> Override {
-    Override {
-        key: key.into(),
-        value: value.into(),
-        flag: flag.into(),
-    }
+    Override { key: key.into(), value: value.into(), flag: flag.into() }
 }
 
 /// The errors of these sources, with the test's own folder left out.
 fn problems(sources: &Sources<'_>, root: &TempDir) -> String {
     let error = Profile::load(sources).expect_err("the configuration is wrong");
-    error
-        .to_string()
-        .replace(&root.path().display().to_string(), "")
-        + "\n"
+    error.to_string().replace(&root.path().display().to_string(), "") + "\n"
 }
 
 fn check_file(text: &str, expected: &Expect) {
@@ -143,10 +133,7 @@ fn variables_and_flags_are_named() {
     sources.environment = vec![
         ("ZONDA__ENGINE__SEQUENCE_MAX".into(), "4".into()),
         ("ZONDA__HTTP__ENABLED".into(), "maybe".into()),
-        (
-            "ZONDA__ENGINE__PAGE_TOKENS".into(),
-            "0x10\n\u{1b}[31m".into(),
-        ),
+        ("ZONDA__ENGINE__PAGE_TOKENS".into(), "0x10\n\u{1b}[31m".into()),
     ];
     sources.overrides = vec![flag("http.address", "localhost", "--http")];
     sources.profile = Some("jetson-orin-nano");
@@ -163,10 +150,7 @@ fn variables_and_flags_are_named() {
 fn a_missing_file_that_was_asked_for_is_an_error() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("none.toml");
-    let sources = Sources {
-        config: Some(&path),
-        ..sources(&root)
-    };
+    let sources = Sources { config: Some(&path), ..sources(&root) };
     expect![[r#"
         /none.toml: cannot be read: No such file or directory (os error 2)
     "#]]
@@ -177,25 +161,14 @@ fn a_missing_file_that_was_asked_for_is_an_error() {
 fn a_profile_file_is_checked_like_any_other() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("own.toml");
-    fs::write(
-        &path,
-        "schema = 2\nid = \"A b\"\n[engine]\nsequences_mx = 3\n",
-    )
-    .unwrap();
-    let sources = Sources {
-        profile: path.to_str(),
-        ..sources(&root)
-    };
+    fs::write(&path, "schema = 2\nid = \"A b\"\n[engine]\nsequences_mx = 3\n").unwrap();
+    let sources = Sources { profile: path.to_str(), ..sources(&root) };
     expect![[r#"
         /own.toml:1: schema is 2; expected 1
         /own.toml:2: id is "A b"; expected a name of a-z, 0-9 and -
     "#]]
     .assert_eq(&problems(&sources, &root));
-    fs::write(
-        &path,
-        "schema = 1\nid = \"own\"\n[engine]\nsequences_mx = 3\n",
-    )
-    .unwrap();
+    fs::write(&path, "schema = 1\nid = \"own\"\n[engine]\nsequences_mx = 3\n").unwrap();
     expect![[r#"
         /own.toml:4: unknown key engine.sequences_mx; did you mean engine.sequences_max?
     "#]]
@@ -232,29 +205,17 @@ fn a_secret_is_a_credential_before_a_file_before_a_variable() {
     let mut sources = sources(&root);
     let password = |sources: &Sources<'_>| {
         let loaded = Profile::load(sources).unwrap();
-        assert!(
-            !format!("{:?}", loaded).contains("from "),
-            "a secret is printed"
-        );
-        let text = loaded
-            .profile
-            .mqtt
-            .password
-            .as_ref()
-            .map(|secret| secret.reveal().to_owned());
+        assert!(!format!("{:?}", loaded).contains("from "), "a secret is printed");
+        let text = loaded.profile.mqtt.password.as_ref().map(|secret| secret.reveal().to_owned());
         (text.unwrap_or_default(), loaded.warnings.len())
     };
     assert_eq!(password(&sources), (String::new(), 0));
-    sources
-        .environment
-        .push(("ZONDA__MQTT__PASSWORD".into(), "from variable".into()));
+    sources.environment.push(("ZONDA__MQTT__PASSWORD".into(), "from variable".into()));
     assert_eq!(password(&sources), ("from variable".into(), 1));
     sources.overrides = vec![flag("mqtt.password_file", file.to_str().unwrap(), "--set")];
     assert_eq!(password(&sources), ("from file".into(), 0));
     let folder = folder.to_str().unwrap().to_owned();
-    sources
-        .environment
-        .push(("CREDENTIALS_DIRECTORY".into(), folder));
+    sources.environment.push(("CREDENTIALS_DIRECTORY".into(), folder));
     assert_eq!(password(&sources), ("from credential".into(), 0));
 }
 

@@ -11,10 +11,7 @@ fn sources(profile: &str, memory_bytes: u64) -> Sources<'_> {
         environment: Vec::new(),
         overrides: Vec::new(),
         root: "/nonexistent".into(),
-        hardware: Hardware {
-            memory_bytes,
-            ..Hardware::default()
-        },
+        hardware: Hardware { memory_bytes, ..Hardware::default() },
     }
 }
 
@@ -36,26 +33,13 @@ fn the_bound_is_bandwidth_over_weights() {
     let mut checked = 0;
     for file in profiles() {
         let (Some(model), Some(expect)) = (&file.usual_model, file.expect) else {
-            assert!(
-                file.id.starts_with("generic-"),
-                "{} names no model",
-                file.id
-            );
+            assert!(file.id.starts_with("generic-"), "{} names no model", file.id);
             continue;
         };
         let bound = file.hardware.bandwidth_gb_s / model.weights_gb;
         let error = (expect.decode_bound_tok_s - bound).abs();
-        assert!(
-            error <= 0.05,
-            "{}: {bound} is not {}",
-            file.id,
-            expect.decode_bound_tok_s
-        );
-        assert!(
-            (0.45..=1.0).contains(&expect.decode_min_fraction),
-            "{}",
-            file.id
-        );
+        assert!(error <= 0.05, "{}: {bound} is not {}", file.id, expect.decode_bound_tok_s);
+        assert!((0.45..=1.0).contains(&expect.decode_min_fraction), "{}", file.id);
         checked += 1;
     }
     assert_eq!(checked, 14);
@@ -71,22 +55,10 @@ fn the_usual_model_and_its_cache_fit_into_the_budget() {
         let gb = |bytes: u64| bytes as f64 / 1e9;
         let pool = gb(memory.kv_pool_bytes);
         let budget = gb(memory.model_budget_bytes);
-        assert!(
-            pool >= model.kv_8k_gb,
-            "{}: one answer of 8192 tokens needs more",
-            file.id
-        );
-        assert!(
-            model.weights_gb + pool <= budget,
-            "{}: over its budget",
-            file.id
-        );
+        assert!(pool >= model.kv_8k_gb, "{}: one answer of 8192 tokens needs more", file.id);
+        assert!(model.weights_gb + pool <= budget, "{}: over its budget", file.id);
         let taken = budget + gb(memory.reserve_bytes);
-        assert!(
-            taken <= file.hardware.memory_gb + 1e-6,
-            "{}: {taken} GB",
-            file.id
-        );
+        assert!(taken <= file.hardware.memory_gb + 1e-6, "{}: {taken} GB", file.id);
         assert!(!model.license.is_empty(), "{}", file.id);
     }
 }
@@ -95,12 +67,7 @@ fn the_usual_model_and_its_cache_fit_into_the_budget() {
 fn every_order_of_backends_ends_on_the_processor() {
     for file in profiles() {
         let device = Profile::load(&sources(&file.id, 0)).unwrap().profile.device;
-        assert_eq!(
-            device.backend_order.last().map(String::as_str),
-            Some("flex"),
-            "{}",
-            file.id
-        );
+        assert_eq!(device.backend_order.last().map(String::as_str), Some("flex"), "{}", file.id);
         let gpu = match file.hardware.gpu.as_str() {
             "" => "flex",
             gpu => gpu,
@@ -134,35 +101,17 @@ fn machines_find_their_profile() {
     };
     let cases = [
         (
-            board(
-                "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
-                7.4,
-            ),
+            board("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", 7.4),
             "jetson-orin-nano-8",
         ),
         (
-            board(
-                "NVIDIA Jetson Orin NX Engineering Reference Developer Kit",
-                15.3,
-            ),
+            board("NVIDIA Jetson Orin NX Engineering Reference Developer Kit", 15.3),
             "jetson-orin-nx-16",
         ),
-        (
-            board("NVIDIA Jetson AGX Orin Developer Kit", 61.4),
-            "jetson-agx-orin-64",
-        ),
-        (
-            board("NVIDIA Jetson AGX Orin Developer Kit", 29.9),
-            "generic-cuda",
-        ),
-        (
-            board("NVIDIA Jetson AGX Thor Developer Kit", 122.8),
-            "jetson-agx-thor-128",
-        ),
-        (
-            board("Raspberry Pi 5 Model B Rev 1.0", 15.8),
-            "raspberry-pi-5-16",
-        ),
+        (board("NVIDIA Jetson AGX Orin Developer Kit", 61.4), "jetson-agx-orin-64"),
+        (board("NVIDIA Jetson AGX Orin Developer Kit", 29.9), "generic-cuda"),
+        (board("NVIDIA Jetson AGX Thor Developer Kit", 122.8), "jetson-agx-thor-128"),
+        (board("Raspberry Pi 5 Model B Rev 1.0", 15.8), "raspberry-pi-5-16"),
         (board("Raspberry Pi 5 Model B Rev 1.0", 7.9), "generic-cpu"),
         (mac("Apple M2", 16), "mac-mini-m2-16"),
         (mac("Apple M4", 16), "mac-mini-m4-16"),
@@ -186,11 +135,7 @@ fn machines_find_their_profile() {
 #[test]
 fn generic_profiles_take_shares_of_the_memory() {
     let pool = |memory_bytes| {
-        Profile::load(&sources("generic-cpu", memory_bytes))
-            .unwrap()
-            .profile
-            .memory
-            .kv_pool_bytes
+        Profile::load(&sources("generic-cpu", memory_bytes)).unwrap().profile.memory.kv_pool_bytes
     };
     assert_eq!(pool(8 * GIB) >> 20, 983);
     assert_eq!(pool(512 * GIB), 4 * GIB);

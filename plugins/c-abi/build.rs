@@ -11,9 +11,7 @@ fn main() {
     }
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let version = Command::new(compiler).arg("--version").output();
-    let version = version
-        .ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok());
+    let version = version.ok().and_then(|output| String::from_utf8(output.stdout).ok());
     let version: String = version.unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=ZONDA_RUSTC={}", version.trim());
     println!("cargo::rustc-env=ZONDA_TARGET={target}");

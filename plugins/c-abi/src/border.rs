@@ -74,9 +74,7 @@ impl Life {
     /// Whether the handle takes new work.
     pub(crate) fn check_open(&self) -> Result<(), Refusal> {
         if self.is_closed() {
-            return Err(Refusal::state(
-                "the engine is shut down; create another one",
-            ));
+            return Err(Refusal::state("the engine is shut down; create another one"));
         }
         Ok(())
     }
@@ -138,11 +136,7 @@ pub struct ErrorHandle {
 impl From<Refusal> for ErrorHandle {
     fn from(refusal: Refusal) -> Self {
         let json = chat_json::fault_body(&refusal.fault).to_string();
-        Self {
-            status: refusal.status,
-            message: refusal.fault.message,
-            json,
-        }
+        Self { status: refusal.status, message: refusal.fault.message, json }
     }
 }
 
@@ -210,9 +204,7 @@ pub(crate) unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<Option<
     }
     // SAFETY: as the caller says.
     let text = unsafe { CStr::from_ptr(text) };
-    let text = text
-        .to_str()
-        .map_err(|_| Refusal::argument(format!("{name} is not UTF-8")))?;
+    let text = text.to_str().map_err(|_| Refusal::argument(format!("{name} is not UTF-8")))?;
     Ok(Some(text))
 }
 
@@ -229,13 +221,9 @@ pub(crate) unsafe fn items<'a, T>(
         return Ok(&[]);
     }
     if first.is_null() {
-        return Err(Refusal::argument(format!(
-            "{name} is NULL, but its length is {count}"
-        )));
+        return Err(Refusal::argument(format!("{name} is NULL, but its length is {count}")));
     }
-    let fits = count
-        .checked_mul(size_of::<T>())
-        .is_some_and(|bytes| bytes <= INPUT_BYTES_MAX);
+    let fits = count.checked_mul(size_of::<T>()).is_some_and(|bytes| bytes <= INPUT_BYTES_MAX);
     if !fits {
         return Err(Refusal::argument(format!(
             "{name} has {count} items of {} bytes; at most {INPUT_BYTES_MAX} bytes are taken",
@@ -326,15 +314,10 @@ mod tests {
     fn callbacks_are_marked_on_their_thread_only() {
         let (one, other) = (Life::new(), Life::new());
         inside_callback(&one, || {
-            inside_callback(&other, || {
-                assert!(in_callback_of(&one) && in_callback_of(&other))
-            });
+            inside_callback(&other, || assert!(in_callback_of(&one) && in_callback_of(&other)));
             assert!(!in_callback_of(&other));
             assert!(!std::thread::spawn(in_callback).join().unwrap());
-            assert_eq!(
-                refuse_in_callback("x").unwrap_err().status,
-                status::INVALID_STATE
-            );
+            assert_eq!(refuse_in_callback("x").unwrap_err().status, status::INVALID_STATE);
         });
         assert!(!in_callback());
     }

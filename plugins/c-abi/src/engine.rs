@@ -81,21 +81,14 @@ impl Engine {
             !aborted
         });
         if aborted {
-            return Err(Refusal::new(
-                status::CANCELLED,
-                "the progress callback ended the load",
-            ));
+            return Err(Refusal::new(status::CANCELLED, "the progress callback ended the load"));
         }
-        let model = Arc::new(Model {
-            engine: Arc::clone(self),
-            rooms: built?,
-        });
+        let model = Arc::new(Model { engine: Arc::clone(self), rooms: built? });
         lock(&self.models).push(Arc::downgrade(&model));
         // A shutdown that came before this line did not see the model; the engine must not keep it.
         self.life.check_open()?;
         let name = path.map_or_else(|| "the configured model".into(), Path::to_string_lossy);
-        self.log
-            .write(&self.life, Log::DETAIL, &format!("loaded {name}"));
+        self.log.write(&self.life, Log::DETAIL, &format!("loaded {name}"));
         Ok(ModelHandle(model))
     }
 
@@ -104,9 +97,7 @@ impl Engine {
         self.life.close();
         let deadline = Instant::now() + drain;
         for model in self.living() {
-            model
-                .rooms
-                .shutdown(deadline.saturating_duration_since(Instant::now()));
+            model.rooms.shutdown(deadline.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -155,8 +146,5 @@ fn check_file(path: &Path) -> Result<(), Refusal> {
         std::io::ErrorKind::NotFound => status::NOT_FOUND,
         _ => status::IO,
     };
-    Err(Refusal::new(
-        status,
-        format!("model {}: {error}", path.display()),
-    ))
+    Err(Refusal::new(status, format!("model {}: {error}", path.display())))
 }

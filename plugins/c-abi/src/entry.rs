@@ -2,10 +2,7 @@
 //!
 //! Every function that takes pointers has one safety rule: a pointer is NULL where the header
 //! allows it, or valid for the use that the header names.
-#![expect(
-    clippy::missing_safety_doc,
-    reason = "one rule for all of them stands above"
-)]
+#![expect(clippy::missing_safety_doc, reason = "one rule for all of them stands above")]
 
 mod engines;
 mod library;

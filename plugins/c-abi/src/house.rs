@@ -27,18 +27,13 @@ impl Builder for Builds {
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Arc<dyn Rooms>, Refusal> {
         let profile = load(settings)?.profile;
-        let path = model
-            .map(Path::to_owned)
-            .or_else(|| profile.model.path.clone());
+        let path = model.map(Path::to_owned).or_else(|| profile.model.path.clone());
         // The load itself goes on to its end; `Engine::load` then drops what nobody wants.
         let mut tell = |share| {
             let _wanted = progress(share);
         };
         let house = House::build(&profile, &ModelFiles::from(path), &mut tell).map_err(refusal)?;
-        Ok(Arc::new(Home {
-            house,
-            sequences_max: profile.engine.sequences_max,
-        }))
+        Ok(Arc::new(Home { house, sequences_max: profile.engine.sequences_max }))
     }
 }
 

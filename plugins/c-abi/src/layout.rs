@@ -18,10 +18,7 @@ pub struct Str {
 impl Str {
     /// Points at `text`, which must outlive every reader.
     pub(crate) fn of(text: &str) -> Self {
-        Self {
-            ptr: text.as_ptr().cast(),
-            len: text.len(),
-        }
+        Self { ptr: text.as_ptr().cast(), len: text.len() }
     }
 }
 
@@ -234,10 +231,7 @@ pub(crate) fn zeroed<T: Sized32>() -> T {
     let mut value = std::mem::MaybeUninit::<T>::zeroed();
     // SAFETY: Sized32 says that zeros are a value and that a u32 stands first.
     unsafe {
-        value
-            .as_mut_ptr()
-            .cast::<u32>()
-            .write(size_of::<T>() as u32);
+        value.as_mut_ptr().cast::<u32>().write(size_of::<T>() as u32);
         value.assume_init()
     }
 }
@@ -348,10 +342,7 @@ mod tests {
 
     #[test]
     fn newer_struct_is_read_when_its_tail_is_zero() {
-        let mut newer = Newer {
-            known: zeroed(),
-            tail: 0,
-        };
+        let mut newer = Newer { known: zeroed(), tail: 0 };
         newer.known.struct_size = size_of::<Newer>() as u32;
         newer.known.context_length = 7;
         // SAFETY: a live struct that tells its size.
@@ -370,28 +361,18 @@ mod tests {
             params.struct_size = bytes;
             // SAFETY: the size is refused before anything behind it is read.
             let refused = unsafe { read(&raw const params) };
-            assert_eq!(
-                refused.unwrap_err().status,
-                status::INVALID_ARGUMENT,
-                "{bytes}"
-            );
+            assert_eq!(refused.unwrap_err().status, status::INVALID_ARGUMENT, "{bytes}");
         }
     }
 
     #[test]
     fn defaults_reach_the_end_of_a_newer_struct() {
-        let mut newer = Newer {
-            known: zeroed(),
-            tail: 9,
-        };
+        let mut newer = Newer { known: zeroed(), tail: 9 };
         let place = (&raw mut newer).cast::<ModelParams>();
         // SAFETY: a live struct of this size.
         let written = unsafe { write_defaults(place, size_of::<Newer>(), zeroed()) };
         assert_eq!(written, Ok(()));
-        assert_eq!(
-            (newer.known.struct_size as usize, newer.tail),
-            (size_of::<Newer>(), 0)
-        );
+        assert_eq!((newer.known.struct_size as usize, newer.tail), (size_of::<Newer>(), 0));
     }
 
     #[test]

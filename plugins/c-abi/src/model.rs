@@ -83,11 +83,7 @@ impl Model {
         chat.request.limits.priority = wishes.priority;
         if let Some(timeout) = wishes.timeout {
             let deadline = Instant::now() + timeout;
-            let earlier = chat
-                .request
-                .limits
-                .deadline
-                .is_some_and(|other| other < deadline);
+            let earlier = chat.request.limits.deadline.is_some_and(|other| other < deadline);
             if !earlier {
                 chat.request.limits.deadline = Some(deadline);
             }

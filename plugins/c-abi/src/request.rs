@@ -62,10 +62,7 @@ impl Running {
                 return status;
             }
             end = match deadline {
-                None => self
-                    .ended
-                    .wait(end)
-                    .unwrap_or_else(|broken| broken.into_inner()),
+                None => self.ended.wait(end).unwrap_or_else(|broken| broken.into_inner()),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -107,15 +104,9 @@ struct Held {
 
 impl RequestHandle {
     pub(crate) fn pulled(model: Arc<Model>, running: Arc<Running>, stream: Stream) -> Self {
-        let pull = Pull {
-            state: Mutex::new(PullState::Idle(Box::new(stream))),
-            shown: Mutex::new(None),
-        };
-        Self {
-            model,
-            running,
-            pull: Some(pull),
-        }
+        let pull =
+            Pull { state: Mutex::new(PullState::Idle(Box::new(stream))), shown: Mutex::new(None) };
+        Self { model, running, pull: Some(pull) }
     }
 
     /// Starts a thread that calls `callback` with every event.
@@ -128,19 +119,13 @@ impl RequestHandle {
         let (of_thread, subject) = (Arc::clone(&running), Arc::clone(&model));
         let body = move || push(&subject, &of_thread, stream, callback);
         model.engine.workers.start(&running, body)?;
-        Ok(Self {
-            model,
-            running,
-            pull: None,
-        })
+        Ok(Self { model, running, pull: None })
     }
 
     /// The next event, NULL after the last. It stays valid until the next call.
     pub(crate) fn next(&self, timeout_ms: i32) -> Result<*const EventView, Refusal> {
         let Some(pull) = &self.pull else {
-            return Err(Refusal::state(
-                "the events of this request go to its callback",
-            ));
+            return Err(Refusal::state("the events of this request go to its callback"));
         };
         let Some(mut stream) = pull.take()? else {
             return Ok(std::ptr::null());
@@ -150,17 +135,10 @@ impl RequestHandle {
         let Ok(event) = outcome else {
             return Err(Refusal::new(status::WOULD_BLOCK, "no event came in time"));
         };
-        let held = event.map(|event| {
-            Box::new(Held {
-                view: event.view(),
-                _event: event,
-            })
-        });
+        let held = event.map(|event| Box::new(Held { view: event.view(), _event: event }));
         let mut shown = lock(&pull.shown);
         *shown = held;
-        Ok(shown
-            .as_ref()
-            .map_or(std::ptr::null(), |held| &raw const held.view))
+        Ok(shown.as_ref().map_or(std::ptr::null(), |held| &raw const held.view))
     }
 
     /// Waits for the end. A pulled request passes over the events that nobody took.
@@ -296,14 +274,9 @@ impl Workers {
                 ),
             ));
         }
-        let thread = std::thread::Builder::new()
-            .name("zonda-events".into())
-            .spawn(body);
+        let thread = std::thread::Builder::new().name("zonda-events".into()).spawn(body);
         let thread = thread.map_err(|error| {
-            Refusal::new(
-                status::OVERLOADED,
-                format!("no thread for the callback: {error}"),
-            )
+            Refusal::new(status::OVERLOADED, format!("no thread for the callback: {error}"))
         })?;
         threads.push((Arc::clone(running), thread));
         Ok(())
@@ -312,9 +285,7 @@ impl Workers {
     fn join(&self, running: &Arc<Running>) {
         let thread = {
             let mut threads = lock(&self.0);
-            let place = threads
-                .iter()
-                .position(|(other, _)| Arc::ptr_eq(other, running));
+            let place = threads.iter().position(|(other, _)| Arc::ptr_eq(other, running));
             place.map(|place| threads.swap_remove(place).1)
         };
         if let Some(thread) = thread {

@@ -51,11 +51,7 @@ impl Service for Script {
         let (sink, reply) = reply_pair(request.id.clone(), EVENTS_MAX);
         let (stopped, ended) = (Arc::clone(&self.stopped), Arc::clone(&self.ended));
         let answering = move || {
-            let teller = Teller {
-                sink,
-                stopped,
-                deadline: request.limits.deadline,
-            };
+            let teller = Teller { sink, stopped, deadline: request.limits.deadline };
             teller.tell(request.id, &told);
             ended.fetch_add(1, Ordering::AcqRel);
         };
@@ -66,14 +62,8 @@ impl Service for Script {
     }
 
     fn describe(&self) -> Description {
-        let card = ModelCard {
-            id: "script".into(),
-            ..ModelCard::default()
-        };
-        Description {
-            models: vec![card],
-            ..Description::default()
-        }
+        let card = ModelCard { id: "script".into(), ..ModelCard::default() };
+        Description { models: vec![card], ..Description::default() }
     }
 }
 
@@ -95,24 +85,17 @@ struct Teller {
 
 impl Teller {
     fn tell(&self, id: protocol::RequestId, told: &str) {
-        let accepted = Event::Accepted {
-            id,
-            model: "script".into(),
-            prompt_tokens: 3,
-            cached_tokens: 1,
-        };
+        let accepted =
+            Event::Accepted { id, model: "script".into(), prompt_tokens: 3, cached_tokens: 1 };
         self.send(accepted);
         let (verb, number) = told.split_once(' ').unwrap_or((told, ""));
         let mut said = 0;
         let end = match verb {
             "count" => {
                 let words: u32 = number.parse().unwrap_or(0);
-                self.words(words, &mut said)
-                    .unwrap_or(Ok(FinishReason::Stop))
+                self.words(words, &mut said).unwrap_or(Ok(FinishReason::Stop))
             }
-            "endless" => self
-                .words(u32::MAX, &mut said)
-                .unwrap_or(Ok(FinishReason::Length)),
+            "endless" => self.words(u32::MAX, &mut said).unwrap_or(Ok(FinishReason::Length)),
             "silent" => loop {
                 if let Some(end) = self.interrupted() {
                     break end;
@@ -120,10 +103,7 @@ impl Teller {
                 std::thread::park_timeout(Duration::from_millis(1));
             },
             "umlaut" => {
-                self.send(Event::Text {
-                    text: "größe 🌬".into(),
-                    tokens: 5,
-                });
+                self.send(Event::Text { text: "größe 🌬".into(), tokens: 5 });
                 Ok(FinishReason::Stop)
             }
             "tool" => {
@@ -135,18 +115,12 @@ impl Teller {
                 Ok(FinishReason::ToolCalls)
             }
             "fault" => {
-                self.send(Event::Text {
-                    text: "so ".into(),
-                    tokens: 1,
-                });
+                self.send(Event::Text { text: "so ".into(), tokens: 1 });
                 Err(Fault::new(FaultCode::Internal, "scripted fault"))
             }
             _ => {
                 for word in "The kitchen light is on.".split_inclusive(' ') {
-                    self.send(Event::Text {
-                        text: word.into(),
-                        tokens: 1,
-                    });
+                    self.send(Event::Text { text: word.into(), tokens: 1 });
                 }
                 Ok(FinishReason::Stop)
             }
@@ -154,11 +128,7 @@ impl Teller {
         self.send(match end {
             Ok(reason) => Event::Finished {
                 reason,
-                usage: Usage {
-                    prompt_tokens: 3,
-                    cached_tokens: 1,
-                    completion_tokens: said,
-                },
+                usage: Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: said },
             },
             Err(fault) => Event::Failed(fault),
         });
@@ -169,24 +139,15 @@ impl Teller {
             if let Some(end) = self.interrupted() {
                 return Some(end);
             }
-            self.send(Event::Text {
-                text: format!("w{word} "),
-                tokens: 1,
-            });
+            self.send(Event::Text { text: format!("w{word} "), tokens: 1 });
             *said += 1;
         }
         None
     }
 
     fn interrupted(&self) -> Option<Result<FinishReason, Fault>> {
-        if self
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
-        {
-            return Some(Err(Fault::new(
-                FaultCode::Deadline,
-                "the deadline has passed",
-            )));
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Some(Err(Fault::new(FaultCode::Deadline, "the deadline has passed")));
         }
         let cancelled = self.sink.is_cancelled() || self.sink.is_gone();
         (cancelled || self.stopped.load(Ordering::Acquire)).then_some(Ok(FinishReason::Cancelled))

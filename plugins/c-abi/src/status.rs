@@ -89,10 +89,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(status: Status, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            fault: Fault::new(code_of(status), message),
-        }
+        Self { status, fault: Fault::new(code_of(status), message) }
     }
 
     pub(crate) fn argument(message: impl Into<String>) -> Self {
@@ -110,10 +107,7 @@ impl Refusal {
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        Self {
-            status: status_of(fault.code),
-            fault,
-        }
+        Self { status: status_of(fault.code), fault }
     }
 }
 
@@ -157,11 +151,7 @@ mod tests {
     #[test]
     fn every_status_has_its_own_number_and_name() {
         for (place, (number, name)) in NAMES.iter().enumerate() {
-            assert!(
-                NAMES[..place]
-                    .iter()
-                    .all(|other| other.0 != *number && other.1 != *name)
-            );
+            assert!(NAMES[..place].iter().all(|other| other.0 != *number && other.1 != *name));
         }
         assert_eq!(name(-9999), c"ZONDA_E_UNKNOWN");
     }

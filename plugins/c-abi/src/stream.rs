@@ -109,10 +109,7 @@ impl Stream {
     pub(crate) fn completion(mut self, speed: &Speed) -> Result<Value, Refusal> {
         while let Ok(Some(event)) = self.receive(None) {
             match event {
-                Event::Finished {
-                    reason: FinishReason::Cancelled,
-                    ..
-                } => {
+                Event::Finished { reason: FinishReason::Cancelled, .. } => {
                     return Err(Refusal::new(status::CANCELLED, "the request was cancelled"));
                 }
                 Event::Failed(fault) => return Err(fault.into()),
@@ -165,28 +162,18 @@ impl Stream {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Accepted {
-                id,
-                model,
-                prompt_tokens,
-                cached_tokens,
-            } => {
+            Event::Accepted { id, model, prompt_tokens, cached_tokens } => {
                 let json = json!({
                     "id": id.0,
                     "model": model,
                     "prompt_tokens": prompt_tokens,
                     "cached_tokens": cached_tokens,
                 });
-                self.pending
-                    .push_back(Shown::new(layout::EV_ACCEPTED, json.to_string()));
+                self.pending.push_back(Shown::new(layout::EV_ACCEPTED, json.to_string()));
             }
             Event::Text { text, tokens } => {
                 let delta = Shown::new(layout::EV_DELTA, String::new());
-                self.pending.push_back(Shown {
-                    text,
-                    token_count: tokens,
-                    ..delta
-                });
+                self.pending.push_back(Shown { text, token_count: tokens, ..delta });
             }
             Event::ToolCall(call) => {
                 let json = json!({
@@ -194,33 +181,23 @@ impl Stream {
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 });
-                self.pending
-                    .push_back(Shown::new(layout::EV_TOOL_CALL, json.to_string()));
+                self.pending.push_back(Shown::new(layout::EV_TOOL_CALL, json.to_string()));
             }
             Event::Finished { reason, usage } => self.finish(reason, usage),
             Event::Failed(fault) => {
                 let failed =
                     Shown::new(layout::EV_ERROR, chat_json::fault_body(&fault).to_string());
                 let status = status::status_of(fault.code);
-                self.pending.push_back(Shown {
-                    status,
-                    finish_reason: "error",
-                    ..failed
-                });
+                self.pending.push_back(Shown { status, finish_reason: "error", ..failed });
             }
         }
     }
 
     fn finish(&mut self, reason: FinishReason, usage: Usage) {
         let completion = self.answer.completion();
-        let cost = completion
-            .get("usage")
-            .map_or_else(|| "{}".into(), Value::to_string);
+        let cost = completion.get("usage").map_or_else(|| "{}".into(), Value::to_string);
         let cost = Shown::new(layout::EV_USAGE, cost);
-        self.pending.push_back(Shown {
-            token_count: usage.completion_tokens,
-            ..cost
-        });
+        self.pending.push_back(Shown { token_count: usage.completion_tokens, ..cost });
         let (status, finish_reason) = match reason {
             FinishReason::Stop => (status::OK, "stop"),
             FinishReason::Length => (status::OK, "length"),
@@ -229,11 +206,7 @@ impl Stream {
             FinishReason::Cancelled => (status::CANCELLED, "cancelled"),
         };
         let done = Shown::new(layout::EV_DONE, completion.to_string());
-        self.pending.push_back(Shown {
-            status,
-            finish_reason,
-            ..done
-        });
+        self.pending.push_back(Shown { status, finish_reason, ..done });
     }
 }
 
@@ -251,11 +224,7 @@ impl Pace {
     fn note(&mut self, event: &Event) {
         let now = Instant::now();
         match event {
-            Event::Accepted {
-                prompt_tokens,
-                cached_tokens,
-                ..
-            } => {
+            Event::Accepted { prompt_tokens, cached_tokens, .. } => {
                 self.accepted = Some(now);
                 self.prompt_tokens = prompt_tokens.saturating_sub(*cached_tokens);
             }
@@ -300,15 +269,8 @@ impl Speed {
     pub(crate) fn tokens_per_s(&self) -> (f64, f64) {
         let sums = crate::lock(&self.0);
         let rate = |tokens: u64, time: Duration| {
-            if time.is_zero() {
-                0.0
-            } else {
-                tokens as f64 / time.as_secs_f64()
-            }
+            if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
         };
-        (
-            rate(sums.prompt_tokens, sums.prompt),
-            rate(sums.answer_tokens, sums.answer),
-        )
+        (rate(sums.prompt_tokens, sums.prompt), rate(sums.answer_tokens, sums.answer))
     }
 }

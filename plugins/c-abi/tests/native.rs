@@ -2,11 +2,7 @@
 //!
 //! Programs run against the `libzonda.so` that was built beside this test. What a machine lacks
 //! (a compiler, valgrind, a model) is skipped, and said so.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test says what it skips"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what it skips")]
 
 #[path = "native/layout.rs"]
 mod layout;
@@ -18,18 +14,9 @@ use tools::{Bench, FLAGS, FLAGS_CPP, header_functions, run, shared_model, source
 #[test]
 fn header_compiles_under_every_compiler_and_standard() {
     let bench = Bench::new();
-    bench.write(
-        "twice.c",
-        "#include \"zonda.h\"\n#include \"zonda.h\"\nint none;\n",
-    );
-    bench.write(
-        "twice.cpp",
-        "#include \"zonda.h\"\n#include \"zonda.h\"\nint none;\n",
-    );
-    bench.write(
-        "wrapper.cpp",
-        "#include \"zonda.hpp\"\n#include \"zonda.hpp\"\nint none;\n",
-    );
+    bench.write("twice.c", "#include \"zonda.h\"\n#include \"zonda.h\"\nint none;\n");
+    bench.write("twice.cpp", "#include \"zonda.h\"\n#include \"zonda.h\"\nint none;\n");
+    bench.write("wrapper.cpp", "#include \"zonda.hpp\"\n#include \"zonda.hpp\"\nint none;\n");
     for compiler in ["gcc", "clang"] {
         for standard in ["-std=c99", "-std=c11", "-std=c17"] {
             bench.compile(compiler, standard, FLAGS, &bench.path("twice.c"));
@@ -44,12 +31,7 @@ fn header_compiles_under_every_compiler_and_standard() {
         for standard in ["-std=c++17", "-std=c++20"] {
             bench.compile(compiler, standard, FLAGS_CPP, &bench.path("wrapper.cpp"));
             bench.compile(compiler, standard, FLAGS_CPP, &sources("examples/chat.cpp"));
-            bench.compile(
-                compiler,
-                standard,
-                FLAGS_CPP,
-                &sources("tests/native/throws.cpp"),
-            );
+            bench.compile(compiler, standard, FLAGS_CPP, &sources("tests/native/throws.cpp"));
         }
     }
 }
@@ -63,16 +45,11 @@ fn library_exports_what_the_header_declares_and_nothing_else() {
     let Some(listed) = run("nm", ["-D", "--defined-only"], Some(library)) else {
         return;
     };
-    let mut exported: Vec<_> = listed
-        .lines()
-        .filter_map(|line| line.split_whitespace().last())
-        .collect();
+    let mut exported: Vec<_> =
+        listed.lines().filter_map(|line| line.split_whitespace().last()).collect();
     exported.sort_unstable();
     let header = header_functions();
-    assert_eq!(
-        exported,
-        header.iter().map(String::as_str).collect::<Vec<_>>()
-    );
+    assert_eq!(exported, header.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 #[test]
@@ -101,12 +78,7 @@ fn c_program_gets_right_answers_to_right_and_wrong_calls() {
 #[test]
 fn sanitizers_and_valgrind_find_nothing() {
     let bench = Bench::new();
-    let sanitized = [
-        "-std=c11",
-        "-g",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-    ];
+    let sanitized = ["-std=c11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
     if let Some(program) = bench.link("clang", &sanitized, "tests/native/border.c", "asan") {
         bench.run(&program, ["10"]);
     }
@@ -124,10 +96,7 @@ fn ask_in_every_way(bench: &Bench, model: &str, prompt: &str) -> Option<String> 
     assert_eq!(ask("callback"), blocking);
     assert_eq!(ask("pull"), blocking);
     let cancelled = ask("cancel");
-    assert!(
-        blocking.starts_with(cancelled.trim_end_matches('\n')),
-        "{cancelled:?}"
-    );
+    assert!(blocking.starts_with(cancelled.trim_end_matches('\n')), "{cancelled:?}");
     assert!(cancelled.len() < blocking.len(), "{cancelled:?}");
     if let Some(cpp) = bench.link("g++", &["-std=c++17"], "examples/chat.cpp", "chat-cpp") {
         assert_eq!(bench.run(&cpp, [model, prompt, "24"]), blocking);

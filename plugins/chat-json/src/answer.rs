@@ -51,13 +51,7 @@ impl Answer {
         if self.is_over() {
             return chunks;
         }
-        if let Event::Accepted {
-            model,
-            prompt_tokens,
-            cached_tokens,
-            ..
-        } = event
-        {
+        if let Event::Accepted { model, prompt_tokens, cached_tokens, .. } = event {
             self.model.clone_from(model);
             self.prompt.prompt_tokens = *prompt_tokens;
             self.prompt.cached_tokens = *cached_tokens;
@@ -181,17 +175,9 @@ impl Answer {
     }
 
     fn message(&self) -> Value {
-        let calls: Vec<_> = self
-            .calls
-            .iter()
-            .enumerate()
-            .map(|(index, call)| call_body(index, call))
-            .collect();
-        let calls = if calls.is_empty() {
-            Value::Null
-        } else {
-            Value::Array(calls)
-        };
+        let calls: Vec<_> =
+            self.calls.iter().enumerate().map(|(index, call)| call_body(index, call)).collect();
+        let calls = if calls.is_empty() { Value::Null } else { Value::Array(calls) };
         match self.dialect {
             Dialect::Mistral => json!({
                 "role": "assistant",
@@ -201,11 +187,7 @@ impl Answer {
             }),
             Dialect::OpenAi => {
                 let is_call = self.text.is_empty() && !calls.is_null();
-                let content = if is_call {
-                    Value::Null
-                } else {
-                    json!(self.text)
-                };
+                let content = if is_call { Value::Null } else { json!(self.text) };
                 let mut message = json!({"role": "assistant", "content": content, "refusal": null});
                 if !calls.is_null() {
                     message["tool_calls"] = calls;

@@ -32,16 +32,9 @@ pub fn fault_body(fault: &Fault) -> Value {
     });
     if fault.code == FaultCode::InvalidField {
         let path = fault.param.as_deref().unwrap_or_default();
-        let message = fault
-            .message
-            .strip_prefix(path)
-            .and_then(|rest| rest.strip_prefix(": "));
+        let message = fault.message.strip_prefix(path).and_then(|rest| rest.strip_prefix(": "));
         let message = message.unwrap_or(&fault.message);
-        let kind = if message == EXTRA_FORBIDDEN {
-            EXTRA_FORBIDDEN_KIND
-        } else {
-            "value_error"
-        };
+        let kind = if message == EXTRA_FORBIDDEN { EXTRA_FORBIDDEN_KIND } else { "value_error" };
         body["detail"] = json!([{ "type": kind, "loc": location(path), "msg": message }]);
     }
     body
@@ -49,11 +42,7 @@ pub fn fault_body(fault: &Fault) -> Value {
 
 /// The list of models.
 pub fn models_body(d: &Description) -> Value {
-    let models: Vec<_> = d
-        .models
-        .iter()
-        .map(|card| model_body(card, &card.id))
-        .collect();
+    let models: Vec<_> = d.models.iter().map(|card| model_body(card, &card.id)).collect();
     json!({ "object": "list", "data": models })
 }
 
@@ -89,10 +78,7 @@ pub fn model_body(card: &ModelCard, id: &str) -> Value {
 
 /// `0.7` and not `0.699999988079071`, which is how f64 spells the f32 nearest to it.
 fn short(number: f32) -> Value {
-    number
-        .to_string()
-        .parse()
-        .map_or(Value::Null, Value::Number)
+    number.to_string().parse().map_or(Value::Null, Value::Number)
 }
 
 /// `messages[0].content` as `["body", "messages", 0, "content"]`.

@@ -18,9 +18,7 @@ pub(crate) fn settle_call_ids(messages: &mut [Message]) {
                     settle(&mut call.id);
                 }
             }
-            Message::Tool {
-                call_id: Some(id), ..
-            } => settle(id),
+            Message::Tool { call_id: Some(id), .. } => settle(id),
             _ => {}
         }
     }
@@ -77,9 +75,7 @@ mod tests {
 
     #[test]
     fn neighbouring_ids_have_different_stand_ins() {
-        let stand_ins: HashSet<_> = (0..20_000)
-            .map(|n| stand_in(&format!("call_{n}")))
-            .collect();
+        let stand_ins: HashSet<_> = (0..20_000).map(|n| stand_in(&format!("call_{n}"))).collect();
         assert_eq!(stand_ins.len(), 20_000);
         assert!(stand_ins.iter().all(|id| {
             id.len() == ID_CHARS && id.bytes().all(|byte| byte.is_ascii_alphanumeric())

@@ -100,11 +100,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
     }
     settle_call_ids(&mut messages);
     let tools = body.list("tools", TOOLS_MAX)?.unwrap_or_default();
-    let parameters = if notes.is_strict() {
-        Parameters::Required
-    } else {
-        Parameters::Optional
-    };
+    let parameters = if notes.is_strict() { Parameters::Required } else { Parameters::Optional };
     let tools = read_tools(tools, parameters, &mut notes)?;
     let delivery = read_delivery(&body, &notes)?;
     let prefix_text = prefix_of(&messages);
@@ -135,10 +131,7 @@ fn check_names(body: &Fields<'_>, notes: &mut Notes) -> Result<(), Fault> {
         body.only(MISTRAL_FIELDS, notes)?;
     } else {
         let legacy = &["functions", "function_call"];
-        body.only(
-            &[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, legacy].concat(),
-            notes,
-        )?;
+        body.only(&[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, legacy].concat(), notes)?;
     }
     // Both are wishes about cost and shape that an answer may disregard, if it says so.
     if body.flag("parallel_tool_calls")? == Some(false) {
@@ -159,30 +152,22 @@ fn read_format(body: &Fields<'_>, notes: &mut Notes) -> Result<Format, Fault> {
         "text" => Ok(Format::Free),
         "json_object" => Ok(Format::JsonObject),
         "json_schema" => {
-            let named = format
-                .object("json_schema")?
-                .ok_or_else(|| format.missing("json_schema"))?;
+            let named =
+                format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
             named.only(&["name", "description", "schema", "strict"], notes)?;
             named.required_string("name")?;
-            let schema = named
-                .value("schema")
-                .ok_or_else(|| named.missing("schema"))?;
+            let schema = named.value("schema").ok_or_else(|| named.missing("schema"))?;
             Ok(Format::JsonSchema(schema.clone()))
         }
-        _ => Err(invalid(
-            "must be text, json_object or json_schema",
-            format.path_of("type"),
-        )),
+        _ => Err(invalid("must be text, json_object or json_schema", format.path_of("type"))),
     }
 }
 
 fn prefix_of(messages: &[Message]) -> Option<String> {
     match messages.last() {
-        Some(Message::Assistant {
-            content: Some(content),
-            prefix: true,
-            ..
-        }) => Some(content.concat()),
+        Some(Message::Assistant { content: Some(content), prefix: true, .. }) => {
+            Some(content.concat())
+        }
         _ => None,
     }
 }

@@ -91,10 +91,7 @@ fn id(ext: &Fields<'_>) -> Result<Option<String>, Fault> {
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if id.is_empty() || id.len() > 64 || !id.bytes().all(plain) {
-        return Err(invalid(
-            "must be 1 to 64 of A-Z a-z 0-9 _ . -",
-            ext.path_of("id"),
-        ));
+        return Err(invalid("must be 1 to 64 of A-Z a-z 0-9 _ . -", ext.path_of("id")));
     }
     Ok(Some(id.to_owned()))
 }
@@ -109,10 +106,7 @@ fn topic(ext: &Fields<'_>, name: &str) -> Result<Option<String>, Fault> {
             ext.path_of(name),
         ));
     }
-    if topic
-        .chars()
-        .any(|c| c.is_control() || c == '#' || c == '+')
-    {
+    if topic.chars().any(|c| c.is_control() || c == '#' || c == '+') {
         return Err(invalid(
             "a topic has no wildcards and no control characters",
             ext.path_of(name),

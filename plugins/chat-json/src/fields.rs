@@ -34,10 +34,7 @@ pub(crate) struct Notes {
 
 impl Notes {
     pub(crate) fn new(strictness: Strictness) -> Self {
-        Self {
-            strictness,
-            ignored: Vec::new(),
-        }
+        Self { strictness, ignored: Vec::new() }
     }
 
     pub(crate) fn is_strict(&self) -> bool {
@@ -75,11 +72,7 @@ impl<'a> Fields<'a> {
 
     /// Where the member `name` stands in the body.
     pub(crate) fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -124,9 +117,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn object(&self, name: &str) -> Result<Option<Self>, Fault> {
-        self.value(name)
-            .map(|value| Self::of(value, self.path_of(name)))
-            .transpose()
+        self.value(name).map(|value| Self::of(value, self.path_of(name))).transpose()
     }
 
     pub(crate) fn number(
@@ -144,10 +135,9 @@ impl<'a> Fields<'a> {
         let found = number.as_f64().map(|found| found as f32);
         match found.filter(|found| range.contains(found)) {
             Some(found) => Ok(Some(found)),
-            None => Err(invalid(
-                format!("must be between {} and {}", range.start(), range.end()),
-                path,
-            )),
+            None => {
+                Err(invalid(format!("must be between {} and {}", range.start(), range.end()), path))
+            }
         }
     }
 
@@ -166,20 +156,13 @@ impl<'a> Fields<'a> {
         };
         // Up to 2^53 every whole f64 is the number that was written.
         let whole = |found: f64| found.fract() == 0.0 && found.abs() <= 9_007_199_254_740_992.0;
-        let found = number.as_i64().or_else(|| {
-            number
-                .as_f64()
-                .filter(|found| whole(*found))
-                .map(|found| found as i64)
-        });
+        let found = number
+            .as_i64()
+            .or_else(|| number.as_f64().filter(|found| whole(*found)).map(|found| found as i64));
         match found.filter(|found| range.contains(found)) {
             Some(found) => Ok(Some(found)),
             None => Err(invalid(
-                format!(
-                    "must be a whole number between {} and {}",
-                    range.start(),
-                    range.end()
-                ),
+                format!("must be a whole number between {} and {}", range.start(), range.end()),
                 path,
             )),
         }
@@ -242,24 +225,14 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 
 /// A foreign name in quotes, or a stand-in where it does not look like a name.
 pub(crate) fn spelled(name: &str) -> String {
-    if is_name(name) {
-        format!("'{name}'")
-    } else {
-        "(unprintable)".to_owned()
-    }
+    if is_name(name) { format!("'{name}'") } else { "(unprintable)".to_owned() }
 }
 
 fn spelled_plain(name: &str) -> String {
-    if is_name(name) {
-        name.to_owned()
-    } else {
-        "(unprintable)".to_owned()
-    }
+    if is_name(name) { name.to_owned() } else { "(unprintable)".to_owned() }
 }
 
 fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }

@@ -38,10 +38,7 @@ pub fn parse_fill(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         body.only(MISTRAL_FIELDS, &mut notes)?;
     } else {
         let more = &["presence_penalty", "frequency_penalty", "n"];
-        body.only(
-            &[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, more].concat(),
-            &mut notes,
-        )?;
+        body.only(&[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, more].concat(), &mut notes)?;
     }
     refuse_unsupported(&body)?;
     let delivery = read_delivery(&body, &notes)?;

@@ -27,12 +27,9 @@ const NUMBER_KEY: &str = "$serde_json::private::Number";
 pub fn parse_json(body: &[u8]) -> Result<Value, Fault> {
     let values_left = Cell::new(VALUES_MAX);
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let value = Tree {
-        depth: 0,
-        values_left: &values_left,
-    }
-    .deserialize(&mut reader)
-    .and_then(|value| reader.end().map(|()| value));
+    let value = Tree { depth: 0, values_left: &values_left }
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value));
     value.map_err(|error| {
         let mut message = format!("the body is not usable JSON: {error}");
         if message.contains("hex escape") {
@@ -52,14 +49,9 @@ struct Tree<'a> {
 impl Tree<'_> {
     fn below<E: Error>(self) -> Result<Self, E> {
         if self.depth == DEPTH_MAX {
-            return Err(E::custom(format_args!(
-                "nested deeper than {DEPTH_MAX} levels"
-            )));
+            return Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-            ..self
-        })
+        Ok(Self { depth: self.depth + 1, ..self })
     }
 }
 
@@ -68,9 +60,7 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
         let Some(left) = self.values_left.get().checked_sub(1) else {
-            return Err(D::Error::custom(format_args!(
-                "more than {VALUES_MAX} values"
-            )));
+            return Err(D::Error::custom(format_args!("more than {VALUES_MAX} values")));
         };
         self.values_left.set(left);
         reader.deserialize_any(self)
@@ -97,9 +87,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("number out of range"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -187,42 +175,19 @@ mod tests {
         assert!(
             message(br#"{"a":[{"x y":1,"x y":2}]}"#).contains("key (unprintable) occurs twice")
         );
-        for text in [
-            r#""\ud800""#,
-            r#""\ud800\u0041""#,
-            r#""\udc00""#,
-            r#""\ud800x""#,
-        ] {
-            assert!(
-                message(text.as_bytes()).contains("surrogates come in pairs"),
-                "{text}"
-            );
+        for text in [r#""\ud800""#, r#""\ud800\u0041""#, r#""\udc00""#, r#""\ud800x""#] {
+            assert!(message(text.as_bytes()).contains("surrogates come in pairs"), "{text}");
         }
         assert!(message(b"\"\xff\"").contains("unicode"));
-        for text in [
-            "NaN",
-            "[Infinity]",
-            "{\"a\":-Infinity}",
-            "",
-            "{",
-            "{} {}",
-            "'a'",
-            "[1,]",
-        ] {
-            assert!(
-                message(text.as_bytes()).contains("not usable JSON"),
-                "{text}"
-            );
+        for text in ["NaN", "[Infinity]", "{\"a\":-Infinity}", "", "{", "{} {}", "'a'", "[1,]"] {
+            assert!(message(text.as_bytes()).contains("not usable JSON"), "{text}");
         }
     }
 
     #[test]
     fn a_forged_number_is_a_number_or_refused() {
         let forged = |inner: &str| format!("{{\"{NUMBER_KEY}\":{inner}}}");
-        assert_eq!(
-            parse_json(forged("\"7\"").as_bytes()).unwrap(),
-            Value::from(7)
-        );
+        assert_eq!(parse_json(forged("\"7\"").as_bytes()).unwrap(), Value::from(7));
         assert!(parse_json(forged("\"seven\"").as_bytes()).is_err());
         assert!(parse_json(forged("\"7\",\"a\":1").as_bytes()).is_err());
     }

@@ -30,10 +30,7 @@ pub fn parse_messages(v: &Value) -> Result<Vec<Message>, Fault> {
 pub(crate) fn read_messages(items: &[Value], notes: &mut Notes) -> Result<Vec<Message>, Fault> {
     if items.len() > MESSAGES_MAX {
         return Err(invalid(
-            format!(
-                "{} messages; at most {MESSAGES_MAX} are accepted",
-                items.len()
-            ),
+            format!("{} messages; at most {MESSAGES_MAX} are accepted", items.len()),
             "messages",
         ));
     }
@@ -50,17 +47,12 @@ fn read_message(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault
         "developer" if !notes.is_strict() => read_system(fields, notes),
         "user" => {
             fields.only(&["role", "content"], notes)?;
-            Ok(Message::User {
-                content: read_content(fields)?.unwrap_or_default(),
-            })
+            Ok(Message::User { content: read_content(fields)?.unwrap_or_default() })
         }
         "assistant" => {
             fields.only(&["role", "content", "tool_calls", "prefix"], notes)?;
             if fields.value("function_call").is_some() {
-                return Err(unsupported(
-                    "use tool_calls",
-                    fields.path_of("function_call"),
-                ));
+                return Err(unsupported("use tool_calls", fields.path_of("function_call")));
             }
             Ok(Message::Assistant {
                 content: read_content(fields)?,
@@ -76,10 +68,7 @@ fn read_message(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault
                 name: fields.string("name")?.map(str::to_owned),
             })
         }
-        _ => Err(invalid(
-            "must be system, user, assistant or tool",
-            fields.path_of("role"),
-        )),
+        _ => Err(invalid("must be system, user, assistant or tool", fields.path_of("role"))),
     }
 }
 
@@ -134,25 +123,16 @@ fn read_calls(fields: &Fields<'_>, notes: &mut Notes) -> Result<Vec<ToolCall>, F
 fn read_call(call: &Fields<'_>, notes: &mut Notes) -> Result<ToolCall, Fault> {
     call.only(&["id", "type", "function", "index"], notes)?;
     if !matches!(call.string("type")?, None | Some("function")) {
-        return Err(unsupported(
-            "only function calls are known",
-            call.path_of("type"),
-        ));
+        return Err(unsupported("only function calls are known", call.path_of("type")));
     }
-    let function = call
-        .object("function")?
-        .ok_or_else(|| call.missing("function"))?;
+    let function = call.object("function")?.ok_or_else(|| call.missing("function"))?;
     function.only(&["name", "arguments"], notes)?;
     let arguments = match function.value("arguments") {
         None => return Err(function.missing("arguments")),
         Some(Value::String(text)) => text.clone(),
         Some(object @ Value::Object(_)) => object.to_string(),
         Some(other) => {
-            return Err(wrong_type(
-                other,
-                "JSON text or an object",
-                function.path_of("arguments"),
-            ));
+            return Err(wrong_type(other, "JSON text or an object", function.path_of("arguments")));
         }
     };
     Ok(ToolCall {

@@ -22,14 +22,8 @@ const BIAS_MAX: usize = 1024;
 const MODEL_BYTES_MAX: usize = 256;
 
 /// Fields that only OpenAI's clients send, and that have an effect here.
-pub(crate) const OPENAI_FIELDS: &[&str] = &[
-    "seed",
-    "max_completion_tokens",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "logit_bias",
-];
+pub(crate) const OPENAI_FIELDS: &[&str] =
+    &["seed", "max_completion_tokens", "stream_options", "logprobs", "top_logprobs", "logit_bias"];
 
 /// Sampling that neither dialect has but local servers commonly take, under their usual names.
 pub(crate) const LOCAL_FIELDS: &[&str] = &["top_k", "min_p", "repetition_penalty", "min_tokens"];
@@ -66,15 +60,8 @@ pub(crate) fn read_delivery(body: &Fields<'_>, notes: &Notes) -> Result<Delivery
     Ok(Delivery {
         stream: body.flag("stream")?.unwrap_or(false),
         include_usage,
-        dialect: if is_openai {
-            Dialect::OpenAi
-        } else {
-            Dialect::Mistral
-        },
-        ext: body
-            .object("ext")?
-            .as_ref()
-            .map_or_else(|| Ok(Ext::default()), read_ext)?,
+        dialect: if is_openai { Dialect::OpenAi } else { Dialect::Mistral },
+        ext: body.object("ext")?.as_ref().map_or_else(|| Ok(Ext::default()), read_ext)?,
     })
 }
 
@@ -83,10 +70,9 @@ pub(crate) fn read_model(body: &Fields<'_>, notes: &Notes) -> Result<String, Fau
     match body.string("model")? {
         None if notes.is_strict() => Err(body.missing("model")),
         None | Some("default") => Ok(String::new()),
-        Some(name) if name.len() > MODEL_BYTES_MAX => Err(invalid(
-            format!("longer than {MODEL_BYTES_MAX} bytes"),
-            "model",
-        )),
+        Some(name) if name.len() > MODEL_BYTES_MAX => {
+            Err(invalid(format!("longer than {MODEL_BYTES_MAX} bytes"), "model"))
+        }
         Some(name) => Ok(name.to_owned()),
     }
 }
@@ -120,63 +106,34 @@ pub(crate) fn read_limits(body: &Fields<'_>, ext: &Ext) -> Result<Limits, Fault>
         max_tokens: max_tokens.map(|tokens| tokens as u32),
         min_tokens: tokens("min_tokens")?.unwrap_or(0) as u32,
         stop: read_stops(body)?,
-        deadline: ext
-            .ttl_s
-            .map(|ttl_s| Instant::now() + Duration::from_secs(ttl_s.into())),
+        deadline: ext.ttl_s.map(|ttl_s| Instant::now() + Duration::from_secs(ttl_s.into())),
         ..Limits::default()
     })
 }
 
 /// Refuses what would change the answer in a way that this build cannot.
 pub(crate) fn refuse_unsupported(body: &Fields<'_>) -> Result<(), Fault> {
-    if body
-        .integer("n", 1..=i64::from(u32::MAX))?
-        .is_some_and(|n| n > 1)
-    {
-        return Err(unsupported(
-            "one answer per request; send the request n times",
-            "n",
-        ));
+    if body.integer("n", 1..=i64::from(u32::MAX))?.is_some_and(|n| n > 1) {
+        return Err(unsupported("one answer per request; send the request n times", "n"));
     }
     if body.flag("logprobs")? == Some(true) {
         return Err(unsupported("log probabilities are not given", "logprobs"));
     }
-    if body
-        .integer("top_logprobs", 0..=20)?
-        .is_some_and(|count| count > 0)
-    {
-        return Err(unsupported(
-            "log probabilities are not given",
-            "top_logprobs",
-        ));
+    if body.integer("top_logprobs", 0..=20)?.is_some_and(|count| count > 0) {
+        return Err(unsupported("log probabilities are not given", "top_logprobs"));
     }
     if body.flag("safe_prompt")? == Some(true) {
         let message = "no text is injected; put your instructions into a system message";
         return Err(unsupported(message, "safe_prompt"));
     }
     if body.value("prompt_mode").is_some() {
-        return Err(unsupported(
-            "this model has no reasoning mode",
-            "prompt_mode",
-        ));
+        return Err(unsupported("this model has no reasoning mode", "prompt_mode"));
     }
-    if body
-        .string("reasoning_effort")?
-        .is_some_and(|effort| effort != "none")
-    {
-        return Err(unsupported(
-            "this model has no reasoning mode",
-            "reasoning_effort",
-        ));
+    if body.string("reasoning_effort")?.is_some_and(|effort| effort != "none") {
+        return Err(unsupported("this model has no reasoning mode", "reasoning_effort"));
     }
-    if body
-        .list("guardrails", 64)?
-        .is_some_and(|guardrails| !guardrails.is_empty())
-    {
-        return Err(unsupported(
-            "no guardrails are configurable per request",
-            "guardrails",
-        ));
+    if body.list("guardrails", 64)?.is_some_and(|guardrails| !guardrails.is_empty()) {
+        return Err(unsupported("no guardrails are configurable per request", "guardrails"));
     }
     for (old, new) in [("functions", "tools"), ("function_call", "tool_choice")] {
         if body.value(old).is_some() {
@@ -223,11 +180,7 @@ fn read_stops(body: &Fields<'_>) -> Result<Vec<String>, Fault> {
         Some(text @ Value::String(_)) => Ok(vec![one(text, path)?]),
         Some(Value::Array(_)) => {
             let texts = body.list("stop", STOPS_MAX)?.unwrap_or_default();
-            texts
-                .iter()
-                .enumerate()
-                .map(|(i, text)| one(text, format!("{path}[{i}]")))
-                .collect()
+            texts.iter().enumerate().map(|(i, text)| one(text, format!("{path}[{i}]"))).collect()
         }
         Some(other) => Err(wrong_type(other, "a string or a list of strings", path)),
     }
@@ -254,10 +207,7 @@ fn read_bias(body: &Fields<'_>) -> Result<Vec<(TokenId, f32)>, Fault> {
                 .map_err(|_| invalid("keys must be token ids in digits", path.as_str()))?;
             match bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias)) {
                 Some(bias) => Ok((TokenId(token), bias as f32)),
-                None => Err(invalid(
-                    "values must be between -100 and 100",
-                    path.as_str(),
-                )),
+                None => Err(invalid("values must be between -100 and 100", path.as_str())),
             }
         })
         .collect()

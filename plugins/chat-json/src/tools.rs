@@ -45,11 +45,7 @@ pub(crate) fn read_tools(
         .iter()
         .enumerate()
         .map(|(index, item)| {
-            read_tool(
-                &Fields::of(item, format!("tools[{index}]"))?,
-                parameters,
-                notes,
-            )
+            read_tool(&Fields::of(item, format!("tools[{index}]"))?, parameters, notes)
         })
         .collect()
 }
@@ -61,14 +57,9 @@ fn read_tool(
 ) -> Result<ToolSpec, Fault> {
     tool.only(&["type", "function"], notes)?;
     if !matches!(tool.string("type")?, None | Some("function")) {
-        return Err(unsupported(
-            "only function tools are known",
-            tool.path_of("type"),
-        ));
+        return Err(unsupported("only function tools are known", tool.path_of("type")));
     }
-    let function = tool
-        .object("function")?
-        .ok_or_else(|| tool.missing("function"))?;
+    let function = tool.object("function")?.ok_or_else(|| tool.missing("function"))?;
     function.only(&["name", "description", "parameters", "strict"], notes)?;
     if function.flag("strict")? == Some(true) {
         notes.ignore(function.path_of("strict"));
@@ -76,21 +67,14 @@ fn read_tool(
     let schema = match function.value("parameters") {
         Some(schema @ Value::Object(_)) => schema.clone(),
         Some(other) => {
-            return Err(wrong_type(
-                other,
-                "a JSON Schema",
-                function.path_of("parameters"),
-            ));
+            return Err(wrong_type(other, "a JSON Schema", function.path_of("parameters")));
         }
         None if parameters == Parameters::Optional => json!({"type": "object", "properties": {}}),
         None => return Err(function.missing("parameters")),
     };
     Ok(ToolSpec {
         name: function.required_string("name")?.to_owned(),
-        description: function
-            .string("description")?
-            .unwrap_or_default()
-            .to_owned(),
+        description: function.string("description")?.unwrap_or_default().to_owned(),
         parameters: schema,
     })
 }
@@ -119,22 +103,21 @@ pub(crate) fn read_choice(
             if !matches!(choice.string("type")?, None | Some("function")) {
                 return Err(invalid("must be function", choice.path_of("type")));
             }
-            let function = choice
-                .object("function")?
-                .ok_or_else(|| choice.missing("function"))?;
+            let function = choice.object("function")?.ok_or_else(|| choice.missing("function"))?;
             function.only(&["name"], notes)?;
             ToolChoice::Function(function.required_string("name")?.to_owned())
         }
         Some(other) => return Err(wrong_type(other, "a word or an object", path)),
     };
     match &choice {
-        ToolChoice::Any if tools.is_empty() => Err(Fault::bad_request(
-            "tool_choice demands a call, but the request has no tools",
-        )
-        .at(path)),
-        ToolChoice::Function(name) if !tools.iter().any(|tool| tool.name == *name) => Err(
-            Fault::bad_request("tool_choice names a function that is not among the tools").at(path),
-        ),
+        ToolChoice::Any if tools.is_empty() => {
+            Err(Fault::bad_request("tool_choice demands a call, but the request has no tools")
+                .at(path))
+        }
+        ToolChoice::Function(name) if !tools.iter().any(|tool| tool.name == *name) => {
+            Err(Fault::bad_request("tool_choice names a function that is not among the tools")
+                .at(path))
+        }
         _ => Ok(choice),
     }
 }

@@ -26,51 +26,31 @@ fn accepted() -> Event {
 }
 
 fn text(text: &str) -> Event {
-    Event::Text {
-        text: text.into(),
-        tokens: 1,
-    }
+    Event::Text { text: text.into(), tokens: 1 }
 }
 
 fn call() -> Event {
     let (name, arguments) = ("lookup".into(), r#"{"city": "Pavia"}"#.into());
-    Event::ToolCall(ToolCall {
-        id: "D681PevKs".into(),
-        name,
-        arguments,
-    })
+    Event::ToolCall(ToolCall { id: "D681PevKs".into(), name, arguments })
 }
 
 fn finished(reason: FinishReason) -> Event {
-    let usage = Usage {
-        prompt_tokens: 5,
-        cached_tokens: 2,
-        completion_tokens: 3,
-    };
+    let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 };
     Event::Finished { reason, usage }
 }
 
 /// One line for each chunk, then the whole.
 fn check(chat: &Chat, events: &[Event], wanted: Expect) {
     let mut answer = Answer::new(chat, 1_700_000_000);
-    let mut lines: Vec<_> = events
-        .iter()
-        .flat_map(|event| answer.push(event))
-        .map(|chunk| chunk.to_string())
-        .collect();
+    let mut lines: Vec<_> =
+        events.iter().flat_map(|event| answer.push(event)).map(|chunk| chunk.to_string()).collect();
     lines.push(format!("{:#}", answer.completion()));
     wanted.assert_eq(&lines.join("\n"));
 }
 
 #[test]
 fn mistral_gets_usage_on_its_last_chunk() {
-    let events = [
-        accepted(),
-        text("Once"),
-        text(""),
-        text(" upon"),
-        finished(FinishReason::Stop),
-    ];
+    let events = [accepted(), text("Once"), text(""), text(" upon"), finished(FinishReason::Stop)];
     check(
         &chat(json!({})),
         &events,
@@ -114,11 +94,7 @@ fn openai_gets_usage_in_a_chunk_of_its_own_when_it_asks() {
     let chat = chat(json!({"stream_options": {"include_usage": true}}));
     check(
         &chat,
-        &[
-            accepted(),
-            text("Once"),
-            finished(FinishReason::ModelLength),
-        ],
+        &[accepted(), text("Once"), finished(FinishReason::ModelLength)],
         expect![[r#"
             {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null,"logprobs":null}],"usage":null}
             {"id":"0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"tiny","choices":[{"index":0,"delta":{"content":"Once"},"finish_reason":null,"logprobs":null}],"usage":null}
@@ -155,12 +131,7 @@ fn openai_gets_usage_in_a_chunk_of_its_own_when_it_asks() {
 
 #[test]
 fn a_call_comes_whole_in_one_delta() {
-    let events = [
-        accepted(),
-        call(),
-        call(),
-        finished(FinishReason::ToolCalls),
-    ];
+    let events = [accepted(), call(), call(), finished(FinishReason::ToolCalls)];
     check(
         &chat(json!({})),
         &events,
@@ -286,10 +257,7 @@ fn an_answer_begins_with_the_prefix_that_the_client_gave() {
         .map(|chunk| chunk["choices"][0]["delta"]["content"].clone())
         .collect();
     assert_eq!(deltas, ["", "Once", " upon", ""]);
-    assert_eq!(
-        answer.completion()["choices"][0]["message"]["content"],
-        "Once upon"
-    );
+    assert_eq!(answer.completion()["choices"][0]["message"]["content"], "Once upon");
 }
 
 #[test]
@@ -301,10 +269,7 @@ fn a_fault_ends_the_answer_and_gives_no_chunk() {
     assert!(answer.push(&Event::Failed(fault.clone())).is_empty());
     assert!(answer.is_over());
     assert_eq!(answer.failed(), Some(&fault));
-    assert!(
-        answer.push(&text(" upon")).is_empty(),
-        "nothing follows the last event"
-    );
+    assert!(answer.push(&text(" upon")).is_empty(), "nothing follows the last event");
     assert_eq!(answer.text(), "Once");
     assert_eq!(answer.completion()["choices"][0]["finish_reason"], "error");
 }
@@ -314,10 +279,7 @@ fn finish_reasons_are_words_of_the_dialect() {
     let word = |more: Value, reason| {
         let mut answer = Answer::new(&chat(more), 0);
         answer.push(&accepted());
-        assert_eq!(
-            answer.completion()["choices"][0]["finish_reason"],
-            Value::Null
-        );
+        assert_eq!(answer.completion()["choices"][0]["finish_reason"], Value::Null);
         answer.push(&finished(reason));
         answer.completion()["choices"][0]["finish_reason"].clone()
     };
@@ -384,18 +346,9 @@ fn models_are_listed_with_their_aliases() {
         created: 1_700_000_000,
         encoding: "v3".into(),
     };
-    assert_eq!(
-        model_body(&card, "mistral-small-2402")["id"],
-        "mistral-small-2402"
-    );
-    assert_eq!(
-        model_body(&card, "mistral-small-2402")["root"],
-        "mistral-7b-instruct-v0.3"
-    );
-    let description = Description {
-        models: vec![card],
-        ..Description::default()
-    };
+    assert_eq!(model_body(&card, "mistral-small-2402")["id"], "mistral-small-2402");
+    assert_eq!(model_body(&card, "mistral-small-2402")["root"], "mistral-7b-instruct-v0.3");
+    let description = Description { models: vec![card], ..Description::default() };
     expect![[r#"
         {
           "object": "list",

@@ -19,44 +19,27 @@ fn pairs(json: &Value, read: &Message) -> Vec<(Value, Value)> {
     let joined = |content: &[String]| Value::from(content.concat());
     let written = match &json["content"] {
         Value::Array(chunks) => Value::from(
-            chunks
-                .iter()
-                .filter_map(|chunk| chunk["text"].as_str())
-                .collect::<String>(),
+            chunks.iter().filter_map(|chunk| chunk["text"].as_str()).collect::<String>(),
         ),
         other => other.clone(),
     };
     match read {
         Message::System { content } | Message::User { content } => vec![(written, joined(content))],
-        Message::Tool {
-            content,
-            call_id,
-            name,
-        } => vec![
+        Message::Tool { content, call_id, name } => vec![
             (written, joined(content)),
             (json["tool_call_id"].clone(), Value::from(call_id.clone())),
             (json["name"].clone(), Value::from(name.clone())),
         ],
-        Message::Assistant {
-            content,
-            tool_calls,
-            prefix,
-        } => {
+        Message::Assistant { content, tool_calls, prefix } => {
             let content = content.as_deref().map_or(Value::Null, joined);
             let written_prefix = json["prefix"].as_bool().unwrap_or(false);
-            let mut pairs = vec![
-                (written, content),
-                (written_prefix.into(), (*prefix).into()),
-            ];
+            let mut pairs = vec![(written, content), (written_prefix.into(), (*prefix).into())];
             let calls = json["tool_calls"].as_array().cloned().unwrap_or_default();
             assert_eq!(calls.len(), tool_calls.len());
             for (json, call) in calls.iter().zip(tool_calls) {
                 pairs.push((json["id"].clone(), call.id.clone().into()));
                 pairs.push((json["function"]["name"].clone(), call.name.clone().into()));
-                pairs.push((
-                    json["function"]["arguments"].clone(),
-                    call.arguments.clone().into(),
-                ));
+                pairs.push((json["function"]["arguments"].clone(), call.arguments.clone().into()));
             }
             pairs
         }
@@ -92,10 +75,7 @@ fn golden_conversations_are_read_whole() {
             assert_eq!(tools.len(), written.len());
             for (json, tool) in written.iter().zip(&tools) {
                 assert_eq!(json["function"]["name"], tool.name);
-                assert_eq!(
-                    json["function"]["parameters"].to_string(),
-                    tool.parameters.to_string()
-                );
+                assert_eq!(json["function"]["parameters"].to_string(), tool.parameters.to_string());
             }
             conversations += 1;
         }

@@ -8,11 +8,7 @@ use serde_json::{Value, json};
 const ID: &str = "0123456789abcdef0123456789abcdef";
 
 fn lenient(body: &Value) -> Result<Chat, Fault> {
-    parse_chat(
-        body.to_string().as_bytes(),
-        RequestId(ID.into()),
-        Strictness::Lenient,
-    )
+    parse_chat(body.to_string().as_bytes(), RequestId(ID.into()), Strictness::Lenient)
 }
 
 /// A smallest body with more members.
@@ -96,10 +92,7 @@ fn every_bad_body_says_what_is_wrong_and_where() {
         .map(|more| {
             let fault = lenient(&with(more)).expect_err("must be refused");
             let message = &fault.message;
-            assert!(
-                fault.param.is_some_and(|param| message.contains(&param)),
-                "{message}"
-            );
+            assert!(fault.param.is_some_and(|param| message.contains(&param)), "{message}");
             format!("{} {message}", fault.code.status())
         })
         .collect();
@@ -163,15 +156,9 @@ fn every_bad_body_says_what_is_wrong_and_where() {
 
 #[test]
 fn bytes_that_are_no_object_are_a_bad_request() {
-    for body in [
-        &b""[..],
-        b"[]",
-        b"null",
-        b"{",
-        b"\xff",
-        b"{\"messages\":NaN}",
-        b"{\"a\":1,\"a\":1}",
-    ] {
+    for body in
+        [&b""[..], b"[]", b"null", b"{", b"\xff", b"{\"messages\":NaN}", b"{\"a\":1,\"a\":1}"]
+    {
         let fault = parse_chat(body, RequestId(ID.into()), Strictness::Lenient).unwrap_err();
         assert_eq!((fault.code, fault.param), (FaultCode::BadRequest, None));
     }
@@ -220,10 +207,7 @@ fn no_fault_repeats_what_the_client_wrote() {
         json!({"logit_bias": {secret: 1}}),
     ] {
         let fault = lenient(&with(more)).unwrap_err();
-        assert!(
-            !fault_body(&fault).to_string().contains("hunter2"),
-            "{fault:?}"
-        );
+        assert!(!fault_body(&fault).to_string().contains("hunter2"), "{fault:?}");
     }
     let twice = format!("{{\"{secret}\":1,\"{secret}\":2}}");
     let fault =

@@ -8,19 +8,11 @@ use serde_json::{Value, json};
 const ID: &str = "0123456789abcdef0123456789abcdef";
 
 fn lenient(body: &Value) -> Result<Chat, Fault> {
-    parse_chat(
-        body.to_string().as_bytes(),
-        RequestId(ID.into()),
-        Strictness::Lenient,
-    )
+    parse_chat(body.to_string().as_bytes(), RequestId(ID.into()), Strictness::Lenient)
 }
 
 fn strict(body: &Value) -> Result<Chat, Fault> {
-    parse_chat(
-        body.to_string().as_bytes(),
-        RequestId(ID.into()),
-        Strictness::MistralStrict,
-    )
+    parse_chat(body.to_string().as_bytes(), RequestId(ID.into()), Strictness::MistralStrict)
 }
 
 /// A smallest body with more members.
@@ -310,13 +302,7 @@ fn a_smallest_body_has_every_default() {
     assert_eq!(chat.request.limits, protocol::Limits::default());
     assert_eq!(chat.request.tool_choice, ToolChoice::Auto);
     assert!(!chat.stream && chat.ignored.is_empty() && chat.dialect == Dialect::Mistral);
-    assert_eq!(
-        lenient(&with(json!({"model": "default"})))
-            .unwrap()
-            .request
-            .model,
-        ""
-    );
+    assert_eq!(lenient(&with(json!({"model": "default"}))).unwrap().request.model, "");
 }
 
 #[test]
@@ -344,10 +330,7 @@ fn null_is_as_good_as_absent() {
         "ext",
         "never_heard_of",
     ];
-    let nulls = names
-        .map(|name| (name.to_owned(), Value::Null))
-        .into_iter()
-        .collect();
+    let nulls = names.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
     let chat = lenient(&with(Value::Object(nulls))).unwrap();
     assert_eq!(chat.request.sampling, protocol::Sampling::default());
     assert!(chat.ignored.is_empty(), "{:?}", chat.ignored);
@@ -357,10 +340,7 @@ fn null_is_as_good_as_absent() {
 fn foreign_call_ids_are_replaced_alike_in_call_and_result() {
     let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": [2]}}});
     let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "1"});
-    let (openai, uuid) = (
-        "call_abcdefghijklmnopqrstuvwx",
-        "0198c1de-0000-7000-8000-000000000000",
-    );
+    let (openai, uuid) = ("call_abcdefghijklmnopqrstuvwx", "0198c1de-0000-7000-8000-000000000000");
     let chat = lenient(&with(json!({"messages": [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": null, "refusal": null, "tool_calls": [call(openai), call(uuid), call("D681PevKs")]},
@@ -374,9 +354,7 @@ fn foreign_call_ids_are_replaced_alike_in_call_and_result() {
     let answered: Vec<_> = results
         .iter()
         .map(|message| match message {
-            Message::Tool {
-                call_id: Some(id), ..
-            } => id.as_str(),
+            Message::Tool { call_id: Some(id), .. } => id.as_str(),
             other => panic!("not a result: {other:?}"),
         })
         .collect();
@@ -391,15 +369,7 @@ fn unknown_fields_are_listed_or_refused() {
     let body = with(json!({"user": "u", "store": true, "messages": [
         {"role": "user", "content": "hi", "name": "eve", "weird name": 1}]}));
     let chat = lenient(&body).unwrap();
-    assert_eq!(
-        chat.ignored,
-        [
-            "user",
-            "store",
-            "messages[0].name",
-            "messages[0].(unprintable)"
-        ]
-    );
+    assert_eq!(chat.ignored, ["user", "store", "messages[0].name", "messages[0].(unprintable)"]);
     let fault = strict(&body).unwrap_err();
     assert_eq!(fault.param.as_deref(), Some("user"));
     let nested = with(json!({"messages": [{"role": "user", "content": "hi", "name": "eve"}]}));
@@ -432,10 +402,7 @@ fn unknown_fields_are_listed_or_refused() {
         }"#]]
     .assert_eq(&format!("{:#}", fault_body(&strict(&nested).unwrap_err())));
     let many = (0..1000).map(|n| (format!("field{n}"), json!(1))).collect();
-    assert_eq!(
-        lenient(&with(Value::Object(many))).unwrap().ignored.len(),
-        32
-    );
+    assert_eq!(lenient(&with(Value::Object(many))).unwrap().ignored.len(), 32);
 }
 
 #[test]
@@ -451,22 +418,14 @@ fn strict_refuses_what_only_openai_has() {
     ] {
         let body = with(more);
         assert!(lenient(&body).is_ok(), "{body}");
-        assert_eq!(
-            strict(&body).unwrap_err().code,
-            FaultCode::InvalidField,
-            "{body}"
-        );
+        assert_eq!(strict(&body).unwrap_err().code, FaultCode::InvalidField, "{body}");
     }
 }
 
 #[test]
 fn formats_reach_the_request() {
-    let format = |format: Value| {
-        lenient(&with(json!({"response_format": format})))
-            .unwrap()
-            .request
-            .format
-    };
+    let format =
+        |format: Value| lenient(&with(json!({"response_format": format}))).unwrap().request.format;
     let schema = json!({"type": "object"});
     assert_eq!(format(json!({"type": "text"})), Format::Free);
     assert_eq!(format(json!({"type": "json_object"})), Format::JsonObject);
@@ -482,10 +441,7 @@ fn formats_reach_the_request() {
 fn ext_is_read_and_nothing_unknown_hides_in_it() {
     let ext = json!({"id": "0198-a.b_c", "reply_to": "zonda/v1/a/client/plc7/reply/17", "ttl_s": 120,
         "flush_ms": 50, "mode": "text", "max_reply_bytes": 255});
-    for chat in [
-        lenient(&with(json!({"ext": ext}))),
-        strict(&with(json!({"ext": ext}))),
-    ] {
+    for chat in [lenient(&with(json!({"ext": ext}))), strict(&with(json!({"ext": ext})))] {
         let chat = chat.unwrap();
         assert_eq!(chat.ext.id.as_deref(), Some("0198-a.b_c"));
         assert_eq!(chat.ext.mode, Mode::Text);
@@ -506,50 +462,24 @@ fn ext_is_read_and_nothing_unknown_hides_in_it() {
         (json!([]), "ext"),
     ] {
         let fault = lenient(&with(json!({"ext": bad}))).unwrap_err();
-        assert_eq!(
-            (fault.code, fault.param.as_deref()),
-            (FaultCode::InvalidField, Some(param))
-        );
+        assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::InvalidField, Some(param)));
     }
 }
 
 #[test]
 fn a_hole_is_understood() {
-    let read = |body: &str| {
-        parse_fill(
-            body.as_bytes(),
-            RequestId(ID.into()),
-            Strictness::MistralStrict,
-        )
-    };
+    let read =
+        |body: &str| parse_fill(body.as_bytes(), RequestId(ID.into()), Strictness::MistralStrict);
     let chat = read(r#"{"model":"c","prompt":"def f(","suffix":"return 1","min_tokens":2,"max_tokens":8,"stream":true}"#).unwrap();
     assert_eq!(
         chat.request.input,
-        Input::Fill {
-            prefix: "def f(".into(),
-            suffix: Some("return 1".into())
-        }
+        Input::Fill { prefix: "def f(".into(), suffix: Some("return 1".into()) }
     );
-    assert_eq!(
-        (
-            chat.request.limits.min_tokens,
-            chat.request.limits.max_tokens
-        ),
-        (2, Some(8))
-    );
+    assert_eq!((chat.request.limits.min_tokens, chat.request.limits.max_tokens), (2, Some(8)));
     assert!(chat.stream);
     let open = read(r#"{"model":"c","prompt":""}"#).unwrap();
-    assert_eq!(
-        open.request.input,
-        Input::Fill {
-            prefix: String::new(),
-            suffix: None
-        }
-    );
+    assert_eq!(open.request.input, Input::Fill { prefix: String::new(), suffix: None });
     let fault = read(r#"{"model":"c","suffix":"x"}"#).unwrap_err();
-    assert_eq!(
-        (fault.code, fault.param.as_deref()),
-        (FaultCode::InvalidField, Some("prompt"))
-    );
+    assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::InvalidField, Some("prompt")));
     assert!(read(r#"{"model":"c","prompt":"x","messages":[]}"#).is_err());
 }

@@ -21,32 +21,16 @@ struct Length {
 
 pub(crate) fn build(settings: &Settings) -> Result<Box<dyn Filter>, FilterError> {
     let length: Length = crate::read(KIND, settings)?;
-    let refuse = |message: &str| FilterError::Settings {
-        kind: KIND,
-        message: message.into(),
-    };
+    let refuse = |message: &str| FilterError::Settings { kind: KIND, message: message.into() };
     match length {
-        Length {
-            input_characters_max: None,
-            messages_max: None,
-            answer_tokens_max: None,
-        } => Err(refuse(
-            "set input_characters_max, messages_max or answer_tokens_max",
-        )),
-        Length {
-            messages_max: Some(0),
-            ..
+        Length { input_characters_max: None, messages_max: None, answer_tokens_max: None } => {
+            Err(refuse("set input_characters_max, messages_max or answer_tokens_max"))
         }
-        | Length {
-            input_characters_max: Some(0),
-            ..
+        Length { messages_max: Some(0), .. }
+        | Length { input_characters_max: Some(0), .. }
+        | Length { answer_tokens_max: Some(0), .. } => {
+            Err(refuse("a limit of 0 refuses everything; leave it out to have no limit"))
         }
-        | Length {
-            answer_tokens_max: Some(0),
-            ..
-        } => Err(refuse(
-            "a limit of 0 refuses everything; leave it out to have no limit",
-        )),
         _ => Ok(Box::new(length)),
     }
 }
@@ -60,11 +44,7 @@ impl Filter for Length {
         if let (Some(limit), Input::Chat(messages)) = (self.messages_max, &request.input)
             && messages.len() > limit as usize
         {
-            return Err(too_long(
-                messages.len() as u64,
-                u64::from(limit),
-                "messages",
-            ));
+            return Err(too_long(messages.len() as u64, u64::from(limit), "messages"));
         }
         if let Some(limit) = self.input_characters_max {
             if matches!(request.input, Input::Tokens(_)) {
@@ -108,9 +88,7 @@ mod tests {
     }
 
     fn chat(texts: &[&str]) -> Request {
-        let user = |text: &&str| Message::User {
-            content: vec![(*text).to_owned()],
-        };
+        let user = |text: &&str| Message::User { content: vec![(*text).to_owned()] };
         Request::new("r", Input::Chat(texts.iter().map(user).collect()))
     }
 
@@ -120,10 +98,7 @@ mod tests {
         assert_eq!(filter.on_request(&mut chat(&["äöü", "äöü"])), Ok(()));
         let fault = filter.on_request(&mut chat(&["äöü", "äöüx"])).unwrap_err();
         assert_eq!(fault.code, FaultCode::TooLarge);
-        assert_eq!(
-            fault.message,
-            "the request has 7 characters, the limit is 6; send less"
-        );
+        assert_eq!(fault.message, "the request has 7 characters, the limit is 6; send less");
     }
 
     #[test]
@@ -134,32 +109,15 @@ mod tests {
             name: String::new(),
             arguments: "{\"a\":1}".into(),
         };
-        let assistant = Message::Assistant {
-            content: None,
-            tool_calls: vec![call],
-            prefix: false,
-        };
+        let assistant = Message::Assistant { content: None, tool_calls: vec![call], prefix: false };
         let mut with_call = Request::new("r", Input::Chat(vec![assistant]));
         assert!(filter.on_request(&mut with_call).is_err());
-        let hole = |suffix: &str| Input::Fill {
-            prefix: "ab".into(),
-            suffix: Some(suffix.into()),
-        };
+        let hole = |suffix: &str| Input::Fill { prefix: "ab".into(), suffix: Some(suffix.into()) };
         assert!(filter.on_request(&mut Request::new("r", hole("c"))).is_ok());
-        assert!(
-            filter
-                .on_request(&mut Request::new("r", hole("cd")))
-                .is_err()
-        );
-        assert!(
-            filter
-                .on_request(&mut Request::new("r", Input::Text("abcd".into())))
-                .is_err()
-        );
+        assert!(filter.on_request(&mut Request::new("r", hole("cd"))).is_err());
+        assert!(filter.on_request(&mut Request::new("r", Input::Text("abcd".into()))).is_err());
         let tokens = Input::Tokens(vec![protocol::TokenId(1)]);
-        let fault = filter
-            .on_request(&mut Request::new("r", tokens))
-            .unwrap_err();
+        let fault = filter.on_request(&mut Request::new("r", tokens)).unwrap_err();
         assert_eq!(fault.code, FaultCode::Forbidden);
     }
 

@@ -75,20 +75,14 @@ pub fn build(kind: &str, settings: &Settings) -> Result<Box<dyn Filter>, FilterE
         Some(known) => (known.build)(settings),
         None => Err(FilterError::Unknown {
             kind: kind.chars().take(64).collect(),
-            known: FILTERS
-                .iter()
-                .map(|known| known.name)
-                .collect::<Vec<_>>()
-                .join(", "),
+            known: FILTERS.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
         }),
     }
 }
 
 fn read<T: DeserializeOwned>(kind: &'static str, settings: &Settings) -> Result<T, FilterError> {
-    serde_json::from_value(Value::Object(settings.clone())).map_err(|error| FilterError::Settings {
-        kind,
-        message: error.to_string(),
-    })
+    serde_json::from_value(Value::Object(settings.clone()))
+        .map_err(|error| FilterError::Settings { kind, message: error.to_string() })
 }
 
 #[cfg(test)]
@@ -99,9 +93,7 @@ mod tests {
     use super::*;
 
     fn check(kind: &str, settings: Value, expected: &Expect) {
-        let Value::Object(settings) = settings else {
-            panic!("settings are an object")
-        };
+        let Value::Object(settings) = settings else { panic!("settings are an object") };
         let message = match build(kind, &settings) {
             Ok(_) => "built".to_owned(),
             Err(error) => error.to_string(),
@@ -140,11 +132,7 @@ mod tests {
                 "filter length: a limit of 0 refuses everything; leave it out to have no limit"
             ],
         );
-        check(
-            "redact",
-            json!({}),
-            &expect!["filter redact: set words or patterns"],
-        );
+        check("redact", json!({}), &expect!["filter redact: set words or patterns"]);
         check(
             "redact",
             json!({ "patterns": ["(["] }),
@@ -162,11 +150,7 @@ mod tests {
                 "filter redact: pattern 1: Compiled regex exceeds size limit of 4194304 bytes."
             ],
         );
-        check(
-            "redact",
-            json!({ "words": [""] }),
-            &expect!["filter redact: a word is empty"],
-        );
+        check("redact", json!({ "words": [""] }), &expect!["filter redact: a word is empty"]);
         check(
             "redact",
             json!({ "words": ["a"], "mask": "\n" }),
@@ -177,13 +161,7 @@ mod tests {
     #[test]
     fn every_filter_is_named_once() {
         for kind in FILTERS {
-            assert_eq!(
-                FILTERS
-                    .iter()
-                    .filter(|other| other.name == kind.name)
-                    .count(),
-                1
-            );
+            assert_eq!(FILTERS.iter().filter(|other| other.name == kind.name).count(), 1);
             assert!(!kind.purpose.is_empty());
         }
     }

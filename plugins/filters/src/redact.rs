@@ -44,35 +44,20 @@ struct Redact {
 }
 
 pub(crate) fn build(settings: &Settings) -> Result<Box<dyn Filter>, FilterError> {
-    let refuse = |message: String| FilterError::Settings {
-        kind: KIND,
-        message,
-    };
-    let RedactSettings {
-        words,
-        patterns,
-        mask,
-    } = crate::read(KIND, settings)?;
+    let refuse = |message: String| FilterError::Settings { kind: KIND, message };
+    let RedactSettings { words, patterns, mask } = crate::read(KIND, settings)?;
     if words.is_empty() && patterns.is_empty() {
         return Err(refuse("set words or patterns".into()));
     }
     if words.len() > ENTRIES_MAX || patterns.len() > ENTRIES_MAX {
         return Err(refuse(format!("more than {ENTRIES_MAX} words or patterns")));
     }
-    if let Some(at) = words
-        .iter()
-        .chain(&patterns)
-        .position(|entry| entry.len() > ENTRY_BYTES_MAX)
+    if let Some(at) = words.iter().chain(&patterns).position(|entry| entry.len() > ENTRY_BYTES_MAX)
     {
-        return Err(refuse(format!(
-            "entry {} is over {ENTRY_BYTES_MAX} bytes",
-            at + 1
-        )));
+        return Err(refuse(format!("entry {} is over {ENTRY_BYTES_MAX} bytes", at + 1)));
     }
     if mask.len() > 64 || mask.contains(char::is_control) {
-        return Err(refuse(
-            "mask is over 64 bytes or has a control character".into(),
-        ));
+        return Err(refuse("mask is over 64 bytes or has a control character".into()));
     }
     for (at, pattern) in patterns.iter().enumerate() {
         let compiled = compile(pattern)
@@ -85,42 +70,27 @@ pub(crate) fn build(settings: &Settings) -> Result<Box<dyn Filter>, FilterError>
         return Err(refuse("a word is empty".into()));
     }
     let words = words.iter().map(|word| word_pattern(word));
-    let all: Vec<String> = words
-        .chain(patterns.iter().map(|pattern| format!("(?:{pattern})")))
-        .collect();
+    let all: Vec<String> =
+        words.chain(patterns.iter().map(|pattern| format!("(?:{pattern})"))).collect();
     let pattern = compile(&all.join("|")).map_err(|error| refuse(one_line(&error)))?;
     Ok(Box::new(Redact { pattern, mask }))
 }
 
 fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(pattern)
-        .size_limit(COMPILED_BYTES_MAX)
-        .build()
+    RegexBuilder::new(pattern).size_limit(COMPILED_BYTES_MAX).build()
 }
 
 fn one_line(error: &regex::Error) -> String {
     let text = error.to_string();
-    text.lines()
-        .last()
-        .unwrap_or_default()
-        .trim_start_matches("error: ")
-        .to_owned()
+    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// The word in any case, not inside a longer one.
 fn word_pattern(word: &str) -> String {
     let word = word.trim();
     let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    let before = if is_letter(word.chars().next()) {
-        r"\b"
-    } else {
-        ""
-    };
-    let behind = if is_letter(word.chars().next_back()) {
-        r"\b"
-    } else {
-        ""
-    };
+    let before = if is_letter(word.chars().next()) { r"\b" } else { "" };
+    let behind = if is_letter(word.chars().next_back()) { r"\b" } else { "" };
     format!("(?i:{before}{}{behind})", regex::escape(word))
 }
 
@@ -161,11 +131,7 @@ impl Redact {
     fn mask_text(&self, text: &mut String) {
         let masked = self.pattern.replace_all(text, |found: &Captures<'_>| {
             // A place between two characters hides nothing.
-            if found[0].is_empty() {
-                ""
-            } else {
-                self.mask.as_str()
-            }
+            if found[0].is_empty() { "" } else { self.mask.as_str() }
         });
         if let Cow::Owned(masked) = masked {
             *text = masked;
@@ -223,9 +189,7 @@ mod tests {
         let filter = build(settings.as_object().unwrap()).unwrap();
         let mut request = Request::new("r", Input::Text(text.into()));
         filter.on_request(&mut request).unwrap();
-        let Input::Text(text) = request.input else {
-            panic!("text stays text")
-        };
+        let Input::Text(text) = request.input else { panic!("text stays text") };
         text
     }
 
@@ -251,10 +215,7 @@ mod tests {
             "patterns": [r"[\w.+-]+@[\w-]+\.[\w.]+", r"\b\d{4}(?:[ -]?\d{4}){3}\b"],
             "mask": "$0",
         });
-        assert_eq!(
-            masked(&settings, "write to a.b@c.org now"),
-            "write to $0 now"
-        );
+        assert_eq!(masked(&settings, "write to a.b@c.org now"), "write to $0 now");
         assert_eq!(masked(&settings, "card 4111 1111 1111 1111!"), "card $0!");
     }
 
@@ -270,22 +231,14 @@ mod tests {
         };
         let conversation = |content: Vec<String>, arguments: &str| {
             vec![
-                Message::System {
-                    content: content.clone(),
-                },
-                Message::User {
-                    content: content.clone(),
-                },
+                Message::System { content: content.clone() },
+                Message::User { content: content.clone() },
                 Message::Assistant {
                     content: Some(content.clone()),
                     tool_calls: vec![call(arguments)],
                     prefix: false,
                 },
-                Message::Tool {
-                    content,
-                    call_id: None,
-                    name: None,
-                },
+                Message::Tool { content, call_id: None, name: None },
             ]
         };
         let input = Input::Chat(conversation(content(), "{\"bird\":\"falcon\"}"));
@@ -302,21 +255,13 @@ mod tests {
             json!({ "patterns": [r#"".*""#, r"\d{16}", "secret", r"\b"], "mask": "\"*\"" });
         let filter = build(patterns.as_object().unwrap()).unwrap();
         let masked = |arguments: &str| {
-            let call = ToolCall {
-                id: String::new(),
-                name: String::new(),
-                arguments: arguments.into(),
-            };
-            let message = Message::Assistant {
-                content: None,
-                tool_calls: vec![call],
-                prefix: false,
-            };
+            let call =
+                ToolCall { id: String::new(), name: String::new(), arguments: arguments.into() };
+            let message =
+                Message::Assistant { content: None, tool_calls: vec![call], prefix: false };
             let mut request = Request::new("r", Input::Chat(vec![message]));
             filter.on_request(&mut request).unwrap();
-            let Input::Chat(mut messages) = request.input else {
-                panic!("a chat")
-            };
+            let Input::Chat(mut messages) = request.input else { panic!("a chat") };
             let Some(Message::Assistant { tool_calls, .. }) = messages.pop() else {
                 panic!("one message")
             };
@@ -335,9 +280,6 @@ mod tests {
         let settings = json!({ "words": ["falcon"] });
         let filter = build(settings.as_object().unwrap()).unwrap();
         let mut request = Request::new("r", Input::Tokens(vec![protocol::TokenId(1)]));
-        assert_eq!(
-            filter.on_request(&mut request).unwrap_err().code,
-            FaultCode::Forbidden
-        );
+        assert_eq!(filter.on_request(&mut request).unwrap_err().code, FaultCode::Forbidden);
     }
 }

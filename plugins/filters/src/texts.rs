@@ -27,10 +27,7 @@ pub(crate) fn for_each_arguments(request: &mut Request, mut each: impl FnMut(&mu
     };
     for message in messages {
         if let Message::Assistant { tool_calls, .. } = message {
-            tool_calls
-                .iter_mut()
-                .map(|call| &mut call.arguments)
-                .for_each(&mut each);
+            tool_calls.iter_mut().map(|call| &mut call.arguments).for_each(&mut each);
         }
     }
 }

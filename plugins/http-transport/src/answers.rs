@@ -36,18 +36,8 @@ impl Telling {
 
     /// Answers with what the reply brings. Dropping the response cancels the request.
     pub(crate) async fn tell(self, reply: Reply, ticket: Ticket) -> Response {
-        let flow = Flow {
-            reply,
-            answer: self.answer,
-            first: None,
-            over: false,
-            _ticket: ticket,
-        };
-        let response = if self.stream {
-            flow.stream().await
-        } else {
-            flow.whole().await
-        };
+        let flow = Flow { reply, answer: self.answer, first: None, over: false, _ticket: ticket };
+        let response = if self.stream { flow.stream().await } else { flow.whole().await };
         (self.headers, response).into_response()
     }
 }
@@ -143,9 +133,7 @@ fn note_headers(chat: &Chat) -> HeaderMap {
 }
 
 fn seconds_since_1970() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 
 #[cfg(test)]
@@ -157,11 +145,7 @@ mod tests {
     /// A clock that jumps to the next timer when nothing else can happen.
     fn block_on(future: impl Future<Output = ()>) {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
+        let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
         runtime.block_on(future);
     }
 
@@ -173,16 +157,7 @@ mod tests {
         let (gate, _all_left) = crate::gate::gate();
         let answer = Answer::new(&chat, 0);
         let _ticket = gate.enter().expect("the gate is open");
-        (
-            sink,
-            Flow {
-                reply,
-                answer,
-                first: None,
-                over: false,
-                _ticket,
-            },
-        )
+        (sink, Flow { reply, answer, first: None, over: false, _ticket })
     }
 
     #[test]
@@ -190,30 +165,15 @@ mod tests {
         block_on(async {
             let (sink, mut flow) = asked();
             for _ in 0..3 {
-                assert_eq!(
-                    flow.next_frame().await.as_deref(),
-                    Some(": still working\n\n")
-                );
+                assert_eq!(flow.next_frame().await.as_deref(), Some(": still working\n\n"));
             }
-            sink.send(Event::Text {
-                text: "hi".into(),
-                tokens: 1,
-            });
+            sink.send(Event::Text { text: "hi".into(), tokens: 1 });
             assert!(
-                flow.next_frame()
-                    .await
-                    .is_some_and(|frame| frame.contains(r#""content":"hi""#))
+                flow.next_frame().await.is_some_and(|frame| frame.contains(r#""content":"hi""#))
             );
             let usage = Usage::default();
-            sink.send(Event::Finished {
-                reason: FinishReason::Stop,
-                usage,
-            });
-            assert!(
-                flow.next_frame()
-                    .await
-                    .is_some_and(|frame| frame.ends_with("[DONE]\n\n"))
-            );
+            sink.send(Event::Finished { reason: FinishReason::Stop, usage });
+            assert!(flow.next_frame().await.is_some_and(|frame| frame.ends_with("[DONE]\n\n")));
             assert_eq!(flow.next_frame().await, None);
         });
     }

@@ -10,10 +10,7 @@ use serde_json::{Value, json};
 pub(crate) fn refuse(fault: &Fault) -> Response {
     let mut headers = HeaderMap::new();
     if let Some(milliseconds) = fault.retry_after_ms {
-        headers.insert(
-            header::RETRY_AFTER,
-            HeaderValue::from(milliseconds.div_ceil(1000)),
-        );
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(milliseconds.div_ceil(1000)));
         headers.insert("retry-after-ms", HeaderValue::from(milliseconds));
     }
     match fault.code {
@@ -41,9 +38,5 @@ pub(crate) fn refuse_method() -> Response {
 }
 
 pub(crate) fn json_response(body: Value) -> Response {
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        body.to_string(),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }

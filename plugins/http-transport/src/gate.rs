@@ -36,10 +36,7 @@ impl Gate {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 

@@ -17,11 +17,7 @@ pub(crate) fn admit(
     token_sha256: &[[u8; 32]],
 ) -> Result<Option<String>, Fault> {
     if token_sha256.is_empty() {
-        return if is_local(headers) {
-            Ok(None)
-        } else {
-            Err(foreign())
-        };
+        return if is_local(headers) { Ok(None) } else { Err(foreign()) };
     }
     let refused = || {
         Fault::new(
@@ -31,16 +27,11 @@ pub(crate) fn admit(
     };
     let shown: [u8; 32] = Sha256::digest(bearer(headers).ok_or_else(refused)?).into();
     // Every known token is compared to its end, so that time tells nothing about them.
-    let known = token_sha256
-        .iter()
-        .fold(false, |known, token| known | same(token, &shown));
+    let known = token_sha256.iter().fold(false, |known, token| known | same(token, &shown));
     if !known {
         return Err(refused());
     }
-    let name: String = shown[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let name: String = shown[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Some(format!("token-{name}")))
 }
 
@@ -59,10 +50,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    let difference = a
-        .iter()
-        .zip(b)
-        .fold(0, |difference, (a, b)| difference | (a ^ b));
+    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b));
     std::hint::black_box(difference) == 0
 }
 
@@ -90,10 +78,7 @@ mod tests {
     use axum::http::HeaderValue;
 
     fn headers(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.clone(), HeaderValue::from_static(value)))
-            .collect()
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
 
     fn code(headers: &HeaderMap, tokens: &[[u8; 32]]) -> Option<FaultCode> {
@@ -102,26 +87,12 @@ mod tests {
 
     #[test]
     fn only_a_known_token_enters() {
-        let tokens = [
-            Sha256::digest("first").into(),
-            Sha256::digest("second").into(),
-        ];
+        let tokens = [Sha256::digest("first").into(), Sha256::digest("second").into()];
         let shown = |value| headers(&[(header::AUTHORIZATION, value)]);
         assert_eq!(code(&shown("Bearer second"), &tokens), None);
         assert_eq!(code(&shown("bearer first"), &tokens), None);
-        for value in [
-            "Bearer third",
-            "Bearer ",
-            "Bearer",
-            "Basic first",
-            "first",
-            "",
-        ] {
-            assert_eq!(
-                code(&shown(value), &tokens),
-                Some(FaultCode::Unauthorized),
-                "{value}"
-            );
+        for value in ["Bearer third", "Bearer ", "Bearer", "Basic first", "first", ""] {
+            assert_eq!(code(&shown(value), &tokens), Some(FaultCode::Unauthorized), "{value}");
         }
         assert_eq!(code(&headers(&[]), &tokens), Some(FaultCode::Unauthorized));
     }
@@ -129,42 +100,23 @@ mod tests {
     #[test]
     fn a_token_names_its_client_without_showing_itself() {
         let tokens = [Sha256::digest("first").into()];
-        let client = admit(
-            &headers(&[(header::AUTHORIZATION, "Bearer first")]),
-            &tokens,
-        )
-        .unwrap();
+        let client = admit(&headers(&[(header::AUTHORIZATION, "Bearer first")]), &tokens).unwrap();
         assert_eq!(client.as_deref(), Some("token-a7937b64"));
     }
 
     #[test]
     fn web_pages_do_not_enter_without_a_token() {
-        for host in [
-            "127.0.0.1:8080",
-            "localhost",
-            "LOCALHOST:1",
-            "[::1]:8080",
-            "127.3.2.1",
-        ] {
+        for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "127.3.2.1"] {
             assert_eq!(code(&headers(&[(header::HOST, host)]), &[]), None, "{host}");
         }
-        for host in [
-            "evil.example",
-            "127.0.0.1.evil.example:8080",
-            "10.0.0.7",
-            "localhost.evil",
-        ] {
+        for host in ["evil.example", "127.0.0.1.evil.example:8080", "10.0.0.7", "localhost.evil"] {
             let found = code(&headers(&[(header::HOST, host)]), &[]);
             assert_eq!(found, Some(FaultCode::Forbidden), "{host}");
         }
         let page = |origin| headers(&[(header::HOST, "localhost"), (header::ORIGIN, origin)]);
         assert_eq!(code(&page("http://localhost:3000"), &[]), None);
         for origin in ["https://evil.example", "null"] {
-            assert_eq!(
-                code(&page(origin), &[]),
-                Some(FaultCode::Forbidden),
-                "{origin}"
-            );
+            assert_eq!(code(&page(origin), &[]), Some(FaultCode::Forbidden), "{origin}");
         }
     }
 }

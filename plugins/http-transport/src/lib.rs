@@ -69,12 +69,8 @@ impl HttpTransport {
     /// Errors: `Address` where the address is taken or not ours; `Configuration` for limits of 0,
     /// and for an address beyond loopback without tokens.
     pub fn bind(config: HttpConfig) -> Result<Self, TransportError> {
-        let refuse = |message: String| {
-            Err(TransportError::Configuration {
-                transport: NAME,
-                message,
-            })
-        };
+        let refuse =
+            |message: String| Err(TransportError::Configuration { transport: NAME, message });
         if !config.address.ip().is_loopback() && config.token_sha256.is_empty() {
             return refuse(format!(
                 "{} can be reached from other machines; set at least one token or listen on 127.0.0.1",
@@ -92,11 +88,7 @@ impl HttpTransport {
         let listener = TcpListener::bind(config.address).map_err(unusable)?;
         listener.set_nonblocking(true).map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        Ok(Self {
-            listener,
-            address,
-            config,
-        })
+        Ok(Self { listener, address, config })
     }
 
     /// Where it listens, with the port that was found.
@@ -113,11 +105,7 @@ impl Transport for HttpTransport {
     /// Answers until `stop` is raised. While running answers end, up to
     /// [`HttpConfig::drain`], new requests get 503; then the socket closes.
     fn serve(self: Box<Self>, service: Arc<dyn Service>, stop: Stop) -> Result<(), TransportError> {
-        server::serve(self.listener, self.config, service, &stop).map_err(|error| {
-            TransportError::Broken {
-                transport: NAME,
-                message: error.to_string(),
-            }
-        })
+        server::serve(self.listener, self.config, service, &stop)
+            .map_err(|error| TransportError::Broken { transport: NAME, message: error.to_string() })
     }
 }

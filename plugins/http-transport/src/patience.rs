@@ -23,11 +23,7 @@ pub(crate) struct Patient {
 
 impl Patient {
     pub(crate) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self {
-            stream,
-            limit,
-            stalled: None,
-        }
+        Self { stream, limit, stalled: None }
     }
 
     fn judge<T>(
@@ -41,10 +37,7 @@ impl Patient {
         }
         let limit = self.limit;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        stalled
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -103,13 +96,8 @@ mod tests {
 
     async fn pair(limit: Duration) -> (Patient, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
-        (
-            Patient::new(listener.accept().await.unwrap().0, limit),
-            client,
-        )
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Patient::new(listener.accept().await.unwrap().0, limit), client)
     }
 
     fn block_on(future: impl Future<Output = ()>) {
@@ -124,10 +112,7 @@ mod tests {
     fn a_client_that_stops_reading_is_given_up() {
         block_on(async {
             let (mut server, _client) = pair(Duration::from_millis(50)).await;
-            let error = server
-                .write_all(&vec![0; FLOOD])
-                .await
-                .expect_err("nobody reads");
+            let error = server.write_all(&vec![0; FLOOD]).await.expect_err("nobody reads");
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         });
     }

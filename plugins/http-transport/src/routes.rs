@@ -79,10 +79,7 @@ async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Respon
     let Some(ticket) = shared.gate.enter() else {
         return refuse(&shutting_down());
     };
-    let client = request
-        .extensions()
-        .get::<Client>()
-        .and_then(|Client(client)| client.clone());
+    let client = request.extensions().get::<Client>().and_then(|Client(client)| client.clone());
     let body = match read_body(request.into_body(), shared.config.body_bytes_max).await {
         Ok(body) => body,
         Err(fault) => return refuse(&fault),
@@ -102,10 +99,7 @@ async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Respon
         Ok(Err(fault)) => refuse(&fault),
         Err(_) => {
             tracing::error!("a request made its service panic");
-            refuse(&Fault::new(
-                FaultCode::Internal,
-                "the request met a defect of this program",
-            ))
+            refuse(&Fault::new(FaultCode::Internal, "the request met a defect of this program"))
         }
     }
 }
@@ -115,12 +109,8 @@ fn shutting_down() -> Fault {
 }
 
 async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Fault> {
-    let too_large = || {
-        Fault::new(
-            FaultCode::TooLarge,
-            format!("the body is larger than {bytes_max} bytes"),
-        )
-    };
+    let too_large =
+        || Fault::new(FaultCode::TooLarge, format!("the body is larger than {bytes_max} bytes"));
     // Up to as much again is read and dropped: a client that is still sending when the answer
     // comes sees a broken connection instead of the answer.
     let patience = bytes_max.saturating_mul(2);
@@ -142,11 +132,7 @@ async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Fault> {
                 bytes.extend_from_slice(&piece);
             }
         }
-        if received > bytes_max {
-            Err(too_large())
-        } else {
-            Ok(Bytes::from(bytes))
-        }
+        if received > bytes_max { Err(too_large()) } else { Ok(Bytes::from(bytes)) }
     };
     timeout(BODY_TIMEOUT, collect).await.unwrap_or_else(|_| {
         let limit = BODY_TIMEOUT.as_secs();
@@ -164,11 +150,8 @@ async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
     match shared.service.describe().models.iter().find(answers_to) {
         Some(card) => json_response(model_body(card, &id)),
         None => refuse(
-            &Fault::new(
-                FaultCode::UnknownModel,
-                "no such model; /v1/models lists them",
-            )
-            .at("model"),
+            &Fault::new(FaultCode::UnknownModel, "no such model; /v1/models lists them")
+                .at("model"),
         ),
     }
 }
@@ -180,11 +163,7 @@ async fn health(State(shared): State<Arc<Shared>>) -> Response {
         None => "no_model",
         Some(_) => "ok",
     };
-    let code = if status == "ok" {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let code = if status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": status,
         "model": models.first().map(|card| &card.id),

@@ -67,23 +67,11 @@ async fn run(
     let listener = TcpListener::from_std(listener)?;
     let (closing, _) = watch::channel(false);
     let drain = config.drain;
-    let slots = Arc::new(Semaphore::new(
-        config.connections_max.min(Semaphore::MAX_PERMITS),
-    ));
+    let slots = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
     let (gate, all_left) = gate();
-    let shared = Arc::new(Shared {
-        service,
-        config,
-        gate,
-    });
+    let shared = Arc::new(Shared { service, config, gate });
     let router = router(Arc::clone(&shared));
-    let mut hall = Hall {
-        listener,
-        slots,
-        router,
-        closing,
-        connections: JoinSet::new(),
-    };
+    let mut hall = Hall { listener, slots, router, closing, connections: JoinSet::new() };
 
     hall.welcome_until(stop.wait_async()).await;
     shared.gate.close();

@@ -26,21 +26,13 @@ struct Server {
 impl Server {
     fn start(config: HttpConfig) -> Self {
         let any_port = SocketAddr::new(config.address.ip(), 0);
-        let transport = HttpTransport::bind(HttpConfig {
-            address: any_port,
-            ..config
-        })
-        .expect("loopback has a free port");
+        let transport = HttpTransport::bind(HttpConfig { address: any_port, ..config })
+            .expect("loopback has a free port");
         let (address, parrot) = (transport.address(), Arc::new(Parrot::default()));
         let (handle, stop) = Stop::pair();
         let service = Arc::clone(&parrot);
         let thread = thread::spawn(move || Box::new(transport).serve(service, stop));
-        Self {
-            address,
-            parrot,
-            stop: Some(handle),
-            thread: Some(thread),
-        }
+        Self { address, parrot, stop: Some(handle), thread: Some(thread) }
     }
 
     fn plain() -> Self {
@@ -80,10 +72,7 @@ impl Server {
     }
 
     fn open_chat(&self, path: &str, body: &Value) -> TcpStream {
-        self.open(
-            &format!("POST {path} HTTP/1.1\r\n"),
-            body.to_string().as_bytes(),
-        )
+        self.open(&format!("POST {path} HTTP/1.1\r\n"), body.to_string().as_bytes())
     }
 
     fn chat(&self, body: &Value) -> Response {
@@ -106,9 +95,7 @@ struct Response {
 
 impl Response {
     fn header(&self, name: &str) -> Option<&str> {
-        self.head
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
     fn json(&self) -> Value {
@@ -117,10 +104,7 @@ impl Response {
 
     /// The payloads of server-sent events.
     fn data(&self) -> Vec<&str> {
-        self.body
-            .split_terminator("\n\n")
-            .filter_map(|line| line.strip_prefix("data: "))
-            .collect()
+        self.body.split_terminator("\n\n").filter_map(|line| line.strip_prefix("data: ")).collect()
     }
 }
 
@@ -129,22 +113,10 @@ fn read_response(mut stream: TcpStream) -> Response {
     stream.read_to_end(&mut bytes).expect("the whole response");
     let text = String::from_utf8(bytes).expect("UTF-8");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .expect("a status");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     let chunked = head.contains("transfer-encoding: chunked");
-    let body = if chunked {
-        unchunked(body)
-    } else {
-        body.to_owned()
-    };
-    Response {
-        status,
-        head: head.to_owned(),
-        body,
-    }
+    let body = if chunked { unchunked(body) } else { body.to_owned() };
+    Response { status, head: head.to_owned(), body }
 }
 
 fn unchunked(mut rest: &str) -> String {
@@ -201,16 +173,11 @@ fn a_chat_is_streamed() {
     let server = Server::plain();
     let response = server.chat(&ask("parrot", &json!({"stream": true, "stop": " time"})));
     assert_eq!(response.status, 200);
-    assert_eq!(
-        response.header("content-type"),
-        Some("text/event-stream; charset=utf-8")
-    );
+    assert_eq!(response.header("content-type"), Some("text/event-stream; charset=utf-8"));
     let data = response.data();
     assert_eq!(data.last(), Some(&"[DONE]"));
-    let chunks: Vec<Value> = data[..data.len() - 1]
-        .iter()
-        .map(|chunk| serde_json::from_str(chunk).unwrap())
-        .collect();
+    let chunks: Vec<Value> =
+        data[..data.len() - 1].iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
     let text: String = chunks
         .iter()
         .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
@@ -226,10 +193,7 @@ fn a_hole_is_filled() {
     let server = Server::plain();
     let body = json!({"model": "parrot", "prompt": "def f(", "suffix": "return 1"});
     let response = server.post("/v1/fim/completions", &body);
-    assert_eq!(
-        response.json()["choices"][0]["message"]["content"],
-        "def f( ... return 1"
-    );
+    assert_eq!(response.json()["choices"][0]["message"]["content"], "def f( ... return 1");
 }
 
 #[test]
@@ -237,15 +201,9 @@ fn models_are_found_under_every_name() {
     let server = Server::plain();
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "parrot");
     let alias = server.get("/v1/models/polly").json();
-    assert_eq!(
-        (&alias["id"], &alias["root"]),
-        (&json!("polly"), &json!("parrot"))
-    );
+    assert_eq!((&alias["id"], &alias["root"]), (&json!("polly"), &json!("parrot")));
     let unknown = server.get("/v1/models/some/other");
-    assert_eq!(
-        (unknown.status, &unknown.json()["code"]),
-        (404, &json!("model_not_found"))
-    );
+    assert_eq!((unknown.status, &unknown.json()["code"]), (404, &json!("model_not_found")));
 }
 
 #[test]
@@ -260,90 +218,43 @@ fn health_tells_the_model_and_the_load() {
 
 #[test]
 fn every_refusal_is_json_with_its_status() {
-    let server = Server::start(HttpConfig {
-        body_bytes_max: 1000,
-        ..HttpConfig::default()
-    });
+    let server = Server::start(HttpConfig { body_bytes_max: 1000, ..HttpConfig::default() });
     let large = ask("parrot", &json!({"metadata": {"x": "y".repeat(1500)}}));
     let larger = ask("parrot", &json!({"metadata": {"x": "y".repeat(9000)}}));
     let cases = [
         (server.get("/"), 404, "not_found"),
         (server.get("/v1/embeddings"), 404, "not_found"),
-        (
-            server.get("/v1/chat/completions"),
-            405,
-            "method_not_allowed",
-        ),
-        (
-            server.post("/health", &json!({})),
-            405,
-            "method_not_allowed",
-        ),
+        (server.get("/v1/chat/completions"), 405, "method_not_allowed"),
+        (server.post("/health", &json!({})), 405, "method_not_allowed"),
         (server.chat(&json!([])), 400, "bad_request"),
-        (
-            server.chat(&ask("parrot", &json!({"messages": []}))),
-            400,
-            "bad_request",
-        ),
-        (
-            server.chat(&ask("parrot", &json!({"n": 2}))),
-            400,
-            "unsupported",
-        ),
-        (
-            server.chat(&ask("parrot", &json!({"temperature": -1}))),
-            422,
-            "invalid_field",
-        ),
-        (
-            server.chat(&ask("nobody", &json!({}))),
-            404,
-            "model_not_found",
-        ),
+        (server.chat(&ask("parrot", &json!({"messages": []}))), 400, "bad_request"),
+        (server.chat(&ask("parrot", &json!({"n": 2}))), 400, "unsupported"),
+        (server.chat(&ask("parrot", &json!({"temperature": -1}))), 422, "invalid_field"),
+        (server.chat(&ask("nobody", &json!({}))), 404, "model_not_found"),
         (server.chat(&large), 413, "too_large"),
         (server.chat(&larger), 413, "too_large"),
-        (
-            server.chat(&ask("panic", &json!({}))),
-            500,
-            "internal_error",
-        ),
-        (
-            server.chat(&ask("broken", &json!({}))),
-            500,
-            "internal_error",
-        ),
+        (server.chat(&ask("panic", &json!({}))), 500, "internal_error"),
+        (server.chat(&ask("broken", &json!({}))), 500, "internal_error"),
     ];
     for (response, status, code) in cases {
         assert_eq!(response.status, status, "{code}");
         assert_eq!(response.header("content-type"), Some("application/json"));
         let body = response.json();
-        assert_eq!(
-            (&body["code"], &body["error"]["code"]),
-            (&json!(code), &json!(code))
-        );
+        assert_eq!((&body["code"], &body["error"]["code"]), (&json!(code), &json!(code)));
         assert_eq!(body["raw_status_code"], status);
     }
-    assert_eq!(
-        server.chat(&ask("parrot", &json!({}))).status,
-        200,
-        "it serves on"
-    );
+    assert_eq!(server.chat(&ask("parrot", &json!({}))).status, 200, "it serves on");
 }
 
 #[test]
 fn a_body_that_never_ends_is_cut() {
-    let server = Server::start(HttpConfig {
-        body_bytes_max: 1000,
-        ..HttpConfig::default()
-    });
+    let server = Server::start(HttpConfig { body_bytes_max: 1000, ..HttpConfig::default() });
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\
                 transfer-encoding: chunked\r\nconnection: close\r\n\r\n";
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     let piece = format!("200\r\n{}\r\n", "x".repeat(512)).repeat(4);
-    stream
-        .write_all(format!("{head}{piece}").as_bytes())
-        .unwrap();
+    stream.write_all(format!("{head}{piece}").as_bytes()).unwrap();
     assert_eq!(read_response(stream).status, 413);
 }
 
@@ -375,10 +286,7 @@ fn a_fault_in_mid_stream_is_told_and_ends_it() {
 
 #[test]
 fn strictness_is_a_setting() {
-    let config = HttpConfig {
-        strictness: Strictness::MistralStrict,
-        ..HttpConfig::default()
-    };
+    let config = HttpConfig { strictness: Strictness::MistralStrict, ..HttpConfig::default() };
     let response = Server::start(config).chat(&ask("parrot", &json!({"seed": 1})));
     assert_eq!(response.status, 422);
     let detail = &response.json()["detail"][0];
@@ -391,12 +299,8 @@ fn strictness_is_a_setting() {
 #[test]
 fn a_client_that_leaves_cancels_its_request() {
     let server = Server::plain();
-    for (model, stream) in [
-        ("mute", false),
-        ("mute", true),
-        ("patient", false),
-        ("patient", true),
-    ] {
+    for (model, stream) in [("mute", false), ("mute", true), ("patient", false), ("patient", true)]
+    {
         let body = ask(model, &json!({"stream": stream}));
         let mut client = server.open_chat("/v1/chat/completions", &body);
         let sink = server.parrot.kept();
@@ -414,28 +318,19 @@ fn tokens_are_demanded_where_they_are_set() {
     // SHA-256 of "open sesame".
     let token = "41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb";
     let token = std::array::from_fn(|i| u8::from_str_radix(&token[2 * i..2 * i + 2], 16).unwrap());
-    let server = Server::start(HttpConfig {
-        token_sha256: vec![token],
-        ..HttpConfig::default()
-    });
+    let server = Server::start(HttpConfig { token_sha256: vec![token], ..HttpConfig::default() });
     let models = |header: &str| {
         read_response(server.open(&format!("GET /v1/models HTTP/1.1\r\n{header}"), b""))
     };
     let refused = models("");
-    assert_eq!(
-        (refused.status, refused.header("www-authenticate")),
-        (401, Some("Bearer"))
-    );
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
     assert_eq!(models("authorization: Bearer sesame\r\n").status, 401);
     assert_eq!(models("authorization: Bearer open sesame\r\n").status, 200);
     assert_eq!(server.chat(&ask("parrot", &json!({}))).status, 401);
     assert_eq!(server.get("/health").status, 200, "a watchdog has no token");
     let body = ask("parrot", &json!({})).to_string();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer open sesame\r\n";
-    assert_eq!(
-        read_response(server.open(head, body.as_bytes())).status,
-        200
-    );
+    assert_eq!(read_response(server.open(head, body.as_bytes())).status, 200);
     let client = server.parrot.last_request().unwrap().client;
     assert_eq!(client.as_deref(), Some("token-41ef4bb0"));
 }
@@ -443,39 +338,24 @@ fn tokens_are_demanded_where_they_are_set() {
 #[test]
 fn an_open_door_to_the_network_is_refused() {
     let address = SocketAddr::from(([0, 0, 0, 0], 0));
-    let bound = HttpTransport::bind(HttpConfig {
-        address,
-        ..HttpConfig::default()
-    });
+    let bound = HttpTransport::bind(HttpConfig { address, ..HttpConfig::default() });
     assert!(matches!(bound, Err(TransportError::Configuration { .. })));
-    let config = HttpConfig {
-        address,
-        token_sha256: vec![[0; 32]],
-        ..HttpConfig::default()
-    };
+    let config = HttpConfig { address, token_sha256: vec![[0; 32]], ..HttpConfig::default() };
     assert!(HttpTransport::bind(config).is_ok());
 }
 
 #[test]
 fn a_taken_address_is_named() {
     let server = Server::plain();
-    let taken = HttpTransport::bind(HttpConfig {
-        address: server.address,
-        ..HttpConfig::default()
-    });
+    let taken =
+        HttpTransport::bind(HttpConfig { address: server.address, ..HttpConfig::default() });
     let error = taken.expect_err("the port is taken");
-    assert!(
-        error.to_string().contains(&server.address.to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&server.address.to_string()), "{error}");
 }
 
 #[test]
 fn connections_beyond_the_limit_wait_for_a_place() {
-    let server = Server::start(HttpConfig {
-        connections_max: 1,
-        ..HttpConfig::default()
-    });
+    let server = Server::start(HttpConfig { connections_max: 1, ..HttpConfig::default() });
     let first = TcpStream::connect(server.address).unwrap();
     let second = server.open("GET /health HTTP/1.1\r\n", b"");
     drop(first);
@@ -485,10 +365,8 @@ fn connections_beyond_the_limit_wait_for_a_place() {
 #[test]
 fn running_answers_end_before_the_server_does() {
     let mut server = Server::plain();
-    let streamed = server.open_chat(
-        "/v1/chat/completions",
-        &ask("patient", &json!({"stream": true})),
-    );
+    let streamed =
+        server.open_chat("/v1/chat/completions", &ask("patient", &json!({"stream": true})));
     let (first, whole) = (
         server.parrot.kept(),
         server.open_chat("/v1/chat/completions", &ask("patient", &json!({}))),
@@ -498,37 +376,23 @@ fn running_answers_end_before_the_server_does() {
     let health = eventually(|| Some(server.get("/health")).filter(|health| health.status == 503));
     assert_eq!(health.json()["status"], "draining");
     let refused = server.chat(&ask("parrot", &json!({})));
-    assert_eq!(
-        (refused.status, &refused.json()["code"]),
-        (503, &json!("unavailable"))
-    );
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("unavailable")));
     assert!(refused.header("retry-after").is_some());
     for sink in [first, second] {
         send_all(&sink, &[finished(FinishReason::Stop, 1)]);
     }
     assert_eq!(read_response(streamed).data().last(), Some(&"[DONE]"));
-    assert_eq!(
-        read_response(whole).json()["choices"][0]["message"]["content"],
-        "wait"
-    );
+    assert_eq!(read_response(whole).json()["choices"][0]["message"]["content"], "wait");
     server.join();
-    assert!(
-        TcpStream::connect(server.address).is_err(),
-        "the socket is closed"
-    );
+    assert!(TcpStream::connect(server.address).is_err(), "the socket is closed");
 }
 
 #[test]
 fn answers_that_do_not_end_are_cut_off_after_the_drain() {
     let drain = Duration::from_millis(10);
-    let mut server = Server::start(HttpConfig {
-        drain,
-        ..HttpConfig::default()
-    });
-    let client = server.open_chat(
-        "/v1/chat/completions",
-        &ask("patient", &json!({"stream": true})),
-    );
+    let mut server = Server::start(HttpConfig { drain, ..HttpConfig::default() });
+    let client =
+        server.open_chat("/v1/chat/completions", &ask("patient", &json!({"stream": true})));
     let sink = server.parrot.kept();
     let begun = Instant::now();
     server.raise_stop();

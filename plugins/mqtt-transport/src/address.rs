@@ -79,41 +79,20 @@ impl Address {
             ("seq", "0".to_owned()),
             ("node", self.node.as_ref().to_owned()),
         ];
-        self.parcel(
-            self.topic.clone(),
-            body.to_string(),
-            true,
-            PIECE_EXPIRY,
-            JSON,
-            properties,
-        )
+        self.parcel(self.topic.clone(), body.to_string(), true, PIECE_EXPIRY, JSON, properties)
     }
 
     /// A piece of the answer as a chunk object.
     pub(crate) fn chunk(&self, seq: u32, mut chunk: Value) -> Parcel {
         chunk["ext"] = json!({"id": self.id, "seq": seq});
         let properties = vec![("seq", seq.to_string())];
-        self.parcel(
-            self.topic.clone(),
-            chunk.to_string(),
-            false,
-            PIECE_EXPIRY,
-            JSON,
-            properties,
-        )
+        self.parcel(self.topic.clone(), chunk.to_string(), false, PIECE_EXPIRY, JSON, properties)
     }
 
     /// A piece of the answer as bare text.
     pub(crate) fn text(&self, seq: u32, text: String) -> Parcel {
         let properties = vec![("seq", seq.to_string())];
-        self.parcel(
-            format!("{}/t", self.topic),
-            text,
-            false,
-            PIECE_EXPIRY,
-            TEXT,
-            properties,
-        )
+        self.parcel(format!("{}/t", self.topic), text, false, PIECE_EXPIRY, TEXT, properties)
     }
 
     /// The end of an answer that came to one: its body with our `ext` in it.
@@ -125,11 +104,7 @@ impl Address {
             ext["truncated"] = Value::Bool(true);
         }
         body["ext"] = ext;
-        Closing {
-            payload: Bytes::from(body.to_string()),
-            status,
-            seq,
-        }
+        Closing { payload: Bytes::from(body.to_string()), status, seq }
     }
 
     /// The message that carries `closing`.
@@ -140,14 +115,7 @@ impl Address {
             ("fin", "1".to_owned()),
             ("node", self.node.as_ref().to_owned()),
         ];
-        self.parcel(
-            self.end_topic(),
-            closing.payload.clone(),
-            true,
-            FINAL_EXPIRY,
-            JSON,
-            properties,
-        )
+        self.parcel(self.end_topic(), closing.payload.clone(), true, FINAL_EXPIRY, JSON, properties)
     }
 
     /// The end of a request that failed.
@@ -166,22 +134,11 @@ impl Address {
             body["ext"]["retry_after_ms"] = json!(milliseconds);
             properties.push(("retry_after_ms", milliseconds.to_string()));
         }
-        self.parcel(
-            self.end_topic(),
-            body.to_string(),
-            true,
-            FINAL_EXPIRY,
-            JSON,
-            properties,
-        )
+        self.parcel(self.end_topic(), body.to_string(), true, FINAL_EXPIRY, JSON, properties)
     }
 
     fn end_topic(&self) -> String {
-        if self.compact {
-            format!("{}/end", self.topic)
-        } else {
-            self.topic.clone()
-        }
+        if self.compact { format!("{}/end", self.topic) } else { self.topic.clone() }
     }
 
     fn parcel(

@@ -59,14 +59,9 @@ pub(crate) struct Job {
 pub(crate) async fn answer(job: Job) {
     let (key, address, notes) = (job.key.clone(), job.address.clone(), job.notes.clone());
     // A task of its own, so that a panic in one answer neither loses its end nor its slot.
-    let end = tokio::spawn(deliver(job))
-        .await
-        .unwrap_or_else(|_panicked| {
-            Some(Err(Fault::new(
-                FaultCode::Internal,
-                "this answer met a defect; report it",
-            )))
-        });
+    let end = tokio::spawn(deliver(job)).await.unwrap_or_else(|_panicked| {
+        Some(Err(Fault::new(FaultCode::Internal, "this answer met a defect; report it")))
+    });
     let closing = match end {
         Some(Ok(closing)) => {
             tell(&notes, Note::Send(address.last(&closing))).await;
@@ -186,8 +181,7 @@ impl Writer {
 
     /// The first piece goes at once, later ones keep their distance.
     fn flush_at(&self) -> Instant {
-        self.last_flush
-            .map_or_else(Instant::now, |last| last + self.flush)
+        self.last_flush.map_or_else(Instant::now, |last| last + self.flush)
     }
 
     async fn keep_distance(&self) {
@@ -206,11 +200,7 @@ impl Writer {
             let chunks = self.answer.push(event);
             // The end has a message of its own.
             let is_end = matches!(event, Event::Finished { .. });
-            return if is_end {
-                Some(())
-            } else {
-                self.deliver(chunks).await
-            };
+            return if is_end { Some(()) } else { self.deliver(chunks).await };
         };
         self.pending.push_str(text);
         self.pending_tokens = self.pending_tokens.saturating_add(*tokens);
@@ -228,10 +218,7 @@ impl Writer {
         while !rest.is_empty() {
             let (piece, tail) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES_MAX));
             rest = tail;
-            let event = Event::Text {
-                text: piece.to_owned(),
-                tokens: std::mem::take(&mut tokens),
-            };
+            let event = Event::Text { text: piece.to_owned(), tokens: std::mem::take(&mut tokens) };
             let chunks = self.answer.push(&event);
             self.deliver(chunks).await?;
             self.last_flush = Some(Instant::now());
@@ -250,11 +237,7 @@ impl Writer {
             let kept = text.floor_char_boundary(self.text_bytes_left);
             self.cut |= kept < text.len();
             // Behind a cut nothing more of the text follows, however small it is.
-            self.text_bytes_left = if kept < text.len() {
-                0
-            } else {
-                self.text_bytes_left - kept
-            };
+            self.text_bytes_left = if kept < text.len() { 0 } else { self.text_bytes_left - kept };
             let text = text[..kept].to_owned();
             if text.is_empty() && !calls {
                 continue;
@@ -279,11 +262,7 @@ impl Writer {
     }
 
     fn finished(&mut self, reason: FinishReason) -> Result<Closing, Fault> {
-        self.close(if reason == FinishReason::Cancelled {
-            499
-        } else {
-            200
-        })
+        self.close(if reason == FinishReason::Cancelled { 499 } else { 200 })
     }
 
     fn failed(&mut self, fault: Fault) -> Result<Closing, Fault> {
@@ -308,19 +287,13 @@ impl Writer {
             message.remove("content");
         }
         let limit = self.payload_bytes_max.load(Ordering::Relaxed);
-        let closing = self
-            .address
-            .closing(body.clone(), self.seq, status, self.cut);
+        let closing = self.address.closing(body.clone(), self.seq, status, self.cut);
         if closing.payload.len() <= limit {
             return Ok(closing);
         }
         if let Some(text) = content(&mut body) {
             let text = std::mem::take(text);
-            let frame = self
-                .address
-                .closing(body.clone(), self.seq, status, true)
-                .payload
-                .len();
+            let frame = self.address.closing(body.clone(), self.seq, status, true).payload.len();
             let kept = written_within(&text, limit.saturating_sub(frame));
             if frame <= limit && kept > 0 {
                 body["choices"][0]["message"]["content"] = Value::from(&text[..kept]);
@@ -379,10 +352,7 @@ mod tests {
             let written = |text: &str| Value::from(text).to_string().len() - 2;
             assert!(written(kept) <= bytes_max, "{kept:?}");
             if let Some(next) = text[kept.len()..].chars().next() {
-                assert!(
-                    written(&format!("{kept}{next}")) > bytes_max,
-                    "{kept:?} is too short"
-                );
+                assert!(written(&format!("{kept}{next}")) > bytes_max, "{kept:?} is too short");
             }
         }
     }

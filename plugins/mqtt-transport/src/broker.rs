@@ -54,11 +54,7 @@ impl EmbeddedBroker {
             .recv()
             .unwrap_or_else(|_| Err("its thread ended".into()))
             .map_err(|why| unusable(address, std::io::Error::other(why)))?;
-        Ok(Self {
-            address,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -79,20 +75,13 @@ impl Drop for EmbeddedBroker {
 }
 
 fn unusable(address: SocketAddr, source: std::io::Error) -> TransportError {
-    TransportError::Address {
-        transport: TRANSPORT,
-        address: address.to_string(),
-        source,
-    }
+    TransportError::Address { transport: TRANSPORT, address: address.to_string(), source }
 }
 
 type Ready = flume::Sender<Result<SocketAddr, String>>;
 
 fn serve(address: SocketAddr, ready: &Ready, stopped: &flume::Receiver<()>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let _told = ready.send(Err(error.to_string()));
@@ -165,9 +154,6 @@ mod tests {
         let taken = EmbeddedBroker::start(address).expect_err("the port is taken");
         assert!(taken.to_string().contains(&address.to_string()));
         drop(broker);
-        assert!(
-            EmbeddedBroker::start(address).is_ok(),
-            "the port is free again"
-        );
+        assert!(EmbeddedBroker::start(address).is_ok(), "the port is free again");
     }
 }

@@ -19,12 +19,7 @@ pub(crate) struct Choice {
 
 impl Choice {
     pub(crate) fn new(version: MqttVersion) -> Self {
-        Self {
-            version,
-            older_until: None,
-            older_tried: None,
-            next_is_older: false,
-        }
+        Self { version, older_until: None, older_tried: None, next_is_older: false }
     }
 
     /// The version of the next connection.
@@ -57,9 +52,8 @@ impl Choice {
                 false
             }
             Dialect::V5 => {
-                let due = self
-                    .older_tried
-                    .is_none_or(|tried| now.duration_since(tried) >= OLDER_EVERY);
+                let due =
+                    self.older_tried.is_none_or(|tried| now.duration_since(tried) >= OLDER_EVERY);
                 self.next_is_older = self.version == MqttVersion::Auto && due;
                 if self.next_is_older {
                     self.older_tried = Some(now);

@@ -116,12 +116,8 @@ impl MqttConfig {
         if self.pool.is_some() {
             return refuse("shared work queues are not served by this build: leave `pool` out");
         }
-        let topics = Topics::new(&self.root, &self.site, &self.node, &self.reply_filters).map_err(
-            |message| TransportError::Configuration {
-                transport: NAME,
-                message,
-            },
-        )?;
+        let topics = Topics::new(&self.root, &self.site, &self.node, &self.reply_filters)
+            .map_err(|message| TransportError::Configuration { transport: NAME, message })?;
         Ok(Checked { host, port, topics })
     }
 
@@ -132,15 +128,10 @@ impl MqttConfig {
                  and let that broker speak TLS to the outside",
             );
         }
-        let Some(rest) = self
-            .url
-            .strip_prefix("mqtt://")
-            .or_else(|| self.url.strip_prefix("tcp://"))
+        let Some(rest) =
+            self.url.strip_prefix("mqtt://").or_else(|| self.url.strip_prefix("tcp://"))
         else {
-            return refuse(format!(
-                "`{}` is not a broker: write mqtt://host:port",
-                self.url
-            ));
+            return refuse(format!("`{}` is not a broker: write mqtt://host:port", self.url));
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('@') {
@@ -149,10 +140,7 @@ impl MqttConfig {
             );
         }
         let (host, port) = split_port(rest).ok_or_else(|| {
-            reason(format!(
-                "`{}` is not a broker: write mqtt://host:port",
-                self.url
-            ))
+            reason(format!("`{}` is not a broker: write mqtt://host:port", self.url))
         })?;
         if !self.insecure && !is_loopback(&host) {
             return refuse(format!(
@@ -228,10 +216,7 @@ pub(crate) struct Checked {
 }
 
 fn reason(message: impl Into<String>) -> TransportError {
-    TransportError::Configuration {
-        transport: NAME,
-        message: message.into(),
-    }
+    TransportError::Configuration { transport: NAME, message: message.into() }
 }
 
 fn refuse<T>(message: impl Into<String>) -> Result<T, TransportError> {
@@ -242,36 +227,22 @@ fn split_port(address: &str) -> Option<(String, u16)> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, tail) = rest.split_once(']')?;
-            (
-                host,
-                if tail.is_empty() {
-                    None
-                } else {
-                    Some(tail.strip_prefix(':')?)
-                },
-            )
+            (host, if tail.is_empty() { None } else { Some(tail.strip_prefix(':')?) })
         }
         None => match address.split_once(':') {
             Some((host, port)) => (host, Some(port)),
             None => (address, None),
         },
     };
-    let port = port.map_or(Some(PORT), |port| {
-        port.parse().ok().filter(|port| *port != 0)
-    })?;
+    let port = port.map_or(Some(PORT), |port| port.parse().ok().filter(|port| *port != 0))?;
     let plausible = !host.is_empty()
         && host.len() <= 253
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
     plausible.then(|| (host.to_owned(), port))
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -302,19 +273,10 @@ mod tests {
 
     #[test]
     fn bad_addresses_say_what_to_write() {
-        for url in [
-            "",
-            "127.0.0.1",
-            "http://x",
-            "mqtt://",
-            "mqtt://a:b",
-            "mqtt://a:0",
-            "mqtt://a b",
-        ] {
-            assert!(
-                complaint(&config(url)).contains("mqtt://host:port"),
-                "{url}"
-            );
+        for url in
+            ["", "127.0.0.1", "http://x", "mqtt://", "mqtt://a:b", "mqtt://a:0", "mqtt://a b"]
+        {
+            assert!(complaint(&config(url)).contains("mqtt://host:port"), "{url}");
         }
         assert!(complaint(&config("mqtts://localhost")).contains("not supported"));
         assert!(complaint(&config("mqtt://u:p@localhost")).contains("username"));

@@ -164,11 +164,7 @@ impl Courier {
     }
 
     fn wake_at(&self) -> Instant {
-        if self.link.is_none() {
-            self.tick_at.min(self.connect_at)
-        } else {
-            self.tick_at
-        }
+        if self.link.is_none() { self.tick_at.min(self.connect_at) } else { self.tick_at }
     }
 
     /// What is due at `now`, whatever woke us.
@@ -184,18 +180,11 @@ impl Courier {
         let expired = self.outbox.expire(now);
         self.gauge.add(Count::ReplyLost, expired);
         let silent = self.config.keep_alive * 2;
-        if self
-            .link
-            .as_ref()
-            .is_some_and(|line| now.duration_since(line.heard) > silent)
-        {
+        if self.link.as_ref().is_some_and(|line| now.duration_since(line.heard) > silent) {
             self.lose(&Break::Lost("the broker is silent".into()), now);
         }
         let grace = self.config.detach_grace;
-        if self
-            .away_since
-            .is_some_and(|since| now.duration_since(since) > grace)
-        {
+        if self.away_since.is_some_and(|since| now.duration_since(since) > grace) {
             self.desk.ledger.cancel_all();
         }
         self.state(now);
@@ -246,10 +235,7 @@ impl Courier {
             Signal::SubscriptionSent => line.handed = line.handed.saturating_sub(1),
             Signal::Acknowledged { packet_id, refused } => {
                 if let Some(reason) = refused {
-                    tracing::warn!(
-                        reason,
-                        "the broker refused a message: check its access rules"
-                    );
+                    tracing::warn!(reason, "the broker refused a message: check its access rules");
                     self.gauge.count(Count::ReplyLost);
                 }
                 self.outbox.acknowledged(packet_id);
@@ -269,12 +255,8 @@ impl Courier {
         self.clean = false;
         self.choice.came_up(line.dialect, now);
         let broker_max = up.packet_bytes_max.unwrap_or(usize::MAX);
-        let payload_max = broker_max
-            .saturating_sub(1024)
-            .min(self.config.send_bytes_max);
-        self.desk
-            .payload_bytes_max
-            .store(payload_max, Ordering::Relaxed);
+        let payload_max = broker_max.saturating_sub(1024).min(self.config.send_bytes_max);
+        self.desk.payload_bytes_max.store(payload_max, Ordering::Relaxed);
         line.closed = !line.link.subscribe(filters);
         line.handed += usize::from(!line.closed);
     }
@@ -282,14 +264,9 @@ impl Courier {
     fn subscribed(&mut self, refused: &[usize], now: Instant) {
         if !refused.is_empty() {
             let filters = self.desk.topics.subscriptions(self.config.plain_requests);
-            let names: Vec<&str> = refused
-                .iter()
-                .filter_map(|index| Some(filters.get(*index)?.as_str()))
-                .collect();
-            let why = format!(
-                "the broker refuses the subscription to {}",
-                names.join(", ")
-            );
+            let names: Vec<&str> =
+                refused.iter().filter_map(|index| Some(filters.get(*index)?.as_str())).collect();
+            let why = format!("the broker refuses the subscription to {}", names.join(", "));
             return self.lose(&Break::Refused(why), now);
         }
         let Some(line) = self.link.as_mut() else {
@@ -323,10 +300,7 @@ impl Courier {
             return;
         }
         self.clean = matches!(why, Break::Poison(_));
-        if line
-            .up
-            .is_some_and(|(_, since)| now.duration_since(since) > STEADY)
-        {
+        if line.up.is_some_and(|(_, since)| now.duration_since(since) > STEADY) {
             self.backoff = self.config.backoff_min;
         }
         let wait = if self.choice.went_down(line.dialect, why, now) {
@@ -362,24 +336,16 @@ impl Courier {
     /// Gives the client library what it has room for, pieces before ends.
     fn hand_over(&mut self) {
         let now = Instant::now();
-        let Some(line) = self
-            .link
-            .as_mut()
-            .filter(|line| line.subscribed && !line.closed)
-        else {
+        let Some(line) = self.link.as_mut().filter(|line| line.subscribed && !line.closed) else {
             return;
         };
         let Some((up, _)) = line.up else { return };
         // One confirmation short of the broker's limit, so that our own confirmations are not
         // held back behind it.
-        let broker_window = up
-            .receive_max
-            .map_or(WINDOW, |max| usize::from(max).saturating_sub(1));
+        let broker_window = up.receive_max.map_or(WINDOW, |max| usize::from(max).saturating_sub(1));
         let window = WINDOW.min(broker_window).max(1);
-        let fits = |parcel: &Parcel| {
-            up.packet_bytes_max
-                .is_none_or(|max| wire_bytes(parcel) <= max)
-        };
+        let fits =
+            |parcel: &Parcel| up.packet_bytes_max.is_none_or(|max| wire_bytes(parcel) <= max);
         while line.handed < HANDED_MAX {
             let (parcel, reliable) = match self.pieces.pop_front() {
                 Some(piece) => (piece, false),
@@ -394,10 +360,7 @@ impl Courier {
                     continue;
                 }
                 // Its task has ended and said why behind the signals that we have not read yet.
-                return self.lose(
-                    &Break::Lost("the connection takes nothing more".into()),
-                    now,
-                );
+                return self.lose(&Break::Lost("the connection takes nothing more".into()), now);
             }
             tracing::warn!("a message is too large for the broker and is dropped");
             if reliable {
@@ -451,15 +414,8 @@ impl Courier {
                     && !self.outbox.holds(ticket)
                     && self.outbox.is_empty() =>
             {
-                let said = self
-                    .link
-                    .as_ref()
-                    .is_some_and(|line| line.link.disconnect());
-                if said {
-                    Phase::Leaving(now + PARTING)
-                } else {
-                    Phase::Gone
-                }
+                let said = self.link.as_ref().is_some_and(|line| line.link.disconnect());
+                if said { Phase::Leaving(now + PARTING) } else { Phase::Gone }
             }
             // A line that broke took the goodbye along; the next one says it again.
             Phase::Parting(until, Some(_)) if !online && now < until => Phase::Parting(until, None),

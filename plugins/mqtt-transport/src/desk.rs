@@ -102,8 +102,7 @@ impl Desk {
             return;
         }
         if let Some(caller) = caller {
-            self.ledger
-                .cancel(&caller.client, caller.rid.as_bytes(), now);
+            self.ledger.cancel(&caller.client, caller.rid.as_bytes(), now);
             return;
         }
         let peek = self.peek(message);
@@ -130,10 +129,7 @@ impl Desk {
             Ok(address) => address,
             Err(Unanswerable(why)) => return self.foreign(caller, message, why),
         };
-        let fault = match self
-            .check(message, stale)
-            .and_then(|()| self.parse(message, caller))
-        {
+        let fault = match self.check(message, stale).and_then(|()| self.parse(message, caller)) {
             Ok(chat) => return self.admit(message, caller, provisional, chat),
             Err(fault) => fault,
         };
@@ -185,11 +181,7 @@ impl Desk {
                 ),
             ));
         }
-        if message
-            .correlation
-            .as_ref()
-            .is_some_and(|data| data.len() > CORRELATION_BYTES_MAX)
-        {
+        if message.correlation.as_ref().is_some_and(|data| data.len() > CORRELATION_BYTES_MAX) {
             return Err(Fault::bad_request(format!(
                 "correlation data has more than {CORRELATION_BYTES_MAX} bytes",
             )));
@@ -233,10 +225,7 @@ impl Desk {
 
     fn parse(&self, message: &Message, caller: Option<&Caller>) -> Result<Chat, Fault> {
         let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
-        let kind = message
-            .content_type
-            .as_deref()
-            .unwrap_or("application/json");
+        let kind = message.content_type.as_deref().unwrap_or("application/json");
         let mut parts = kind.split(';').map(str::trim);
         let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
         let mut chat = match kind.as_str() {
@@ -287,10 +276,8 @@ impl Desk {
             address.id.clone_from(&chat.request.id.0);
         }
         let rid = caller.map(|caller| caller.rid.as_str());
-        let named = message
-            .correlation
-            .as_deref()
-            .or_else(|| chat.ext.id.as_deref().map(str::as_bytes));
+        let named =
+            message.correlation.as_deref().or_else(|| chat.ext.id.as_deref().map(str::as_bytes));
         let named = named.or_else(|| rid.map(str::as_bytes));
         let key = Key {
             client: caller.map_or_else(|| self.client_of(&address.topic), |c| c.client.clone()),
@@ -339,22 +326,12 @@ impl Desk {
         streams: bool,
         cancelled: tokio::sync::oneshot::Receiver<()>,
     ) {
-        let ttl = chat
-            .ext
-            .ttl_s
-            .map(|seconds| Duration::from_secs(u64::from(seconds)));
+        let ttl = chat.ext.ttl_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
         let patience = [message.expiry, ttl, Some(self.config.deadline_max)];
-        let patience = patience
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.config.deadline_max);
+        let patience = patience.into_iter().flatten().min().unwrap_or(self.config.deadline_max);
         let deadline = Instant::now() + patience;
         chat.request.limits.deadline = Some(deadline);
-        let flush = chat
-            .ext
-            .flush_ms
-            .map_or(FLUSH, |ms| Duration::from_millis(u64::from(ms)));
+        let flush = chat.ext.flush_ms.map_or(FLUSH, |ms| Duration::from_millis(u64::from(ms)));
         self.gauge.count(Count::Accepted);
         tokio::spawn(answer(Job {
             key,
@@ -402,9 +379,7 @@ impl Desk {
         let correlation = correlation.map(|c| c.slice(..c.len().min(CORRELATION_BYTES_MAX)));
         Address {
             topic,
-            id: id
-                .or_else(|| correlation.as_deref().map(spelled))
-                .unwrap_or_default(),
+            id: id.or_else(|| correlation.as_deref().map(spelled)).unwrap_or_default(),
             correlation,
             compact: false,
             node: Arc::clone(&self.node),
@@ -432,16 +407,9 @@ impl Desk {
         let Some(caller) = caller else {
             return self.drop_it(why);
         };
-        let address = self.address(
-            self.topics.default_reply(caller),
-            message,
-            Some(caller),
-            None,
-        );
-        let fault = Fault::bad_request(format!(
-            "the reply topic is not allowed: use {}",
-            address.topic,
-        ));
+        let address = self.address(self.topics.default_reply(caller), message, Some(caller), None);
+        let fault =
+            Fault::bad_request(format!("the reply topic is not allowed: use {}", address.topic,));
         self.refuse(&address, &fault)
     }
 
@@ -459,11 +427,7 @@ impl Desk {
 }
 
 fn property<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
-    message
-        .properties
-        .iter()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value.as_str())
+    message.properties.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 /// Correlation data as text for JSON: as it is, or in hexadecimal.

@@ -42,16 +42,8 @@ pub(crate) enum Known {
 
 #[derive(Debug)]
 enum Entry {
-    Running {
-        digest: Digest,
-        rid: Option<Vec<u8>>,
-        cancel: Option<oneshot::Sender<()>>,
-    },
-    Done {
-        digest: Digest,
-        closing: Closing,
-        since: Instant,
-    },
+    Running { digest: Digest, rid: Option<Vec<u8>>, cancel: Option<oneshot::Sender<()>> },
+    Done { digest: Digest, closing: Closing, since: Instant },
 }
 
 /// Bounded in number, bytes and time.
@@ -91,13 +83,8 @@ impl Ledger {
             None => {
                 let names = |id: &[u8]| id == key.id || rid.is_some_and(|rid| rid.as_bytes() == id);
                 let before = self.tombstones.len();
-                self.tombstones
-                    .retain(|(_, gone)| gone.client != key.client || !names(&gone.id));
-                if self.tombstones.len() < before {
-                    Known::Cancelled
-                } else {
-                    Known::No
-                }
+                self.tombstones.retain(|(_, gone)| gone.client != key.client || !names(&gone.id));
+                if self.tombstones.len() < before { Known::Cancelled } else { Known::No }
             }
         }
     }
@@ -112,14 +99,7 @@ impl Ledger {
     ) -> oneshot::Receiver<()> {
         let (cancel, cancelled) = oneshot::channel();
         let rid = rid.map(|rid| rid.as_bytes().to_vec());
-        self.entries.insert(
-            key,
-            Entry::Running {
-                digest,
-                rid,
-                cancel: Some(cancel),
-            },
-        );
+        self.entries.insert(key, Entry::Running { digest, rid, cancel: Some(cancel) });
         self.running += 1;
         cancelled
     }
@@ -135,14 +115,7 @@ impl Ledger {
             Some(closing) if closing.payload.len() <= DONE_BYTES_MAX => {
                 self.done_bytes += closing.payload.len();
                 self.done.push_back((now, key.clone()));
-                self.entries.insert(
-                    key.clone(),
-                    Entry::Done {
-                        digest,
-                        closing,
-                        since: now,
-                    },
-                );
+                self.entries.insert(key.clone(), Entry::Done { digest, closing, since: now });
             }
             _ => {
                 self.entries.remove(key);
@@ -174,13 +147,7 @@ impl Ledger {
         if self.tombstones.len() == TOMBSTONES_MAX {
             self.tombstones.pop_front();
         }
-        self.tombstones.push_back((
-            now,
-            Key {
-                client: client.into(),
-                id: id.into(),
-            },
-        ));
+        self.tombstones.push_back((now, Key { client: client.into(), id: id.into() }));
     }
 
     /// Cancels everything that runs.
@@ -196,11 +163,7 @@ impl Ledger {
 
     fn forget_old(&mut self, now: Instant) {
         let old = |since: &Instant, kept| now.saturating_duration_since(*since) > kept;
-        while self
-            .tombstones
-            .front()
-            .is_some_and(|(since, _)| old(since, TOMBSTONE_KEPT))
-        {
+        while self.tombstones.front().is_some_and(|(since, _)| old(since, TOMBSTONE_KEPT)) {
             self.tombstones.pop_front();
         }
         while self.done.front().is_some_and(|(since, _)| {
@@ -228,18 +191,11 @@ mod tests {
     const BODY: Digest = [1; 32];
 
     fn key(id: &str) -> Key {
-        Key {
-            client: "plc7".into(),
-            id: id.into(),
-        }
+        Key { client: "plc7".into(), id: id.into() }
     }
 
     fn closing(bytes: usize) -> Closing {
-        Closing {
-            payload: Bytes::from(vec![b'x'; bytes]),
-            status: 200,
-            seq: 3,
-        }
+        Closing { payload: Bytes::from(vec![b'x'; bytes]), status: 200, seq: 3 }
     }
 
     #[test]
@@ -251,10 +207,7 @@ mod tests {
         assert_eq!(ledger.look(&key("a"), None, &[2; 32], now), Known::Conflict);
         ledger.close(&key("a"), Some(closing(5)), now);
         assert_eq!(ledger.running(), 0);
-        assert_eq!(
-            ledger.look(&key("a"), None, &BODY, now),
-            Known::Done(closing(5))
-        );
+        assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::Done(closing(5)));
         assert_eq!(ledger.look(&key("a"), None, &[2; 32], now), Known::Conflict);
         let later = now + DONE_KEPT + Duration::from_secs(1);
         assert_eq!(ledger.look(&key("a"), None, &BODY, later), Known::No);
@@ -289,15 +242,8 @@ mod tests {
         ledger.cancel("plc7", b"17", now);
         ledger.cancel("plc7", b"late", now);
         assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::Cancelled);
-        assert_eq!(
-            ledger.look(&key("a"), None, &BODY, now),
-            Known::No,
-            "it counts once"
-        );
-        assert_eq!(
-            ledger.look(&key("b"), Some("17"), &BODY, now),
-            Known::Cancelled
-        );
+        assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::No, "it counts once");
+        assert_eq!(ledger.look(&key("b"), Some("17"), &BODY, now), Known::Cancelled);
         let later = now + TOMBSTONE_KEPT + Duration::from_secs(1);
         assert_eq!(ledger.look(&key("late"), None, &BODY, later), Known::No);
     }
@@ -324,9 +270,6 @@ mod tests {
             ledger.close(&key(&format!("big{id}")), Some(closing(30 << 20)), now);
         }
         assert!(ledger.done_bytes <= DONE_BYTES_MAX);
-        assert!(matches!(
-            ledger.look(&key("big4"), None, &BODY, now),
-            Known::Done(_)
-        ));
+        assert!(matches!(ledger.look(&key("big4"), None, &BODY, now), Known::Done(_)));
     }
 }

@@ -155,26 +155,18 @@ impl Link {
             Dialect::V311 => {
                 let (client, mut events) =
                     rumqttc::AsyncClient::new(options311(options, clean), room);
-                events
-                    .network_options
-                    .set_connection_timeout(CONNECT_TIMEOUT_S);
+                events.network_options.set_connection_timeout(CONNECT_TIMEOUT_S);
                 events.network_options.set_tcp_nodelay(true);
                 (Client::V311(client), tokio::spawn(pump311(events, sender)))
             }
         };
-        Self {
-            client,
-            signals,
-            pump,
-        }
+        Self { client, signals, pump }
     }
 
     /// The next signal. Dropping the future loses nothing.
     pub(crate) async fn signal(&self) -> Signal {
         self.signals.recv_async().await.unwrap_or_else(|_| {
-            Signal::Down(Break::Lost(
-                "the connection's task ended without a word".into(),
-            ))
+            Signal::Down(Break::Lost("the connection's task ended without a word".into()))
         })
     }
 
@@ -185,28 +177,16 @@ impl Link {
         match &self.client {
             Client::V5(client) => {
                 use v5::mqttbytes::QoS;
-                let qos = if parcel.reliable {
-                    QoS::AtLeastOnce
-                } else {
-                    QoS::AtMostOnce
-                };
+                let qos = if parcel.reliable { QoS::AtLeastOnce } else { QoS::AtMostOnce };
                 let (topic, payload, retain) =
                     (parcel.topic.clone(), parcel.payload.clone(), parcel.retain);
                 let properties = properties_of(parcel);
-                client
-                    .try_publish_with_properties(topic, qos, retain, payload, properties)
-                    .is_ok()
+                client.try_publish_with_properties(topic, qos, retain, payload, properties).is_ok()
             }
             Client::V311(client) => {
                 use rumqttc::QoS;
-                let qos = if parcel.reliable {
-                    QoS::AtLeastOnce
-                } else {
-                    QoS::AtMostOnce
-                };
-                client
-                    .try_publish(parcel.topic, qos, parcel.retain, parcel.payload)
-                    .is_ok()
+                let qos = if parcel.reliable { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+                client.try_publish(parcel.topic, qos, parcel.retain, parcel.payload).is_ok()
             }
         }
     }
@@ -248,15 +228,9 @@ impl Drop for Link {
 
 /// Bytes that a message takes on the wire, at most.
 pub(crate) fn wire_bytes(parcel: &Parcel) -> usize {
-    let properties: usize = parcel
-        .properties
-        .iter()
-        .map(|(name, value)| 5 + name.len() + value.len())
-        .sum();
-    let correlation = parcel
-        .correlation
-        .as_ref()
-        .map_or(0, |bytes| 3 + bytes.len());
+    let properties: usize =
+        parcel.properties.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
+    let correlation = parcel.correlation.as_ref().map_or(0, |bytes| 3 + bytes.len());
     32 + parcel.topic.len()
         + parcel.payload.len()
         + parcel.content_type.len()
@@ -314,11 +288,8 @@ fn options311(options: &LinkOptions, clean: bool) -> rumqttc::MqttOptions {
 }
 
 fn properties_of(parcel: Parcel) -> packets5::PublishProperties {
-    let user_properties = parcel
-        .properties
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
+    let user_properties =
+        parcel.properties.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     packets5::PublishProperties {
         payload_format_indicator: Some(1),
         // An expiry of nothing means "only to who listens now", which is what is left of it.
@@ -434,10 +405,7 @@ fn incoming311(packet: packets4::Packet) -> Signal {
                 matches!(code, SubscribeReasonCode::Success(_))
             }),
         },
-        Packet::PubAck(puback) => Signal::Acknowledged {
-            packet_id: puback.pkid,
-            refused: None,
-        },
+        Packet::PubAck(puback) => Signal::Acknowledged { packet_id: puback.pkid, refused: None },
         Packet::Publish(publish) => Signal::Message(Box::new(Message {
             topic: publish.topic,
             payload: publish.payload,
@@ -449,10 +417,7 @@ fn incoming311(packet: packets4::Packet) -> Signal {
 }
 
 fn refused<T>(codes: impl Iterator<Item = T>, granted: impl Fn(T) -> bool) -> Vec<usize> {
-    codes
-        .enumerate()
-        .filter_map(|(index, code)| (!granted(code)).then_some(index))
-        .collect()
+    codes.enumerate().filter_map(|(index, code)| (!granted(code)).then_some(index)).collect()
 }
 
 fn outgoing_signal(outgoing: &rumqttc::Outgoing) -> Signal {
@@ -462,9 +427,9 @@ fn outgoing_signal(outgoing: &rumqttc::Outgoing) -> Signal {
         Outgoing::Subscribe(_) => Signal::SubscriptionSent,
         // The library held a publication back because its packet id is still taken. From here on
         // its order is not ours, and it may forget one: begin anew.
-        Outgoing::AwaitAck(packet_id) => Signal::Down(Break::Lost(format!(
-            "the broker never confirmed packet {packet_id}"
-        ))),
+        Outgoing::AwaitAck(packet_id) => {
+            Signal::Down(Break::Lost(format!("the broker never confirmed packet {packet_id}")))
+        }
         _ => Signal::Alive,
     }
 }

@@ -50,20 +50,12 @@ impl Outbox {
         let ticket = Ticket(self.tickets);
         self.bytes += parcel.payload.len();
         let expires = now + parcel.expiry.unwrap_or(STATEMENT_KEPT);
-        self.entries.push_back(Entry {
-            ticket,
-            parcel,
-            expires,
-            stage: Stage::Waiting,
-        });
+        self.entries.push_back(Entry { ticket, parcel, expires, stage: Stage::Waiting });
         let mut lost = 0;
         while self.entries.len() > PARCELS_MAX || (self.bytes > BYTES_MAX && self.entries.len() > 1)
         {
             // A message on the wire still waits for its confirmation under its packet id.
-            let oldest = self
-                .entries
-                .iter()
-                .position(|entry| entry.stage == Stage::Waiting);
+            let oldest = self.entries.iter().position(|entry| entry.stage == Stage::Waiting);
             self.remove(oldest.unwrap_or(0));
             lost += 1;
         }
@@ -73,18 +65,11 @@ impl Outbox {
     /// The next message for the wire, when fewer than `window` are on it; its expiry is what is
     /// left of it.
     pub(crate) fn hand(&mut self, window: usize, now: Instant) -> Option<Parcel> {
-        let busy = self
-            .entries
-            .iter()
-            .filter(|entry| entry.stage != Stage::Waiting)
-            .count();
+        let busy = self.entries.iter().filter(|entry| entry.stage != Stage::Waiting).count();
         if busy >= window {
             return None;
         }
-        let entry = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.stage == Stage::Waiting)?;
+        let entry = self.entries.iter_mut().find(|entry| entry.stage == Stage::Waiting)?;
         entry.stage = Stage::Handed;
         let mut parcel = entry.parcel.clone();
         if parcel.expiry.is_some() {
@@ -95,21 +80,14 @@ impl Outbox {
 
     /// The client library put the oldest handed message on the wire.
     pub(crate) fn sent(&mut self, packet_id: u16) {
-        if let Some(entry) = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.stage == Stage::Handed)
-        {
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.stage == Stage::Handed) {
             entry.stage = Stage::Flying(packet_id);
         }
     }
 
     /// The broker confirmed or refused it; either way it is gone.
     pub(crate) fn acknowledged(&mut self, packet_id: u16) {
-        let index = self
-            .entries
-            .iter()
-            .position(|entry| entry.stage == Stage::Flying(packet_id));
+        let index = self.entries.iter().position(|entry| entry.stage == Stage::Flying(packet_id));
         if let Some(index) = index {
             self.remove(index);
         }
@@ -117,11 +95,7 @@ impl Outbox {
 
     /// The message last handed cannot be sent at all.
     pub(crate) fn withdraw(&mut self) {
-        if let Some(index) = self
-            .entries
-            .iter()
-            .rposition(|entry| entry.stage == Stage::Handed)
-        {
+        if let Some(index) = self.entries.iter().rposition(|entry| entry.stage == Stage::Handed) {
             self.remove(index);
         }
     }
@@ -133,23 +107,14 @@ impl Outbox {
             entry.stage = Stage::Waiting;
             !entry.parcel.retain
         });
-        self.bytes = self
-            .entries
-            .iter()
-            .map(|entry| entry.parcel.payload.len())
-            .sum();
+        self.bytes = self.entries.iter().map(|entry| entry.parcel.payload.len()).sum();
     }
 
     /// Drops what nobody waits for any more; says how many.
     pub(crate) fn expire(&mut self, now: Instant) -> u64 {
         let before = self.entries.len();
-        self.entries
-            .retain(|entry| entry.stage != Stage::Waiting || entry.expires > now);
-        self.bytes = self
-            .entries
-            .iter()
-            .map(|entry| entry.parcel.payload.len())
-            .sum();
+        self.entries.retain(|entry| entry.stage != Stage::Waiting || entry.expires > now);
+        self.bytes = self.entries.iter().map(|entry| entry.parcel.payload.len()).sum();
         (before - self.entries.len()) as u64
     }
 
@@ -180,9 +145,7 @@ mod tests {
     }
 
     fn topics(outbox: &mut Outbox, now: Instant) -> Vec<String> {
-        std::iter::from_fn(|| outbox.hand(100, now))
-            .map(|parcel| parcel.topic)
-            .collect()
+        std::iter::from_fn(|| outbox.hand(100, now)).map(|parcel| parcel.topic).collect()
     }
 
     #[test]
@@ -246,10 +209,7 @@ mod tests {
         outbox.push(parcel("a"), now);
         let later = now + Duration::from_secs(590);
         assert_eq!(outbox.expire(later), 0);
-        assert_eq!(
-            outbox.hand(1, later).and_then(|p| p.expiry),
-            Some(Duration::from_secs(10))
-        );
+        assert_eq!(outbox.hand(1, later).and_then(|p| p.expiry), Some(Duration::from_secs(10)));
         outbox.disconnected();
         assert_eq!(outbox.expire(now + Duration::from_secs(601)), 1);
         assert!(outbox.is_empty());

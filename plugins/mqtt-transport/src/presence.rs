@@ -19,11 +19,7 @@ pub(crate) struct Presence {
 impl Presence {
     pub(crate) fn new() -> Self {
         let boot_id = uuid::Uuid::now_v7().to_string();
-        Self {
-            boot_id,
-            started: Instant::now(),
-            sessions: 0,
-        }
+        Self { boot_id, started: Instant::now(), sessions: 0 }
     }
 
     /// What stays on the broker while this connection lives.
@@ -76,9 +72,7 @@ impl Presence {
 
 /// Seconds since 1970; 0 on a box whose clock stands before it.
 pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn model(card: &ModelCard) -> Value {

@@ -46,11 +46,7 @@ impl Topics {
             ));
         }
         let site = format!("{root}/{site}");
-        Ok(Self {
-            node: format!("{site}/{node}"),
-            site,
-            reply_filters: reply_filters.to_vec(),
-        })
+        Ok(Self { node: format!("{site}/{node}"), site, reply_filters: reply_filters.to_vec() })
     }
 
     /// Retained `online` or `offline`.
@@ -82,17 +78,14 @@ impl Topics {
 
     /// What a message on `topic` is; `None` when it is nothing of ours.
     pub(crate) fn route(&self, topic: &str) -> Option<Route> {
-        let tail = topic
-            .strip_prefix(self.node.as_str())?
-            .strip_prefix("/chat/")?;
+        let tail = topic.strip_prefix(self.node.as_str())?.strip_prefix("/chat/")?;
         let mut levels = tail.split('/');
         let verb = levels.next()?;
         let caller = match (levels.next(), levels.next(), levels.next()) {
             (None, ..) => None,
-            (Some(client), Some(rid), None) if is_level(client) && is_level(rid) => Some(Caller {
-                client: client.into(),
-                rid: rid.into(),
-            }),
+            (Some(client), Some(rid), None) if is_level(client) && is_level(rid) => {
+                Some(Caller { client: client.into(), rid: rid.into() })
+            }
             _ => return None,
         };
         match verb {
@@ -104,17 +97,12 @@ impl Topics {
 
     /// Where a caller hears its answers when it names no place.
     pub(crate) fn default_reply(&self, caller: &Caller) -> String {
-        format!(
-            "{}/client/{}/reply/{}",
-            self.site, caller.client, caller.rid
-        )
+        format!("{}/client/{}/reply/{}", self.site, caller.client, caller.rid)
     }
 
     /// The client that a reply topic belongs to, when it is one of the clients' own.
     pub(crate) fn reply_client<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        let tail = topic
-            .strip_prefix(self.site.as_str())?
-            .strip_prefix("/client/")?;
+        let tail = topic.strip_prefix(self.site.as_str())?.strip_prefix("/client/")?;
         let (client, tail) = tail.split_once('/')?;
         let rest = tail.strip_prefix("reply/")?;
         (is_level(client) && !rest.is_empty()).then_some(client)
@@ -134,20 +122,14 @@ impl Topics {
         let ours = topic
             .strip_prefix(self.site.as_str())
             .is_some_and(|tail| tail.is_empty() || tail.starts_with('/'));
-        !ours
-            && self
-                .reply_filters
-                .iter()
-                .any(|filter| matches(filter, topic))
+        !ours && self.reply_filters.iter().any(|filter| matches(filter, topic))
     }
 }
 
 /// Whether `level` is allowed as one level of our topics.
 pub(crate) fn is_level(level: &str) -> bool {
     (1..=64).contains(&level.len())
-        && level
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        && level.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
 /// Whether something may be published to `topic`.
@@ -193,10 +175,7 @@ mod tests {
     }
 
     fn caller() -> Caller {
-        Caller {
-            client: "plc7".into(),
-            rid: "17".into(),
-        }
+        Caller { client: "plc7".into(), rid: "17".into() }
     }
 
     #[test]
@@ -204,20 +183,11 @@ mod tests {
         let topics = topics(&[]);
         let route = |tail: &str| topics.route(&format!("zonda/v1/plant1/jet-03/chat/{tail}"));
         assert_eq!(route("request"), Some(Route::Request(None)));
-        assert_eq!(
-            route("request/plc7/17"),
-            Some(Route::Request(Some(caller())))
-        );
+        assert_eq!(route("request/plc7/17"), Some(Route::Request(Some(caller()))));
         assert_eq!(route("cancel"), Some(Route::Cancel(None)));
         assert_eq!(route("cancel/plc7/17"), Some(Route::Cancel(Some(caller()))));
-        for foreign in [
-            "request/plc7",
-            "request/plc7/17/x",
-            "request/a b/1",
-            "request//1",
-            "x",
-            "",
-        ] {
+        for foreign in ["request/plc7", "request/plc7/17/x", "request/a b/1", "request//1", "x", ""]
+        {
             assert_eq!(route(foreign), None, "{foreign}");
         }
         assert_eq!(topics.route(""), None);

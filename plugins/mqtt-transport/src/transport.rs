@@ -26,11 +26,7 @@ impl MqttTransport {
     /// Errors: what makes no sense in the configuration, with what to write instead.
     pub fn new(config: MqttConfig) -> Result<Self, TransportError> {
         let checked = config.check()?;
-        Ok(Self {
-            config,
-            checked,
-            gauge: MqttGauge::default(),
-        })
+        Ok(Self { config, checked, gauge: MqttGauge::default() })
     }
 
     /// Its counters, which outlive the move into [`Transport::serve`].
@@ -54,11 +50,7 @@ impl Transport for MqttTransport {
                 transport: NAME,
                 message: format!("cannot start its event loop: {error}"),
             })?;
-        let Self {
-            config,
-            checked,
-            gauge,
-        } = *self;
+        let Self { config, checked, gauge } = *self;
         runtime.block_on(Courier::new(config, checked, gauge, service).run(stop));
         // A submit that hangs in the service must not hold the program.
         runtime.shutdown_background();

@@ -19,10 +19,7 @@ fn both_versions_meet_on_one_port() {
             let ear = Ear::on(port, listening, &["a/+/c"]);
             say(port, speaking, "a/b/c", "hi", &[]);
             let heard = ear.next();
-            assert_eq!(
-                (heard.payload.as_str(), heard.qos, heard.retained),
-                ("hi", 1, false)
-            );
+            assert_eq!((heard.payload.as_str(), heard.qos, heard.retained), ("hi", 1, false));
         }
     }
 }
@@ -36,10 +33,7 @@ fn retained_messages_wait_and_vanish() {
     assert_eq!((heard.payload.as_str(), heard.retained), ("here", true));
     say(port, "5", "kept", "", &["-r"]);
     say(port, "5", "other", "x", &["-r"]);
-    assert_eq!(
-        Ear::on(port, "311", &["kept", "other"]).next().topic,
-        "other"
-    );
+    assert_eq!(Ear::on(port, "311", &["kept", "other"]).next().topic, "other");
 }
 
 #[test]
@@ -54,24 +48,12 @@ fn a_node_answers_through_it_and_its_will_is_published() {
     let reply = format!("{CLIENT}/me/reply/1");
     let asking = ask(port, &format!("{NODE}/chat/request"), &reply, plain, &[]);
     node.asked().answer(&["well"]);
-    assert_eq!(
-        answer_of(asking)["choices"][0]["message"]["content"],
-        "well"
-    );
+    assert_eq!(answer_of(asking)["choices"][0]["message"]["content"], "well");
     let ear = Ear::on(port, "311", &[&format!("{CLIENT}/plc7/reply/+")]);
-    say(
-        port,
-        "311",
-        &format!("{NODE}/chat/request/plc7/1"),
-        plain,
-        &[],
-    );
+    say(port, "311", &format!("{NODE}/chat/request/plc7/1"), plain, &[]);
     assert_eq!(ear.next().status(), 202);
     node.asked().answer(&["a ", "stream"]);
-    assert_eq!(
-        ear.next_where(|heard| heard.status() == 200).text(),
-        "a stream"
-    );
+    assert_eq!(ear.next_where(|heard| heard.status() == 200).text(), "a stream");
     wire.cut();
     assert_eq!(status.next().payload, "offline");
     wire.mend();

@@ -62,8 +62,7 @@ fn attacks() -> Vec<Vec<u8>> {
 }
 
 fn attack(mut node: TcpStream, connack: &[u8], bytes: &[u8]) {
-    node.set_read_timeout(Some(Duration::from_millis(20)))
-        .expect("set");
+    node.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
     let mut connect = [0; 512];
     if node.read(&mut connect).unwrap_or(0) == 0 {
         return;
@@ -92,9 +91,7 @@ fn survives(version: MqttVersion, connack: &'static [u8]) {
     let transport = Box::new(MqttTransport::new(config).expect("valid"));
     let (handle, stop) = Stop::pair();
     let serving = std::thread::spawn(move || transport.serve(Arc::new(Idle), stop));
-    until("every attack was made", || {
-        done.load(Ordering::SeqCst) == total
-    });
+    until("every attack was made", || done.load(Ordering::SeqCst) == total);
     assert!(!serving.is_finished(), "the node gave up");
     handle.raise();
     serving.join().expect("no panic").expect("no error");

@@ -47,21 +47,12 @@ fn streams_over(client: &str, node: MqttVersion) {
     assert_eq!(first.ext()["seq"], 1);
     asked.text("lo");
     let second = ear.next();
-    assert_eq!(
-        (second.text().as_str(), second.ext()["seq"].as_u64()),
-        ("lo", Some(2))
-    );
+    assert_eq!((second.text().as_str(), second.ext()["seq"].as_u64()), ("lo", Some(2)));
     asked.finish();
     let last = ear.next();
-    assert_eq!(
-        (last.status(), last.qos, last.text().as_str()),
-        (200, 1, "Hello")
-    );
+    assert_eq!((last.status(), last.qos, last.text().as_str()), (200, 1, "Hello"));
     let ext = last.ext();
-    assert_eq!(
-        (ext["seq"].as_u64(), ext["fin"].as_bool()),
-        (Some(3), Some(true))
-    );
+    assert_eq!((ext["seq"].as_u64(), ext["fin"].as_bool()), (Some(3), Some(true)));
     assert_eq!(ext["node"], "jet-03");
     assert_eq!(last.json()["usage"]["completion_tokens"], 2);
     assert_eq!(last.json()["choices"][0]["finish_reason"], "stop");
@@ -93,10 +84,9 @@ fn the_stock_requester_gets_the_whole_answer() {
     let broker = mosquitto!();
     let node = Node::start(config(broker.port));
     let plain = r#"{"messages":[{"role":"user","content":"hello"}]}"#;
-    for (topic, data, id) in [
-        (format!("{NODE}/chat/request"), "cd-1", "cd-1"),
-        (request("18"), "cd-2", "18"),
-    ] {
+    for (topic, data, id) in
+        [(format!("{NODE}/chat/request"), "cd-1", "cd-1"), (request("18"), "cd-2", "18")]
+    {
         let reply = format!("{CLIENT}/plc7/reply/rr");
         let named = ["-D", "publish", "correlation-data", data];
         let asking = ask(broker.port, &topic, &reply, plain, &named);
@@ -146,16 +136,10 @@ fn properties_carry_what_the_payload_says() {
     let asked = node.asked();
     let deadline = asked.request.limits.deadline.expect("a deadline");
     assert!(deadline <= Instant::now() + Duration::from_secs(5));
-    assert_eq!(
-        asked.request.client, None,
-        "nobody vouches for a plain request"
-    );
+    assert_eq!(asked.request.client, None, "nobody vouches for a plain request");
     asked.answer(&["yes"]);
     let heard = [ear.next(), ear.next(), ear.next()];
-    assert!(
-        heard.iter().all(|heard| heard.correlation == "c7"),
-        "{heard:?}"
-    );
+    assert!(heard.iter().all(|heard| heard.correlation == "c7"), "{heard:?}");
     for (heard, wanted) in heard.iter().zip(["status:202", "seq:1", "status:200"]) {
         assert!(heard.properties.contains(wanted), "{heard:?}");
     }
@@ -184,16 +168,10 @@ fn a_killed_broker_gets_the_final_when_it_is_back() {
     wire.mend();
     node.online();
     let last = ear.next_where(|heard| heard.topic == filters[0].replace('+', "1"));
-    let last = if last.status() == 202 {
-        ear.next_where(|heard| heard.status() == 200)
-    } else {
-        last
-    };
+    let last =
+        if last.status() == 202 { ear.next_where(|heard| heard.status() == 200) } else { last };
     assert_eq!(last.text(), "before during after");
-    assert_eq!(
-        ear.next_where(|heard| heard.topic == filters[1]).payload,
-        "online"
-    );
+    assert_eq!(ear.next_where(|heard| heard.topic == filters[1]).payload, "online");
     say(broker.port, "311", &request("2"), HELLO, &[]);
     node.asked().answer(&["again"]);
     let last = ear.next_where(|heard| heard.topic.ends_with("/2") && heard.status() == 200);
@@ -224,9 +202,7 @@ fn what_ends_while_the_line_is_cut_arrives_once_it_is_mended() {
         config.version = version;
         let node = Node::start(config);
         let ear = Ear::on(broker.port, "311", &[&format!("{CLIENT}/plc7/reply/+")]);
-        let rids: Vec<String> = (0..20)
-            .map(|index| format!("{version:?}-{index}"))
-            .collect();
+        let rids: Vec<String> = (0..20).map(|index| format!("{version:?}-{index}")).collect();
         let asked: Vec<_> = rids
             .iter()
             .map(|rid| {
@@ -242,11 +218,7 @@ fn what_ends_while_the_line_is_cut_arrives_once_it_is_mended() {
         wire.mend();
         for rid in &rids {
             let last = ear.next_where(|heard| heard.status() == 200);
-            assert_eq!(
-                last.ext()["id"],
-                rid.as_str(),
-                "in order, none missing, none twice"
-            );
+            assert_eq!(last.ext()["id"], rid.as_str(), "in order, none missing, none twice");
             assert_eq!(last.text(), *rid);
         }
         assert_eq!(node.gauge.tally().replies_lost, 0);
@@ -267,10 +239,7 @@ fn the_broker_tells_of_a_node_that_died_and_the_node_of_its_leaving() {
     node.raise_stop();
     node.join();
     assert_eq!(ear.next().payload, "offline", "the goodbye");
-    assert!(
-        ear.is_silent_for(Duration::from_millis(300)),
-        "the goodbye replaces the will"
-    );
+    assert!(ear.is_silent_for(Duration::from_millis(300)), "the goodbye replaces the will");
     let late = Ear::on(broker.port, "311", &[&format!("{NODE}/status")]);
     let kept = late.next();
     assert_eq!((kept.payload.as_str(), kept.retained), ("offline", true));
@@ -319,31 +288,13 @@ fn a_foreign_reply_topic_is_refused() {
     let foreign = ["-D", "publish", "response-topic", "plc/valve/set"];
     say(broker.port, "5", &request("1"), HELLO, &foreign);
     let heard = ear.next();
-    assert_eq!(
-        (heard.status(), heard.topic),
-        (400, format!("{CLIENT}/plc7/reply/1"))
-    );
+    assert_eq!((heard.status(), heard.topic), (400, format!("{CLIENT}/plc7/reply/1")));
     let anothers = body(&format!(r#""reply_to":"{CLIENT}/plc8/reply/1""#));
     say(broker.port, "311", &request("2"), &anothers, &[]);
     let heard = ear.next();
-    assert_eq!(
-        (heard.status(), heard.topic),
-        (400, format!("{CLIENT}/plc7/reply/2"))
-    );
-    say(
-        broker.port,
-        "5",
-        &format!("{NODE}/chat/request"),
-        HELLO,
-        &foreign,
-    );
-    say(
-        broker.port,
-        "311",
-        &format!("{NODE}/chat/request"),
-        HELLO,
-        &[],
-    );
+    assert_eq!((heard.status(), heard.topic), (400, format!("{CLIENT}/plc7/reply/2")));
+    say(broker.port, "5", &format!("{NODE}/chat/request"), HELLO, &foreign);
+    say(broker.port, "311", &format!("{NODE}/chat/request"), HELLO, &[]);
     stage::until("both were dropped", || node.gauge.tally().unanswerable == 2);
     assert!(!node.was_asked());
     assert!(ear.is_silent_for(Duration::from_millis(100)));
@@ -364,18 +315,8 @@ fn bad_requests_get_their_status_and_the_node_serves_on() {
         ("strange-ext", &body(r#""color":1"#), &[], 422),
         ("deep", &deep, &[], 400),
         ("large", &large, &[], 413),
-        (
-            "cbor",
-            "x",
-            &["-D", "publish", "content-type", "application/cbor"],
-            400,
-        ),
-        (
-            "future",
-            HELLO,
-            &["-D", "publish", "user-property", "proto", "9"],
-            400,
-        ),
+        ("cbor", "x", &["-D", "publish", "content-type", "application/cbor"], 400),
+        ("future", HELLO, &["-D", "publish", "user-property", "proto", "9"], 400),
     ];
     for (rid, payload, more, status) in cases {
         say(broker.port, "5", &request(rid), payload, more);
@@ -384,16 +325,8 @@ fn bad_requests_get_their_status_and_the_node_serves_on() {
         assert_eq!(heard.status(), *status, "{rid}: {json}");
         assert_eq!(json["ext"]["id"], *rid);
         assert_eq!(json["ext"]["fin"], true);
-        assert!(
-            json["error"]["message"]
-                .as_str()
-                .is_some_and(|text| !text.is_empty()),
-            "{json}"
-        );
-        assert!(
-            json["error"]["code"].is_string() && json["error"]["type"].is_string(),
-            "{json}"
-        );
+        assert!(json["error"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{json}");
+        assert!(json["error"]["code"].is_string() && json["error"]["type"].is_string(), "{json}");
     }
     assert_eq!(node.gauge.tally().refused, cases.len() as u64);
     assert!(!node.was_asked());
@@ -410,11 +343,7 @@ fn a_retained_request_is_refused_and_not_run_at_every_connection() {
     let node = Node::start(config(broker.port));
     let heard = ear.next();
     assert_eq!(heard.status(), 400);
-    assert!(
-        heard.json()["error"]["message"]
-            .as_str()
-            .is_some_and(|m| m.contains("retain"))
-    );
+    assert!(heard.json()["error"]["message"].as_str().is_some_and(|m| m.contains("retain")));
     assert!(!node.was_asked());
 }
 
@@ -427,19 +356,10 @@ fn a_request_that_waited_at_the_broker_runs_only_with_an_expiry() {
     wire.cut();
     node.offline();
     say(broker.port, "311", &request("old"), HELLO, &[]);
-    say(
-        broker.port,
-        "311",
-        &request("timed"),
-        &body(r#""ttl_s":60"#),
-        &[],
-    );
+    say(broker.port, "311", &request("timed"), &body(r#""ttl_s":60"#), &[]);
     wire.mend();
     let heard = ear.next();
-    assert_eq!(
-        (heard.status(), heard.ext()["id"].as_str()),
-        (408, Some("old"))
-    );
+    assert_eq!((heard.status(), heard.ext()["id"].as_str()), (408, Some("old")));
     let asked = node.asked();
     asked.answer(&["late"]);
     let last = ear.next_where(|heard| heard.status() == 200);
@@ -456,13 +376,7 @@ fn a_cancel_ends_the_answer_with_what_it_has() {
     asked.accept();
     asked.text("half");
     assert_eq!(ear.next_where(|heard| heard.status() == 0).text(), "half");
-    say(
-        broker.port,
-        "311",
-        &format!("{NODE}/chat/cancel/plc7/1"),
-        "",
-        &[],
-    );
+    say(broker.port, "311", &format!("{NODE}/chat/cancel/plc7/1"), "", &[]);
     stage::until("the engine hears of it", || asked.sink.is_cancelled());
     asked.end(FinishReason::Cancelled);
     let last = ear.next();
@@ -476,23 +390,9 @@ fn a_plain_request_is_cancelled_by_its_correlation() {
     let node = Node::start(config(broker.port));
     let reply = format!("{CLIENT}/hmi/reply/1");
     let ear = Ear::on(broker.port, "5", &[&reply]);
-    let named = [
-        "-D",
-        "publish",
-        "response-topic",
-        &reply,
-        "-D",
-        "publish",
-        "correlation-data",
-        "c9",
-    ];
-    say(
-        broker.port,
-        "5",
-        &format!("{NODE}/chat/request"),
-        HELLO,
-        &named,
-    );
+    let named =
+        ["-D", "publish", "response-topic", &reply, "-D", "publish", "correlation-data", "c9"];
+    say(broker.port, "5", &format!("{NODE}/chat/request"), HELLO, &named);
     let asked = node.asked();
     say(broker.port, "5", &format!("{NODE}/chat/cancel"), "", &named);
     stage::until("the engine hears of it", || asked.sink.is_cancelled());
@@ -505,13 +405,7 @@ fn a_cancel_may_overtake_its_request() {
     let broker = mosquitto!();
     let node = Node::start(config(broker.port));
     let ear = Ear::on(broker.port, "311", &[&format!("{CLIENT}/plc7/reply/+")]);
-    say(
-        broker.port,
-        "311",
-        &format!("{NODE}/chat/cancel/plc7/1"),
-        "",
-        &[],
-    );
+    say(broker.port, "311", &format!("{NODE}/chat/cancel/plc7/1"), "", &[]);
     say(broker.port, "311", &request("1"), HELLO, &[]);
     assert_eq!(ear.next().status(), 499);
     assert!(!node.was_asked());
@@ -550,11 +444,7 @@ fn who_comes_to_a_full_house_is_told_when_to_come_back() {
     say(broker.port, "5", &request("2"), HELLO, &[]);
     let busy = ear.next();
     assert_eq!(busy.status(), 429);
-    assert!(
-        busy.ext()["retry_after_ms"]
-            .as_u64()
-            .is_some_and(|ms| ms > 0)
-    );
+    assert!(busy.ext()["retry_after_ms"].as_u64().is_some_and(|ms| ms > 0));
     assert!(busy.properties.contains("retry_after_ms:"));
     asked.answer(&["done"]);
     assert_eq!(ear.next_where(|heard| heard.status() == 200).text(), "done");
@@ -562,10 +452,7 @@ fn who_comes_to_a_full_house_is_told_when_to_come_back() {
     *node.service.refuses.lock().expect("not poisoned") = Some(fault);
     say(broker.port, "5", &request("2"), HELLO, &[]);
     let busy = ear.next();
-    assert_eq!(
-        (busy.status(), busy.ext()["retry_after_ms"].as_u64()),
-        (429, Some(1500))
-    );
+    assert_eq!((busy.status(), busy.ext()["retry_after_ms"].as_u64()), (429, Some(1500)));
     *node.service.refuses.lock().expect("not poisoned") = None;
     say(broker.port, "5", &request("2"), HELLO, &[]);
     node.asked().answer(&["now"]);
@@ -577,28 +464,12 @@ fn small_clients_get_text_or_one_short_message() {
     let broker = mosquitto!();
     let node = Node::start(config(broker.port));
     let ear = Ear::on(broker.port, "311", &[&format!("{CLIENT}/plc7/reply/#")]);
-    say(
-        broker.port,
-        "311",
-        &request("1"),
-        &body(r#""mode":"final","max_reply_bytes":4"#),
-        &[],
-    );
+    say(broker.port, "311", &request("1"), &body(r#""mode":"final","max_reply_bytes":4"#), &[]);
     node.asked().answer(&["naï", "ve"]);
     let last = ear.next();
-    assert_eq!(
-        (last.status(), last.text().as_str()),
-        (200, "naï"),
-        "cut at a code point"
-    );
+    assert_eq!((last.status(), last.text().as_str()), (200, "naï"), "cut at a code point");
     assert_eq!(last.ext()["truncated"], true);
-    say(
-        broker.port,
-        "311",
-        &request("2"),
-        &body(r#""mode":"text""#),
-        &[],
-    );
+    say(broker.port, "311", &request("2"), &body(r#""mode":"text""#), &[]);
     let asked = node.asked();
     assert_eq!(ear.next().status(), 202);
     asked.answer(&["bare words"]);
@@ -608,10 +479,7 @@ fn small_clients_get_text_or_one_short_message() {
         (format!("{CLIENT}/plc7/reply/2/t"), "bare words".into())
     );
     let end = ear.next();
-    assert_eq!(
-        (end.status(), end.topic.clone()),
-        (200, format!("{CLIENT}/plc7/reply/2/end"))
-    );
+    assert_eq!((end.status(), end.topic.clone()), (200, format!("{CLIENT}/plc7/reply/2/end")));
     assert_eq!(end.json()["choices"][0]["finish_reason"], "stop");
     assert!(!end.payload.contains("bare words"));
 }
@@ -623,24 +491,11 @@ fn an_answer_larger_than_a_message_is_cut_and_says_so() {
     config.send_bytes_max = 4096;
     let node = Node::start(config);
     let ear = Ear::on(broker.port, "311", &[&format!("{CLIENT}/plc7/reply/+")]);
-    say(
-        broker.port,
-        "311",
-        &request("1"),
-        &body(r#""mode":"final""#),
-        &[],
-    );
+    say(broker.port, "311", &request("1"), &body(r#""mode":"final""#), &[]);
     node.asked().answer(&[&"é\"".repeat(5000)]);
     let last = ear.next();
-    assert_eq!(
-        (last.status(), last.ext()["truncated"].as_bool()),
-        (200, Some(true))
-    );
-    assert!(
-        (1000..=4096).contains(&last.payload.len()),
-        "{}",
-        last.payload.len()
-    );
+    assert_eq!((last.status(), last.ext()["truncated"].as_bool()), (200, Some(true)));
+    assert!((1000..=4096).contains(&last.payload.len()), "{}", last.payload.len());
 }
 
 #[test]

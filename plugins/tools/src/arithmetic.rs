@@ -37,15 +37,9 @@ const FUNCTIONS: &[(&str, Unary)] = &[
 pub(crate) fn evaluate(expression: &str) -> Result<f64, String> {
     let characters: Vec<char> = expression.chars().take(CHARACTERS_MAX + 1).collect();
     if characters.len() > CHARACTERS_MAX {
-        return Err(format!(
-            "the expression is over {CHARACTERS_MAX} characters"
-        ));
+        return Err(format!("the expression is over {CHARACTERS_MAX} characters"));
     }
-    let mut parser = Parser {
-        characters,
-        at: 0,
-        depth: 0,
-    };
+    let mut parser = Parser { characters, at: 0, depth: 0 };
     let value = parser.sum()?;
     match parser.peek() {
         None => Ok(value),
@@ -80,11 +74,7 @@ impl Parser {
         let mut value = self.product()?;
         while let Some(sign) = self.accept(&['+', '-', '−']) {
             let right = self.product()?;
-            value = self.finite(if sign == '+' {
-                value + right
-            } else {
-                value - right
-            })?;
+            value = self.finite(if sign == '+' { value + right } else { value - right })?;
         }
         Ok(value)
     }
@@ -144,10 +134,7 @@ impl Parser {
     fn number(&mut self) -> Result<f64, String> {
         let start = self.at;
         let digits = |parser: &mut Self| {
-            while parser
-                .here()
-                .is_some_and(|c| c.is_ascii_digit() || c == '.')
-            {
+            while parser.here().is_some_and(|c| c.is_ascii_digit() || c == '.') {
                 parser.at += 1;
             }
         };
@@ -188,11 +175,7 @@ impl Parser {
             None => {
                 while self.accept(&[',', ';']).is_some() {
                     let other = self.sum()?;
-                    value = if name == "min" {
-                        value.min(other)
-                    } else {
-                        value.max(other)
-                    };
+                    value = if name == "min" { value.min(other) } else { value.max(other) };
                 }
             }
         }
@@ -217,10 +200,7 @@ impl Parser {
     fn finite(&self, value: f64) -> Result<f64, String> {
         match value.is_finite() {
             true => Ok(value),
-            false => Err(format!(
-                "there is no such number before character {}",
-                self.at + 1
-            )),
+            false => Err(format!("there is no such number before character {}", self.at + 1)),
         }
     }
 
@@ -296,14 +276,8 @@ mod tests {
     #[test]
     fn mistakes_name_their_place() {
         let cases = [
-            (
-                "",
-                "the expression ends here, a number is missing at character 1",
-            ),
-            (
-                "1 +",
-                "the expression ends here, a number is missing at character 4",
-            ),
+            ("", "the expression ends here, a number is missing at character 1"),
+            ("1 +", "the expression ends here, a number is missing at character 4"),
             ("1 2", "unexpected '2' at character 3"),
             ("(1", "')' is missing at character 3"),
             ("1.2.3", "1.2.3 at character 1 is no number"),
@@ -315,36 +289,16 @@ mod tests {
             ("2 $ 3", "unexpected '$' at character 3"),
         ];
         for (expression, message) in cases {
-            assert_eq!(
-                evaluate(expression),
-                Err(message.to_owned()),
-                "{expression:?}"
-            );
+            assert_eq!(evaluate(expression), Err(message.to_owned()), "{expression:?}");
         }
     }
 
     #[test]
     fn size_and_depth_are_bounded() {
-        assert!(
-            evaluate(&"1+".repeat(600))
-                .unwrap_err()
-                .contains("over 1024 characters")
-        );
-        assert!(
-            evaluate(&"(".repeat(1000))
-                .unwrap_err()
-                .contains("more than 64 levels")
-        );
-        assert!(
-            evaluate(&"-".repeat(1000))
-                .unwrap_err()
-                .contains("more than 64 levels")
-        );
-        assert!(
-            evaluate(&format!("1{}", "^1".repeat(500)))
-                .unwrap_err()
-                .contains("64 levels")
-        );
+        assert!(evaluate(&"1+".repeat(600)).unwrap_err().contains("over 1024 characters"));
+        assert!(evaluate(&"(".repeat(1000)).unwrap_err().contains("more than 64 levels"));
+        assert!(evaluate(&"-".repeat(1000)).unwrap_err().contains("more than 64 levels"));
+        assert!(evaluate(&format!("1{}", "^1".repeat(500))).unwrap_err().contains("64 levels"));
     }
 
     proptest! {

@@ -23,11 +23,7 @@ pub(crate) fn build() -> Box<dyn Tool> {
         "required": ["expression"],
     });
     let description = "Computes an arithmetic expression.".into();
-    Box::new(Calculator(ToolSpec {
-        name: NAME.into(),
-        description,
-        parameters,
-    }))
+    Box::new(Calculator(ToolSpec { name: NAME.into(), description, parameters }))
 }
 
 struct Calculator(ToolSpec);
@@ -53,10 +49,7 @@ mod tests {
     #[test]
     fn results_and_errors_reach_the_model() {
         let call = |arguments: &str| build().call(arguments, Instant::now());
-        assert_eq!(
-            call("{\"expression\":\"6 * 7\"}"),
-            Ok("{\"result\":\"42\"}".into())
-        );
+        assert_eq!(call("{\"expression\":\"6 * 7\"}"), Ok("{\"result\":\"42\"}".into()));
         assert_eq!(
             call("{\"expression\":\"6 / 0\"}"),
             Err(ToolError("division by zero at character 3".into()))

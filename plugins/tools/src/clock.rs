@@ -7,15 +7,8 @@ use serde_json::json;
 
 pub(crate) const NAME: &str = "clock";
 
-const WEEKDAYS: [&str; 7] = [
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-];
+const WEEKDAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const DAY_SECONDS: i64 = 86_400;
 
 pub(crate) fn build() -> Box<dyn Tool> {
@@ -41,14 +34,7 @@ impl Clock {
             "required": [],
         });
         let description = "Tells the current date, time and day of the week.".into();
-        Self {
-            spec: ToolSpec {
-                name: NAME.into(),
-                description,
-                parameters,
-            },
-            now,
-        }
+        Self { spec: ToolSpec { name: NAME.into(), description, parameters }, now }
     }
 }
 
@@ -137,36 +123,17 @@ impl Moment {
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 {
-            month_from_march + 3
-        } else {
-            month_from_march - 9
-        };
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         // 1970-01-01 was a Thursday.
         let weekday = WEEKDAYS[usize::try_from((days + 3).rem_euclid(7)).unwrap_or(0)];
-        Self {
-            year,
-            month,
-            day,
-            second_of_day: seconds.rem_euclid(DAY_SECONDS),
-            weekday,
-        }
+        Self { year, month, day, second_of_day: seconds.rem_euclid(DAY_SECONDS), weekday }
     }
 
     fn text(&self) -> String {
-        let Self {
-            year,
-            month,
-            day,
-            second_of_day,
-            ..
-        } = self;
+        let Self { year, month, day, second_of_day, .. } = self;
         let (hour, minute) = (second_of_day / 3600, second_of_day / 60 % 60);
-        format!(
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}",
-            second_of_day % 60
-        )
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}", second_of_day % 60)
     }
 }
 
@@ -206,10 +173,7 @@ mod tests {
             let next_day = now.day == before.day + 1 && now.month == before.month;
             let next_month = now.day == 1 && now.month == before.month % 12 + 1;
             assert!(next_day || next_month, "{}", now.text());
-            assert_eq!(
-                now.year,
-                before.year + i64::from(now.month == 1 && now.day == 1)
-            );
+            assert_eq!(now.year, before.year + i64::from(now.month == 1 && now.day == 1));
             before = now;
         }
     }
@@ -234,9 +198,7 @@ mod tests {
 
     #[test]
     fn offsets_that_no_place_has_are_refused() {
-        for text in [
-            "", "+", "2", "+15:00", "+02:60", "+-2", "Berlin", "+2:0:0", "+é", "+ 2",
-        ] {
+        for text in ["", "+", "2", "+15:00", "+02:60", "+-2", "Berlin", "+2:0:0", "+é", "+ 2"] {
             assert_eq!(offset_seconds(text), None, "{text:?}");
         }
         assert_eq!(offset_seconds("+2"), Some(7200));

@@ -22,11 +22,7 @@ pub struct Kind {
 
 /// Every tool of this crate.
 pub const TOOLS: &[Kind] = &[
-    Kind {
-        name: clock::NAME,
-        purpose: "tells date and time",
-        build: clock::build,
-    },
+    Kind { name: clock::NAME, purpose: "tells date and time", build: clock::build },
     Kind {
         name: calculator::NAME,
         purpose: "computes arithmetic expressions",
@@ -50,11 +46,7 @@ pub fn build(name: &str) -> Result<Box<dyn Tool>, UnknownTool> {
         Some(tool) => Ok((tool.build)()),
         None => Err(UnknownTool {
             name: name.chars().take(64).collect(),
-            known: TOOLS
-                .iter()
-                .map(|tool| tool.name)
-                .collect::<Vec<_>>()
-                .join(", "),
+            known: TOOLS.iter().map(|tool| tool.name).collect::<Vec<_>>().join(", "),
         }),
     }
 }
@@ -63,9 +55,7 @@ pub fn build(name: &str) -> Result<Box<dyn Tool>, UnknownTool> {
 fn argument(arguments: &str, key: &str) -> Result<Option<String>, ToolError> {
     const ARGUMENTS_BYTES_MAX: usize = 4096;
     if arguments.len() > ARGUMENTS_BYTES_MAX {
-        return Err(ToolError(format!(
-            "arguments are over {ARGUMENTS_BYTES_MAX} bytes"
-        )));
+        return Err(ToolError(format!("arguments are over {ARGUMENTS_BYTES_MAX} bytes")));
     }
     if arguments.trim().is_empty() {
         return Ok(None);
@@ -103,24 +93,14 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let error = build("shell").err().expect("there is no shell");
-        assert_eq!(
-            error.to_string(),
-            "there is no tool \"shell\"; there are clock, calculator"
-        );
+        assert_eq!(error.to_string(), "there is no tool \"shell\"; there are clock, calculator");
     }
 
     #[test]
     fn foreign_arguments_are_errors_for_the_model() {
         let deadline = Instant::now() + Duration::from_secs(1);
         let long = format!("\"{}\"", "x".repeat(5000));
-        for arguments in [
-            "[]",
-            "{",
-            "null",
-            "{\"a\":1}",
-            long.as_str(),
-            "{\"expression\":1}",
-        ] {
+        for arguments in ["[]", "{", "null", "{\"a\":1}", long.as_str(), "{\"expression\":1}"] {
             for kind in TOOLS {
                 let result = build(kind.name).unwrap().call(arguments, deadline);
                 assert!(result.is_err(), "{} takes {arguments}", kind.name);

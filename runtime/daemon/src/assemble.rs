@@ -119,9 +119,11 @@ impl AssembleError {
             Self::Device(_) => AssembleKind::Device,
             Self::Memory { .. } => AssembleKind::Memory,
             Self::Load(error) if error.is_out_of_memory() => AssembleKind::Memory,
-            Self::Weights(_) | Self::Text(_) | Self::Load(_) | Self::NoTokenizer { .. } | Self::Input { .. } => {
-                AssembleKind::Model
-            }
+            Self::Weights(_)
+            | Self::Text(_)
+            | Self::Load(_)
+            | Self::NoTokenizer { .. }
+            | Self::Input { .. } => AssembleKind::Model,
             _ => AssembleKind::Other,
         }
     }

@@ -9,8 +9,8 @@ use protocol::TokenId;
 use serde_json::{Value, json};
 
 use crate::assemble::{AssembleError, open_model};
-use crate::model_files::ModelFiles;
 use crate::cli;
+use crate::model_files::ModelFiles;
 use crate::single::Single;
 
 /// Measures and prints rows named as llama-bench names them.
@@ -56,7 +56,8 @@ pub(crate) fn bench(
         "bandwidth_after_bytes_per_s": bandwidth_after,
     });
     let bandwidth = (bandwidth_before + bandwidth_after) / 2.0;
-    report["rows"] = rows.iter().map(|(name, rates)| row(name, rates, decode_bytes, bandwidth)).collect();
+    report["rows"] =
+        rows.iter().map(|(name, rates)| row(name, rates, decode_bytes, bandwidth)).collect();
     if arguments.json {
         serde_json::to_writer(&mut *output, &report).map_err(std::io::Error::from)?;
         return Ok(writeln!(output)?);
@@ -113,10 +114,15 @@ fn print(report: &Value, output: &mut dyn Write) -> Result<(), AssembleError> {
         number(&report["bandwidth_before_bytes_per_s"]) / 1e9,
         number(&report["bandwidth_after_bytes_per_s"]) / 1e9,
     )?;
-    writeln!(output, "{:<10}{:>12}{:>12}{:>12}{:>12}", "test", "min t/s", "median t/s", "max t/s", "bus share")?;
+    writeln!(
+        output,
+        "{:<10}{:>12}{:>12}{:>12}{:>12}",
+        "test", "min t/s", "median t/s", "max t/s", "bus share"
+    )?;
     for row in report["rows"].as_array().into_iter().flatten() {
         let rates = &row["tokens_per_s"];
-        let share = row["bandwidth_share"].as_f64().map_or(String::new(), |share| format!("{share:.2}"));
+        let share =
+            row["bandwidth_share"].as_f64().map_or(String::new(), |share| format!("{share:.2}"));
         writeln!(
             output,
             "{:<10}{:>12.2}{:>12.2}{:>12.2}{share:>12}",
@@ -132,7 +138,8 @@ fn print(report: &Value, output: &mut dyn Write) -> Result<(), AssembleError> {
 /// Bytes of weights that one decoded token reads: all but the embedding, of which it reads a row.
 fn decode_bytes(archive: &dyn weights::Archive) -> u64 {
     let all: u64 = archive.tensors().iter().map(|tensor| tensor.bytes).sum();
-    let embedding = archive.tensor(weights::TensorName::Embedding).map_or(0, |t| t.bytes.len() as u64);
+    let embedding =
+        archive.tensor(weights::TensorName::Embedding).map_or(0, |t| t.bytes.len() as u64);
     if archive.hyper().tied_embeddings { all } else { all.saturating_sub(embedding) }
 }
 
@@ -155,12 +162,18 @@ fn bandwidth(configured: u32) -> f64 {
         let total: u64 = std::thread::scope(|scope| {
             let sums: Vec<_> = buffer
                 .chunks(share)
-                .map(|part| scope.spawn(move || part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word))))
+                .map(|part| {
+                    scope.spawn(move || part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)))
+                })
                 .collect();
             sums.into_iter().map(|sum| sum.join().unwrap_or(0)).sum()
         });
         // The sum is used, so that the reads cannot be left out.
-        assert_eq!(std::hint::black_box(total), WORDS as u64, "memory does not hold what was written");
+        assert_eq!(
+            std::hint::black_box(total),
+            WORDS as u64,
+            "memory does not hold what was written"
+        );
         best = best.max((WORDS * 8) as f64 / began.elapsed().as_secs_f64());
     }
     best

@@ -83,7 +83,12 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) setup: Setup,
     /// What the user says
-    #[arg(long, value_name = "TEXT", conflicts_with = "request", required_unless_present = "request")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "request",
+        required_unless_present = "request"
+    )]
     pub(crate) prompt: Option<String>,
     /// Continue the prompt as it is, without the conversation template
     #[arg(long, requires = "prompt")]

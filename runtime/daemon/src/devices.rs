@@ -27,10 +27,8 @@ pub fn devices() -> Vec<DeviceSummary> {
     model::available_devices()
         .into_iter()
         .map(|device| {
-            let on_cpu = matches!(
-                device.choice,
-                model::BackendChoice::Flex | model::BackendChoice::NdArray
-            );
+            let on_cpu =
+                matches!(device.choice, model::BackendChoice::Flex | model::BackendChoice::NdArray);
             DeviceSummary {
                 id: device.choice.name().to_owned(),
                 name: device.name,

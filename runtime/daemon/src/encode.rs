@@ -80,7 +80,9 @@ fn continue_last(messages: &mut [Message]) -> Result<(), Fault> {
             *prefix = true;
             Ok(())
         }
-        _ => Err(Fault::bad_request("continue_final_message needs an assistant message at the end")),
+        _ => {
+            Err(Fault::bad_request("continue_final_message needs an assistant message at the end"))
+        }
     }
 }
 

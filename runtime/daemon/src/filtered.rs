@@ -20,11 +20,7 @@ impl Filtered {
         filters: Vec<Box<dyn Filter>>,
         requests_max: u32,
     ) -> Self {
-        Self {
-            inner,
-            filters: filters.into(),
-            relays: Relays::new("filters", requests_max),
-        }
+        Self { inner, filters: filters.into(), relays: Relays::new("filters", requests_max) }
     }
 }
 
@@ -57,9 +53,7 @@ fn filter_events(
     outlet: &Outlet,
 ) -> Result<(), Gone> {
     while let Some(mut event) = outlet.next(&mut answer)? {
-        let verdict = filters
-            .iter()
-            .try_for_each(|filter| filter.on_event(&mut event));
+        let verdict = filters.iter().try_for_each(|filter| filter.on_event(&mut event));
         if let Err(fault) = verdict {
             event = Event::Failed(fault);
         }
@@ -165,10 +159,7 @@ mod tests {
     fn filtered(requests_max: u32) -> (Arc<Open>, Filtered) {
         let open = Arc::new(Open::default());
         let filters: Vec<Box<dyn Filter>> = vec![Box::new(Shout), Box::new(Mark)];
-        (
-            Arc::clone(&open),
-            Filtered::new(open, filters, requests_max),
-        )
+        (Arc::clone(&open), Filtered::new(open, filters, requests_max))
     }
 
     fn request(text: &str) -> Request {
@@ -176,17 +167,11 @@ mod tests {
     }
 
     fn text(text: &str) -> Event {
-        Event::Text {
-            text: text.into(),
-            tokens: 1,
-        }
+        Event::Text { text: text.into(), tokens: 1 }
     }
 
     fn finished() -> Event {
-        Event::Finished {
-            reason: FinishReason::Stop,
-            usage: Usage::default(),
-        }
+        Event::Finished { reason: FinishReason::Stop, usage: Usage::default() }
     }
 
     fn until(what: &str, holds: impl Fn() -> bool) {
@@ -201,10 +186,7 @@ mod tests {
     fn filters_see_requests_and_events_in_their_order() {
         let (open, filtered) = filtered(4);
         let mut reply = filtered.submit(request("ask")).unwrap();
-        assert_eq!(
-            open.requests.lock().unwrap()[0].input,
-            Input::Text("ASKm".into())
-        );
+        assert_eq!(open.requests.lock().unwrap()[0].input, Input::Text("ASKm".into()));
         let sink = open.sinks.lock().unwrap()[0].clone();
         for event in [text("one"), text("two"), finished()] {
             assert_eq!(sink.send(event), SendOutcome::Sent);
@@ -244,9 +226,7 @@ mod tests {
         assert!(
             matches!(reply.recv(), Some(Event::Failed(fault)) if fault.code == FaultCode::Internal)
         );
-        until("the seat is free", || {
-            filtered.submit(request("again")).is_ok()
-        });
+        until("the seat is free", || filtered.submit(request("again")).is_ok());
     }
 
     #[test]
@@ -265,10 +245,7 @@ mod tests {
         let sink = open.sinks.lock().unwrap()[0].clone();
         reply.canceller().cancel();
         until("the cancel passes", || sink.is_cancelled());
-        let last = Event::Finished {
-            reason: FinishReason::Cancelled,
-            usage: Usage::default(),
-        };
+        let last = Event::Finished { reason: FinishReason::Cancelled, usage: Usage::default() };
         sink.send(last.clone());
         assert_eq!(reply.recv(), Some(last));
     }
@@ -282,9 +259,7 @@ mod tests {
         let room = RELAY_EVENTS_MAX + 4 + 1;
         for number in 0..room {
             let event = text(&number.to_string());
-            until("there is room", || {
-                sink.send(event.clone()) == SendOutcome::Sent
-            });
+            until("there is room", || sink.send(event.clone()) == SendOutcome::Sent);
         }
         assert!(matches!(sink.send(text("more")), SendOutcome::Full(_)));
         for number in 0..room {
@@ -303,8 +278,6 @@ mod tests {
         assert!(fault.retry_after_ms.is_some());
         assert_eq!(open.requests.lock().unwrap().len(), 1);
         drop(first);
-        until("the seat is free", || {
-            filtered.submit(request("ask")).is_ok()
-        });
+        until("the seat is free", || filtered.submit(request("ask")).is_ok());
     }
 }

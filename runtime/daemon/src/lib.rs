@@ -25,9 +25,9 @@ mod tool_loop;
 mod verbs;
 
 pub use assemble::{AssembleError, AssembleKind, House, load_profile};
-pub use model_files::ModelFiles;
-pub use firmware_config::{Loaded, Override};
 pub use devices::{DeviceSummary, devices};
+pub use firmware_config::{Loaded, Override};
+pub use model_files::ModelFiles;
 pub use verbs::run;
 
 /// The version that the program and the library state.

@@ -32,11 +32,7 @@ pub(crate) struct Relays {
 impl Relays {
     /// No more than `requests_max` at a time; `layer` names them in faults and thread lists.
     pub(crate) fn new(layer: &'static str, requests_max: u32) -> Self {
-        Self {
-            layer,
-            requests_max,
-            taken: Arc::new(AtomicU32::new(0)),
-        }
+        Self { layer, requests_max, taken: Arc::new(AtomicU32::new(0)) }
     }
 
     /// Room for one more.
@@ -44,14 +40,8 @@ impl Relays {
     /// Errors: [`FaultCode::Busy`] when all are taken.
     pub(crate) fn seat(&self) -> Result<Seat, Fault> {
         let more = |taken: u32| (taken < self.requests_max).then_some(taken + 1);
-        match self
-            .taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-        {
-            Ok(_) => Ok(Seat {
-                layer: self.layer,
-                taken: Arc::clone(&self.taken),
-            }),
+        match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
+            Ok(_) => Ok(Seat { layer: self.layer, taken: Arc::clone(&self.taken) }),
             Err(_) => Err(Fault::new(
                 FaultCode::Busy,
                 format!(

@@ -8,8 +8,8 @@ use protocol::{Event, Fault, FinishReason, Input, Message, Request, RequestId, S
 use serde_json::json;
 
 use crate::assemble::{AssembleError, House};
-use crate::model_files::ModelFiles;
 use crate::cli;
+use crate::model_files::ModelFiles;
 
 /// Largest request file, in bytes; as much as the HTTP API takes by default.
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
@@ -114,7 +114,12 @@ pub(crate) fn chat(
     let house = House::build(profile, model, &mut crate::progress::bar("loading"))?;
     let person = std::io::stdin().is_terminal();
     if person {
-        writeln!(output, "{} on {}. /new starts again, Ctrl-D ends.", house.card().id, house.device())?;
+        writeln!(
+            output,
+            "{} on {}. /new starts again, Ctrl-D ends.",
+            house.card().id,
+            house.device()
+        )?;
     }
     let mut conversation = Conversation::new(arguments);
     let mut line = String::new();
@@ -147,7 +152,8 @@ struct Conversation<'a> {
 
 impl<'a> Conversation<'a> {
     fn new(arguments: &'a cli::Chat) -> Self {
-        let system = arguments.system.iter().map(|text| Message::System { content: vec![text.clone()] });
+        let system =
+            arguments.system.iter().map(|text| Message::System { content: vec![text.clone()] });
         Self { arguments, messages: system.collect() }
     }
 
@@ -200,4 +206,3 @@ fn stream(
     }
     Ok(answer)
 }
-

@@ -19,7 +19,11 @@ const ENGINE_DRAIN: Duration = Duration::from_secs(5);
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// Writes one line to `output` when every entrance is open.
-pub(crate) fn serve(profile: &Profile, model: &ModelFiles, output: &mut dyn Write) -> Result<(), AssembleError> {
+pub(crate) fn serve(
+    profile: &Profile,
+    model: &ModelFiles,
+    output: &mut dyn Write,
+) -> Result<(), AssembleError> {
     let signals = Signals::new([SIGTERM, SIGINT])?;
     // Addresses are taken before the load, which may be long: a taken port shows at once.
     let entrances = plugins::entrances(profile)?;
@@ -82,10 +86,8 @@ fn wait(
             let _sent = told.send(number);
         }
     })?;
-    let mut broken = flume::Selector::new()
-        .recv(&signal, |_| None)
-        .recv(&running.ends, |end| end.ok())
-        .wait();
+    let mut broken =
+        flume::Selector::new().recv(&signal, |_| None).recv(&running.ends, |end| end.ok()).wait();
     match &broken {
         Some((name, Err(error))) => tracing::error!(transport = name, %error, "an entrance broke"),
         Some((name, Ok(()))) => tracing::error!(transport = name, "an entrance closed by itself"),

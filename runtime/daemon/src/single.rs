@@ -21,7 +21,11 @@ impl<'a> Single<'a> {
     /// Appends `tokens` in steps that the network can take, and gives the outcome of the last one.
     ///
     /// Errors: no tokens, an id outside the vocabulary, or more tokens than the context holds.
-    pub(crate) fn feed(&mut self, tokens: &[TokenId], want: Want) -> Result<RowLogits, AssembleError> {
+    pub(crate) fn feed(
+        &mut self,
+        tokens: &[TokenId],
+        want: Want,
+    ) -> Result<RowLogits, AssembleError> {
         let capacity = self.network.capacity();
         let limit = capacity.context_tokens_max.min(capacity.pages * capacity.page_tokens);
         let wanted = self.context_tokens as usize + tokens.len();

@@ -53,12 +53,7 @@ impl ToolLoop {
         limits: ToolLimits,
     ) -> Self {
         let relays = Relays::new("tools", limits.requests_max);
-        Self {
-            inner,
-            tools: tools.into(),
-            limits,
-            relays,
-        }
+        Self { inner, tools: tools.into(), limits, relays }
     }
 
     /// The positions of the tools to offer; empty where the request is none of ours.
@@ -66,10 +61,9 @@ impl ToolLoop {
         let Input::Chat(messages) = &request.input else {
             return Vec::new();
         };
-        let open_ended = matches!(
-            messages.last(),
-            Some(Message::User { .. } | Message::Tool { .. })
-        ) && request.format == Format::Free;
+        let open_ended =
+            matches!(messages.last(), Some(Message::User { .. } | Message::Tool { .. }))
+                && request.format == Format::Free;
         if !open_ended || self.tools.is_empty() || !self.model_calls_functions(request) {
             return Vec::new();
         }
@@ -79,15 +73,8 @@ impl ToolLoop {
             ToolChoice::Auto | ToolChoice::Any => true,
             ToolChoice::Function(wanted) => wanted == name,
         };
-        let names = self
-            .tools
-            .iter()
-            .map(|tool| tool.spec().name.as_str())
-            .enumerate();
-        names
-            .filter(|(_, name)| !is_clients(name) && is_wanted(name))
-            .map(|(at, _)| at)
-            .collect()
+        let names = self.tools.iter().map(|tool| tool.spec().name.as_str()).enumerate();
+        names.filter(|(_, name)| !is_clients(name) && is_wanted(name)).map(|(at, _)| at).collect()
     }
 
     fn model_calls_functions(&self, request: &Request) -> bool {
@@ -95,9 +82,7 @@ impl ToolLoop {
         let named = models
             .iter()
             .find(|card| card.id == request.model || card.aliases.contains(&request.model));
-        named
-            .or_else(|| models.first())
-            .is_some_and(|card| card.tools)
+        named.or_else(|| models.first()).is_some_and(|card| card.tools)
     }
 }
 
@@ -108,9 +93,7 @@ impl Service for ToolLoop {
             return self.inner.submit(request);
         }
         let seat = self.relays.seat()?;
-        request
-            .tools
-            .extend(offered.iter().map(|at| self.tools[*at].spec().clone()));
+        request.tools.extend(offered.iter().map(|at| self.tools[*at].spec().clone()));
         let answer = self.inner.submit(request.clone())?;
         let id = request.id.clone();
         let (inner, tools) = (Arc::clone(&self.inner), Arc::clone(&self.tools));
@@ -221,11 +204,7 @@ impl Conversation {
                 Event::Finished { reason, usage } => {
                     self.usage = sum(self.usage, usage);
                     let completion_tokens = usage.completion_tokens;
-                    return Ok(Some(RoundEnd {
-                        reason,
-                        calls,
-                        completion_tokens,
-                    }));
+                    return Ok(Some(RoundEnd { reason, calls, completion_tokens }));
                 }
                 Event::Failed(_) => self.outlet.send(event, answer)?,
             }
@@ -242,9 +221,7 @@ impl Conversation {
     fn spend(&mut self, completion_tokens: u32) -> bool {
         let limits = &mut self.request.limits;
         limits.min_tokens = limits.min_tokens.saturating_sub(completion_tokens);
-        limits.max_tokens = limits
-            .max_tokens
-            .map(|most| most.saturating_sub(completion_tokens));
+        limits.max_tokens = limits.max_tokens.map(|most| most.saturating_sub(completion_tokens));
         limits.max_tokens != Some(0)
     }
 
@@ -264,24 +241,13 @@ impl Conversation {
             });
         }
         // Without the text before the calls: some prompt encodings take either, not both.
-        messages.insert(
-            0,
-            Message::Assistant {
-                content: None,
-                tool_calls: calls,
-                prefix: false,
-            },
-        );
+        messages.insert(0, Message::Assistant { content: None, tool_calls: calls, prefix: false });
         if let Input::Chat(conversation) = &mut self.request.input {
             conversation.extend(messages);
         }
         // A demand for a call is met now; at the limit only words may follow.
         let more = self.rounds < self.limits.rounds_max && Instant::now() < self.deadline;
-        self.request.tool_choice = if more {
-            ToolChoice::Auto
-        } else {
-            ToolChoice::None
-        };
+        self.request.tool_choice = if more { ToolChoice::Auto } else { ToolChoice::None };
     }
 
     /// What the model reads as the result of a call: JSON text in any case.
@@ -327,13 +293,7 @@ impl Conversation {
     }
 
     fn finish(&self, reason: FinishReason, answer: &Reply) -> Result<(), Gone> {
-        self.outlet.send(
-            Event::Finished {
-                reason,
-                usage: self.usage,
-            },
-            answer,
-        )
+        self.outlet.send(Event::Finished { reason, usage: self.usage }, answer)
     }
 
     fn fail(&self, fault: Fault, answer: &Reply) -> Result<(), Gone> {
@@ -381,12 +341,7 @@ mod tests {
         fn submit(&self, request: Request) -> Result<Reply, Fault> {
             let (sink, reply) = reply_pair(request.id.clone(), 64);
             self.requests.lock().unwrap().push(request);
-            let round = self
-                .rounds
-                .lock()
-                .unwrap()
-                .pop_front()
-                .expect("a round is scripted");
+            let round = self.rounds.lock().unwrap().pop_front().expect("a round is scripted");
             for event in round? {
                 assert_eq!(sink.send(event), protocol::SendOutcome::Sent);
             }
@@ -395,15 +350,8 @@ mod tests {
         }
 
         fn describe(&self) -> Description {
-            let card = ModelCard {
-                id: "m".into(),
-                tools: self.knows_tools,
-                ..Default::default()
-            };
-            Description {
-                models: vec![card],
-                ..Default::default()
-            }
+            let card = ModelCard { id: "m".into(), tools: self.knows_tools, ..Default::default() };
+            Description { models: vec![card], ..Default::default() }
         }
     }
 
@@ -439,11 +387,7 @@ mod tests {
     };
 
     fn spec(name: &str) -> ToolSpec {
-        ToolSpec {
-            name: name.into(),
-            description: String::new(),
-            parameters: json!({}),
-        }
+        ToolSpec { name: name.into(), description: String::new(), parameters: json!({}) }
     }
 
     fn accepted() -> Event {
@@ -456,55 +400,31 @@ mod tests {
     }
 
     fn text(text: &str) -> Event {
-        Event::Text {
-            text: text.into(),
-            tokens: 1,
-        }
+        Event::Text { text: text.into(), tokens: 1 }
     }
 
     fn call(name: &str, arguments: &str) -> ToolCall {
-        ToolCall {
-            id: "abcdefghi".into(),
-            name: name.into(),
-            arguments: arguments.into(),
-        }
+        ToolCall { id: "abcdefghi".into(), name: name.into(), arguments: arguments.into() }
     }
 
     fn finished(reason: FinishReason, prompt_tokens: u32, completion_tokens: u32) -> Event {
         Event::Finished {
             reason,
-            usage: Usage {
-                prompt_tokens,
-                cached_tokens: 0,
-                completion_tokens,
-            },
+            usage: Usage { prompt_tokens, cached_tokens: 0, completion_tokens },
         }
     }
 
     fn calls(name: &str, arguments: &str) -> Result<Vec<Event>, Fault> {
         let call = Event::ToolCall(call(name, arguments));
-        Ok(vec![
-            accepted(),
-            call,
-            finished(FinishReason::ToolCalls, 5, 2),
-        ])
+        Ok(vec![accepted(), call, finished(FinishReason::ToolCalls, 5, 2)])
     }
 
     fn says(words: &str) -> Result<Vec<Event>, Fault> {
-        Ok(vec![
-            accepted(),
-            text(words),
-            finished(FinishReason::Stop, 9, 3),
-        ])
+        Ok(vec![accepted(), text(words), finished(FinishReason::Stop, 9, 3)])
     }
 
     fn chat() -> Request {
-        Request::new(
-            "r",
-            Input::Chat(vec![Message::User {
-                content: vec!["ask".into()],
-            }]),
-        )
+        Request::new("r", Input::Chat(vec![Message::User { content: vec!["ask".into()] }]))
     }
 
     type Rounds = Vec<Result<Vec<Event>, Fault>>;
@@ -517,10 +437,7 @@ mod tests {
             knows_tools: true,
         });
         let tools = vec![Echo::boxed("echo"), Echo::boxed("clock")];
-        (
-            Arc::clone(&scripted),
-            ToolLoop::new(scripted, tools, LIMITS),
-        )
+        (Arc::clone(&scripted), ToolLoop::new(scripted, tools, LIMITS))
     }
 
     /// Every event of the answer, and every request that the room behind got.
@@ -533,9 +450,7 @@ mod tests {
     }
 
     fn results(request: &Request) -> Vec<String> {
-        let Input::Chat(messages) = &request.input else {
-            panic!("a chat")
-        };
+        let Input::Chat(messages) = &request.input else { panic!("a chat") };
         let contents = messages.iter().filter_map(|message| match message {
             Message::Tool { content, .. } => Some(content.concat()),
             _ => None,
@@ -551,9 +466,7 @@ mod tests {
 
         let names: Vec<&str> = requests[0].tools.iter().map(|tool| &*tool.name).collect();
         assert_eq!(names, ["echo", "clock"]);
-        let Input::Chat(messages) = &requests[1].input else {
-            panic!("a chat")
-        };
+        let Input::Chat(messages) = &requests[1].input else { panic!("a chat") };
         let asked = Message::Assistant {
             content: None,
             tool_calls: vec![call("echo", "{\"a\":1}")],
@@ -575,21 +488,14 @@ mod tests {
             says("42"),
         ]);
         let tools = ["calculator", "clock"].map(|name| tools::build(name).unwrap());
-        let line = ToolLoop::new(
-            Arc::clone(&scripted) as Arc<dyn Service>,
-            tools.into(),
-            LIMITS,
-        );
+        let line = ToolLoop::new(Arc::clone(&scripted) as Arc<dyn Service>, tools.into(), LIMITS);
         let settings = json!({ "messages_max": 1, "answer_tokens_max": 100 });
         let length = filters::build("length", settings.as_object().unwrap()).unwrap();
         let line = crate::filtered::Filtered::new(Arc::new(line), vec![length], 4);
 
         let mut reply = line.submit(chat()).unwrap();
         let events: Vec<Event> = std::iter::from_fn(|| reply.recv()).collect();
-        assert_eq!(
-            events,
-            [accepted(), text("42"), finished(FinishReason::Stop, 19, 7)]
-        );
+        assert_eq!(events, [accepted(), text("42"), finished(FinishReason::Stop, 19, 7)]);
         let requests = scripted.requests.lock().unwrap();
         // The limit of messages is the client's; what the loop adds does not count.
         assert_eq!(results(&requests[2])[0], "{\"result\":\"42\"}");
@@ -602,10 +508,7 @@ mod tests {
         for (arguments, result) in [
             ("fail", "{\"error\":\"it rains\"}"),
             ("panic", "{\"error\":\"the function failed\"}"),
-            (
-                "large",
-                "{\"error\":\"the result has 1001 bytes, the limit is 1000; ask for less\"}",
-            ),
+            ("large", "{\"error\":\"the result has 1001 bytes, the limit is 1000; ask for less\"}"),
         ] {
             let (events, requests) = run(chat(), vec![calls("echo", arguments), says("sorry")]);
             assert_eq!(results(&requests[1]), [result]);
@@ -640,18 +543,9 @@ mod tests {
 
     #[test]
     fn requests_that_want_no_functions_pass_as_they_are() {
-        let forbidden = Request {
-            tool_choice: ToolChoice::None,
-            ..chat()
-        };
-        let other = Request {
-            tool_choice: ToolChoice::Function("theirs".into()),
-            ..chat()
-        };
-        let json = Request {
-            format: Format::JsonObject,
-            ..chat()
-        };
+        let forbidden = Request { tool_choice: ToolChoice::None, ..chat() };
+        let other = Request { tool_choice: ToolChoice::Function("theirs".into()), ..chat() };
+        let json = Request { format: Format::JsonObject, ..chat() };
         let raw = Request::new("r", Input::Text("ask".into()));
         let continued = Message::Assistant {
             content: Some(vec!["It".into()]),
@@ -682,10 +576,7 @@ mod tests {
 
     #[test]
     fn a_demand_for_a_call_is_made_once() {
-        let request = Request {
-            tool_choice: ToolChoice::Any,
-            ..chat()
-        };
+        let request = Request { tool_choice: ToolChoice::Any, ..chat() };
         let (_, requests) = run(request, vec![calls("echo", "{}"), says("done")]);
         assert_eq!(requests[0].tool_choice, ToolChoice::Any);
         assert_eq!(requests[1].tool_choice, ToolChoice::Auto);
@@ -724,10 +615,7 @@ mod tests {
         let mut request = chat();
         request.limits.deadline = Some(Instant::now());
         let (_, requests) = run(request, vec![calls("echo", "{}"), says("late")]);
-        assert_eq!(
-            results(&requests[1]),
-            ["{\"error\":\"there is no time left for calls\"}"]
-        );
+        assert_eq!(results(&requests[1]), ["{\"error\":\"there is no time left for calls\"}"]);
         assert_eq!(requests[1].tool_choice, ToolChoice::None);
     }
 
@@ -765,10 +653,7 @@ mod tests {
         drop(reply);
         let start = Instant::now();
         while !sink.is_gone() {
-            assert!(
-                start.elapsed() < Duration::from_secs(10),
-                "the round goes on"
-            );
+            assert!(start.elapsed() < Duration::from_secs(10), "the round goes on");
             thread::yield_now();
         }
     }
@@ -781,9 +666,6 @@ mod tests {
         let (_, requests) = run(chat(), vec![Ok(events), says("done")]);
         let results = results(&requests[1]);
         assert_eq!(results.len(), 34);
-        assert_eq!(
-            results.iter().filter(|result| *result == "1").count(),
-            ROUND_CALLS_MAX
-        );
+        assert_eq!(results.iter().filter(|result| *result == "1").count(), ROUND_CALLS_MAX);
     }
 }

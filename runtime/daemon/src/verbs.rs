@@ -139,7 +139,9 @@ fn load(setup: &Setup, overrides: Vec<Override>) -> Result<Loaded, AssembleError
 }
 
 fn log_to_stderr(level: &str, loaded: &Loaded) {
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(level);
+    // The embedded broker's library tells of every connection at info.
+    let directives = if level == "info" { "info,mqtt5=warn" } else { level };
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(directives);
     // A second call in one process keeps the first subscriber.
     let _kept = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -12,23 +12,13 @@ fn cancel_in_the_middle_of_a_prompt_frees_its_pages_in_one_step() {
     assert_eq!(bench.step(), Step::Idle);
     assert!(bench.engine.pages_are_free());
     let (said, last) = read(&mut reply);
-    assert_eq!(
-        (said.as_str(), reason(&last)),
-        ("", Some(FinishReason::Cancelled))
-    );
+    assert_eq!((said.as_str(), reason(&last)), ("", Some(FinishReason::Cancelled)));
     assert_eq!(bench.gauges.snapshot().requests_cancelled, 1);
 }
 
 #[test]
 fn cancel_in_the_queue_ends_a_request_that_was_never_accepted() {
-    let mut bench = Bench::with(
-        endless(),
-        Bounds {
-            sequences_max: 1,
-            ..BOUNDS
-        },
-        256,
-    );
+    let mut bench = Bench::with(endless(), Bounds { sequences_max: 1, ..BOUNDS }, 256);
     let _first = bench.submit(request("first", "a")).unwrap();
     let mut second = bench.submit(request("second", "a")).unwrap();
     bench.step();
@@ -57,10 +47,7 @@ fn a_slow_reader_pauses_its_own_sequence_only() {
     let mut heard = 0;
     for _ in 0..30 {
         bench.step();
-        while quick
-            .recv_timeout(Duration::ZERO)
-            .is_ok_and(|event| event.is_some())
-        {
+        while quick.recv_timeout(Duration::ZERO).is_ok_and(|event| event.is_some()) {
             heard += 1;
         }
     }
@@ -90,14 +77,7 @@ fn an_ended_answer_holds_no_pages_while_its_reader_is_slow() {
 
 #[test]
 fn a_deadline_ends_a_request_in_the_queue_and_in_the_middle() {
-    let mut bench = Bench::with(
-        endless(),
-        Bounds {
-            sequences_max: 1,
-            ..BOUNDS
-        },
-        256,
-    );
+    let mut bench = Bench::with(endless(), Bounds { sequences_max: 1, ..BOUNDS }, 256);
     let replies = ["first", "second"].map(|id| {
         let mut request = request(id, "abc");
         request.limits.deadline = Some(bench.now + Duration::from_millis(5));
@@ -136,10 +116,7 @@ fn answers_end_at_their_limit_and_at_the_end_of_the_context() {
     let (said, last) = read(&mut limited);
     assert_eq!((said.len(), reason(&last)), (3, Some(FinishReason::Length)));
     let (said, last) = read(&mut open);
-    assert_eq!(
-        (said.len(), reason(&last)),
-        (46, Some(FinishReason::ModelLength))
-    );
+    assert_eq!((said.len(), reason(&last)), (46, Some(FinishReason::ModelLength)));
     let (said, last) = read(&mut silent);
     assert_eq!((said.len(), reason(&last)), (0, Some(FinishReason::Length)));
     assert!(bench.engine.pages_are_free());
@@ -153,10 +130,7 @@ fn a_stop_text_ends_the_answer_and_is_not_part_of_it() {
     let mut reply = bench.submit(request).unwrap();
     bench.run();
     let (said, last) = read(&mut reply);
-    assert_eq!(
-        (said.as_str(), reason(&last)),
-        ("he", Some(FinishReason::Stop))
-    );
+    assert_eq!((said.as_str(), reason(&last)), ("he", Some(FinishReason::Stop)));
 }
 
 #[test]
@@ -165,20 +139,9 @@ fn a_rejected_batch_fails_its_sequences_only() {
     let forward = echo().before_each_step(move |batch| {
         steps += 1;
         let (tokens, reason) = (batch.tokens.len(), "too hot".into());
-        if steps == 2 {
-            Err(ForwardError::Rejected { tokens, reason })
-        } else {
-            Ok(())
-        }
+        if steps == 2 { Err(ForwardError::Rejected { tokens, reason }) } else { Ok(()) }
     });
-    let mut bench = Bench::with(
-        forward,
-        Bounds {
-            sequences_max: 1,
-            ..BOUNDS
-        },
-        256,
-    );
+    let mut bench = Bench::with(forward, Bounds { sequences_max: 1, ..BOUNDS }, 256);
     let mut first = bench.submit(request("first", "abc")).unwrap();
     let mut second = bench.submit(request("second", "xyz")).unwrap();
     bench.run();
@@ -189,15 +152,12 @@ fn a_rejected_batch_fails_its_sequences_only() {
 
 #[test]
 fn a_logit_that_is_no_number_fails_its_sequence_only() {
-    let mut bench = Bench::new(Scripted::with_logits(
-        capacity(),
-        |context: &[TokenId]| {
-            let mut logits = vec![0.0; capacity().vocabulary as usize];
-            let is_poisoned = context[0] == TokenId(3);
-            logits[5] = if is_poisoned { f32::NAN } else { 60.0 };
-            logits
-        },
-    ));
+    let mut bench = Bench::new(Scripted::with_logits(capacity(), |context: &[TokenId]| {
+        let mut logits = vec![0.0; capacity().vocabulary as usize];
+        let is_poisoned = context[0] == TokenId(3);
+        logits[5] = if is_poisoned { f32::NAN } else { 60.0 };
+        logits
+    }));
     let replies = ["a", "b"].map(|letter| {
         let mut request = request(letter, letter);
         request.sampling.temperature = Some(0.5);
@@ -218,9 +178,7 @@ fn a_network_that_forgets_rows_fails_the_batch() {
             capacity()
         }
         fn forward(&mut self, _: &Batch) -> Result<Logits, ForwardError> {
-            Ok(Logits {
-                rows: vec![RowLogits::Argmax(END); 2],
-            })
+            Ok(Logits { rows: vec![RowLogits::Argmax(END); 2] })
         }
     }
     let mut bench = Bench::new(echo());
@@ -236,24 +194,14 @@ fn closing_lets_what_is_in_flight_end() {
     let mut bench = Bench::new(echo());
     let mut reply = bench.submit(request("r", "abc")).unwrap();
     bench.step();
-    bench
-        .mailbox
-        .send(Mail::Close(bench.now + Duration::from_secs(9)))
-        .unwrap();
+    bench.mailbox.send(Mail::Close(bench.now + Duration::from_secs(9))).unwrap();
     while bench.step() != Step::Closed {}
     assert_eq!(read(&mut reply).0, "abc");
 }
 
 #[test]
 fn closing_cancels_what_is_late() {
-    let mut bench = Bench::with(
-        endless(),
-        Bounds {
-            sequences_max: 1,
-            ..BOUNDS
-        },
-        256,
-    );
+    let mut bench = Bench::with(endless(), Bounds { sequences_max: 1, ..BOUNDS }, 256);
     let mut running = bench.submit(request("running", "abc")).unwrap();
     let mut queued = bench.submit(request("queued", "abc")).unwrap();
     bench.step();

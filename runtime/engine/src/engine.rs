@@ -90,10 +90,7 @@ impl<F: Forward> Engine<F> {
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) {
         let mail = match timeout {
             Some(timeout) => self.mailbox.recv_timeout(timeout),
-            None => self
-                .mailbox
-                .recv()
-                .map_err(|_| flume::RecvTimeoutError::Disconnected),
+            None => self.mailbox.recv().map_err(|_| flume::RecvTimeoutError::Disconnected),
         };
         match mail {
             Ok(mail) => self.open(mail),
@@ -131,12 +128,7 @@ impl<F: Forward> Engine<F> {
     }
 
     fn forward(&mut self) -> Result<Logits, ForwardError> {
-        let Batch {
-            tokens,
-            spans,
-            rows,
-            ..
-        } = &self.plan.batch;
+        let Batch { tokens, spans, rows, .. } = &self.plan.batch;
         let (tokens, sequences, rows) = (tokens.len(), spans.len(), rows.len());
         tracing::trace!(tokens, sequences, rows, "step");
         let began = Instant::now();
@@ -156,8 +148,7 @@ impl<F: Forward> Engine<F> {
     fn cancel(&mut self, now: Instant) -> Step {
         self.scheduler.cancel_active(&mut self.pages, now);
         let message = "the service shuts down; send the request again when it is back";
-        self.scheduler
-            .fail_waiting(&Fault::new(FaultCode::Unavailable, message), now);
+        self.scheduler.fail_waiting(&Fault::new(FaultCode::Unavailable, message), now);
         Step::Closed
     }
 }
@@ -174,10 +165,7 @@ impl<F: Forward + ?Sized> Forward for Box<F> {
 
 fn rejected(error: &ForwardError) -> Fault {
     tracing::error!(%error, "a batch was rejected");
-    Fault::new(
-        FaultCode::Internal,
-        format!("{error}; send the request again"),
-    )
+    Fault::new(FaultCode::Internal, format!("{error}; send the request again"))
 }
 
 #[cfg(test)]

@@ -50,9 +50,7 @@ impl Bench {
     fn submit(&self, request: Request) -> Result<Reply, Fault> {
         let place = self.gauges.place(64).expect("tests keep within the places");
         let (submission, reply) = self.intake.accept(request, place, self.now)?;
-        self.mailbox
-            .try_send(Mail::Submit(submission))
-            .expect("the mailbox has room");
+        self.mailbox.try_send(Mail::Submit(submission)).expect("the mailbox has room");
         Ok(reply)
     }
 
@@ -62,12 +60,7 @@ impl Bench {
     }
 
     fn last_batch(&self) -> Batch {
-        self.batches
-            .lock()
-            .unwrap()
-            .last()
-            .expect("a step ran")
-            .clone()
+        self.batches.lock().unwrap().last().expect("a step ran").clone()
     }
 
     /// Steps until nothing runs; ends what never ends.
@@ -116,17 +109,11 @@ fn short(id: &str, letters: &str, answer_tokens: u32) -> Request {
 
 /// A token that depends on every token before it; sometimes the end.
 fn next_of(context: &[TokenId]) -> TokenId {
-    let hash = context
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, token| {
-            (hash ^ u64::from(token.0)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let hash = context.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, token| {
+        (hash ^ u64::from(token.0)).wrapping_mul(0x0100_0000_01b3)
+    });
     let hash = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33;
-    if hash.is_multiple_of(17) {
-        END
-    } else {
-        TokenId((hash % 26) as u32 + 3)
-    }
+    if hash.is_multiple_of(17) { END } else { TokenId((hash % 26) as u32 + 3) }
 }
 
 fn reason(last: &Event) -> Option<FinishReason> {
@@ -159,18 +146,8 @@ fn a_prompt_is_continued_until_its_end_token() {
     );
     let (said, last) = read(&mut reply);
     assert_eq!(said, "hello");
-    let usage = Usage {
-        prompt_tokens: 5,
-        cached_tokens: 0,
-        completion_tokens: 6,
-    };
-    assert_eq!(
-        last,
-        Event::Finished {
-            reason: FinishReason::Stop,
-            usage
-        }
-    );
+    let usage = Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 6 };
+    assert_eq!(last, Event::Finished { reason: FinishReason::Stop, usage });
     assert!(bench.engine.pages_are_free());
     let counters = bench.gauges.snapshot();
     assert_eq!((counters.prompt_tokens, counters.answer_tokens), (5, 6));
@@ -183,13 +160,7 @@ fn the_last_prompt_token_gives_the_first_answer_token() {
     let mut reply = bench.submit(request("r", "abc")).unwrap();
     assert_eq!(bench.step(), Step::Ran);
     assert!(matches!(reply.recv(), Some(Event::Accepted { .. })));
-    assert_eq!(
-        reply.recv(),
-        Some(Event::Text {
-            text: "a".into(),
-            tokens: 1
-        })
-    );
+    assert_eq!(reply.recv(), Some(Event::Text { text: "a".into(), tokens: 1 }));
 }
 
 #[test]
@@ -201,11 +172,7 @@ fn answers_in_writing_come_before_prompts() {
     bench.step();
     let batch = bench.last_batch();
     let shares: Vec<u32> = batch.spans.iter().map(|span| span.query_tokens).collect();
-    assert_eq!(
-        shares,
-        [1, 4],
-        "one token for the answer, one chunk for the prompt"
-    );
+    assert_eq!(shares, [1, 4], "one token for the answer, one chunk for the prompt");
     assert_eq!(batch.rows.len(), 1, "a half-read prompt has no row");
 }
 
@@ -218,9 +185,7 @@ fn a_long_prompt_delays_no_answer() {
     assert!(matches!(first.recv(), Some(Event::Accepted { .. })));
     for _ in 0..8 {
         bench.step();
-        let event = first
-            .recv_timeout(Duration::ZERO)
-            .expect("every step says something");
+        let event = first.recv_timeout(Duration::ZERO).expect("every step says something");
         assert!(matches!(event, Some(Event::Text { .. })));
     }
 }
@@ -237,14 +202,7 @@ fn a_prompt_alone_takes_the_whole_step() {
 
 #[test]
 fn a_higher_priority_goes_first_and_equals_wait_in_line() {
-    let mut bench = Bench::with(
-        echo(),
-        Bounds {
-            sequences_max: 1,
-            ..BOUNDS
-        },
-        256,
-    );
+    let mut bench = Bench::with(echo(), Bounds { sequences_max: 1, ..BOUNDS }, 256);
     let classes = [
         ("batch", Priority::Batch),
         ("one", Priority::Normal),
@@ -277,15 +235,8 @@ fn a_request_waits_until_its_pages_are_free() {
     let _long = bench.submit(short("long", "ab", 46)).unwrap();
     let mut wide = bench.submit(short("wide", "cd", 30)).unwrap();
     bench.step();
-    assert_eq!(
-        bench.last_batch().spans.len(),
-        1,
-        "12 of 16 pages are promised, 8 are needed"
-    );
-    assert!(
-        wide.recv_timeout(Duration::ZERO).is_err(),
-        "not accepted yet"
-    );
+    assert_eq!(bench.last_batch().spans.len(), 1, "12 of 16 pages are promised, 8 are needed");
+    assert!(wide.recv_timeout(Duration::ZERO).is_err(), "not accepted yet");
     bench.run();
     assert_eq!(read(&mut wide).0.len(), 30);
     assert!(bench.engine.pages_are_free());
@@ -298,26 +249,14 @@ fn answers_of_no_stated_length_share_the_pages_and_all_reach_their_end() {
     }));
     let mut replies = ["a", "b", "c"].map(|id| bench.submit(request(id, id)).unwrap());
     bench.step();
-    assert_eq!(
-        bench.last_batch().spans.len(),
-        3,
-        "nobody waits for a whole context"
-    );
+    assert_eq!(bench.last_batch().spans.len(), 3, "nobody waits for a whole context");
     bench.run();
     for (first, reply) in (0u8..).zip(&mut replies) {
         let (said, last) = read(reply);
-        let expected: String = (0..47)
-            .map(|at| char::from(b'a' + (at + 4 + first) % 26))
-            .collect();
-        assert_eq!(
-            (said, reason(&last)),
-            (expected, Some(FinishReason::ModelLength))
-        );
+        let expected: String = (0..47).map(|at| char::from(b'a' + (at + 4 + first) % 26)).collect();
+        assert_eq!((said, reason(&last)), (expected, Some(FinishReason::ModelLength)));
     }
-    assert!(
-        bench.gauges.snapshot().sequences_parked > 0,
-        "16 pages are too few for all at once"
-    );
+    assert!(bench.gauges.snapshot().sequences_parked > 0, "16 pages are too few for all at once");
     assert!(bench.engine.pages_are_free());
 }
 
@@ -329,10 +268,7 @@ fn a_paused_sequence_gives_its_pages_to_one_that_runs() {
     let mut heard = 0;
     for _ in 0..60 {
         bench.step();
-        while quick
-            .recv_timeout(Duration::ZERO)
-            .is_ok_and(|event| event.is_some())
-        {
+        while quick.recv_timeout(Duration::ZERO).is_ok_and(|event| event.is_some()) {
             heard += 1;
         }
     }
@@ -354,20 +290,11 @@ fn a_paused_sequence_gives_its_pages_to_one_that_runs() {
 fn what_does_not_fit_into_the_context_is_refused_with_numbers() {
     let bench = Bench::new(echo());
     let refused = bench.submit(short("r", "ab", 47)).unwrap_err();
-    assert_eq!(
-        (refused.code, refused.code.status()),
-        (FaultCode::ContextLength, 400)
-    );
+    assert_eq!((refused.code, refused.code.status()), (FaultCode::ContextLength, 400));
     assert_eq!(refused.param.as_deref(), Some("max_tokens"));
-    assert!(
-        refused.message.contains("at most 46"),
-        "{}",
-        refused.message
-    );
+    assert!(refused.message.contains("at most 46"), "{}", refused.message);
     for letters in [48, 49] {
-        let refused = bench
-            .submit(request("r", &"x".repeat(letters)))
-            .unwrap_err();
+        let refused = bench.submit(request("r", &"x".repeat(letters))).unwrap_err();
         assert_eq!(refused.code, FaultCode::ContextLength);
     }
     assert!(bench.submit(request("r", &"x".repeat(47))).is_ok());
@@ -398,29 +325,19 @@ fn greedy_requests_ask_for_the_likeliest_token_alone() {
 
 #[test]
 fn a_likeliest_token_that_is_not_allowed_is_computed_again() {
-    let mut bench = Bench::new(Scripted::with_logits(
-        capacity(),
-        |context: &[TokenId]| {
-            let mut logits = vec![0.0; capacity().vocabulary as usize];
-            logits[END.0 as usize] = 9.0;
-            logits[context.len() + 2] = 5.0;
-            logits
-        },
-    ));
+    let mut bench = Bench::new(Scripted::with_logits(capacity(), |context: &[TokenId]| {
+        let mut logits = vec![0.0; capacity().vocabulary as usize];
+        logits[END.0 as usize] = 9.0;
+        logits[context.len() + 2] = 5.0;
+        logits
+    }));
     let mut request = request("r", "abc");
     request.limits.min_tokens = 2;
     let mut reply = bench.submit(request).unwrap();
     bench.run();
     let (said, last) = read(&mut reply);
-    assert_eq!(
-        (said.as_str(), reason(&last)),
-        ("cd", Some(FinishReason::Stop))
-    );
-    assert_eq!(
-        bench.batches.lock().unwrap().len(),
-        5,
-        "three tokens, two of them in two steps"
-    );
+    assert_eq!((said.as_str(), reason(&last)), ("cd", Some(FinishReason::Stop)));
+    assert_eq!(bench.batches.lock().unwrap().len(), 5, "three tokens, two of them in two steps");
 }
 
 #[test]
@@ -428,14 +345,9 @@ fn a_seed_gives_the_same_answer_alone_and_among_eight() {
     let flat = || {
         let logits = |context: &[TokenId]| {
             let slope = (context.len() % 5) as f32 * 0.1;
-            (0..capacity().vocabulary)
-                .map(|id| (id as f32 * 0.7).sin() + slope)
-                .collect()
+            (0..capacity().vocabulary).map(|id| (id as f32 * 0.7).sin() + slope).collect()
         };
-        let bounds = Bounds {
-            sequences_max: 8,
-            ..BOUNDS
-        };
+        let bounds = Bounds { sequences_max: 8, ..BOUNDS };
         Bench::with(Scripted::with_logits(capacity(), logits), bounds, 256)
     };
     let seeded = |seed| {
@@ -452,16 +364,12 @@ fn a_seed_gives_the_same_answer_alone_and_among_eight() {
     let (expected, _) = read(&mut reply);
 
     let mut crowded = flat();
-    let mut replies: Vec<Reply> = [1, 2, 3, 4, 5, 6, 7, 8]
-        .map(|seed| crowded.submit(seeded(seed)).unwrap())
-        .into();
+    let mut replies: Vec<Reply> =
+        [1, 2, 3, 4, 5, 6, 7, 8].map(|seed| crowded.submit(seeded(seed)).unwrap()).into();
     crowded.run();
     let answers: Vec<String> = replies.iter_mut().map(|reply| read(reply).0).collect();
     assert_eq!(answers[4], expected);
-    assert!(
-        answers.iter().any(|answer| *answer != expected),
-        "seeds matter"
-    );
+    assert!(answers.iter().any(|answer| *answer != expected), "seeds matter");
 }
 
 #[path = "endings_tests.rs"]

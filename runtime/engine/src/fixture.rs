@@ -53,16 +53,13 @@ pub(crate) fn codec_with_tools() -> Codec {
 fn tokenizer(controls: &[&str], texts: Vec<String>) -> Arc<Tokenizer> {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let texts = controls.iter().map(|text| text.to_string()).chain(texts);
-    let vocabulary: Vec<String> = texts
-        .enumerate()
-        .map(|(id, text)| format!("\"{}\":{id}", quoted(&text)))
-        .collect();
+    let vocabulary: Vec<String> =
+        texts.enumerate().map(|(id, text)| format!("\"{}\":{id}", quoted(&text))).collect();
     let flags = "\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\
                  \"special\":true";
     let added = controls.iter().enumerate();
-    let added: Vec<String> = added
-        .map(|(id, text)| format!("{{\"id\":{id},\"content\":\"{text}\",{flags}}}"))
-        .collect();
+    let added: Vec<String> =
+        added.map(|(id, text)| format!("{{\"id\":{id},\"content\":\"{text}\",{flags}}}")).collect();
     let json = format!(
         "{{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[{}],\
          \"normalizer\":null,\"pre_tokenizer\":null,\"post_processor\":null,\
@@ -77,15 +74,8 @@ fn tokenizer(controls: &[&str], texts: Vec<String>) -> Arc<Tokenizer> {
 }
 
 pub(crate) fn serving() -> Serving {
-    let card = ModelCard {
-        id: "tiny".into(),
-        ..ModelCard::default()
-    };
-    Serving {
-        card,
-        codec: codec(),
-        aliases: Vec::new(),
-    }
+    let card = ModelCard { id: "tiny".into(), ..ModelCard::default() };
+    Serving { card, codec: codec(), aliases: Vec::new() }
 }
 
 /// A greedy request to continue these letters.
@@ -96,10 +86,7 @@ pub(crate) fn request(id: &str, letters: &str) -> Request {
 }
 
 pub(crate) fn tokens(letters: &str) -> Vec<TokenId> {
-    letters
-        .bytes()
-        .map(|letter| TokenId(u32::from(letter - b'a') + 3))
-        .collect()
+    letters.bytes().map(|letter| TokenId(u32::from(letter - b'a') + 3)).collect()
 }
 
 /// What a reply said, in short: its texts joined, and its last event.

@@ -74,14 +74,9 @@ impl Gauges {
     /// A place, if fewer than `requests_max` are taken.
     pub(crate) fn place(self: &Arc<Self>, requests_max: u32) -> Option<Place> {
         self.in_flight
-            .try_update(Relaxed, Relaxed, |taken| {
-                (taken < requests_max).then_some(taken + 1)
-            })
+            .try_update(Relaxed, Relaxed, |taken| (taken < requests_max).then_some(taken + 1))
             .ok()
-            .map(|_| Place {
-                gauges: Arc::clone(self),
-                runs: false,
-            })
+            .map(|_| Place { gauges: Arc::clone(self), runs: false })
     }
 
     pub(crate) fn in_flight(&self) -> u32 {

@@ -61,11 +61,7 @@ struct Room {
 
 impl Intake {
     pub(crate) fn new(serving: Serving, capacity: &Capacity, reply_events_max: u32) -> Self {
-        let Serving {
-            mut card,
-            codec,
-            aliases,
-        } = serving;
+        let Serving { mut card, codec, aliases } = serving;
         let context = context_tokens_max(capacity);
         card.context_tokens_max = match card.context_tokens_max {
             0 => context,
@@ -77,10 +73,8 @@ impl Intake {
             let voice = own.for_alias(&name, version, capacity.vocabulary);
             voices.push((name, voice));
         }
-        let plain = card
-            .aliases
-            .iter()
-            .filter(|name| voices.iter().all(|(known, _)| known != *name));
+        let plain =
+            card.aliases.iter().filter(|name| voices.iter().all(|(known, _)| known != *name));
         let plain: Vec<_> = plain.map(|name| (name.clone(), own.clone())).collect();
         voices.extend(plain);
         card.aliases = voices.iter().map(|(name, _)| name.clone()).collect();
@@ -117,11 +111,7 @@ impl Intake {
         now: Instant,
     ) -> Result<(Box<Submission>, Reply), Fault> {
         let voice = self.voice(&request.model)?;
-        if request
-            .limits
-            .deadline
-            .is_some_and(|deadline| deadline <= now)
-        {
+        if request.limits.deadline.is_some_and(|deadline| deadline <= now) {
             let message = "the deadline had passed when the request came; allow more time";
             return Err(Fault::new(FaultCode::Deadline, message).at("deadline"));
         }
@@ -166,10 +156,8 @@ impl Intake {
             let mut names = vec!["default", self.card.id.as_str()];
             names.extend(self.aliases.iter().map(|(alias, _)| alias.as_str()));
             let shown: String = name.chars().take(64).collect();
-            let message = format!(
-                "there is no model {shown:?} here; ask for one of: {}",
-                names.join(", ")
-            );
+            let message =
+                format!("there is no model {shown:?} here; ask for one of: {}", names.join(", "));
             Fault::new(FaultCode::UnknownModel, message).at("model")
         })
     }
@@ -197,9 +185,7 @@ impl Intake {
         let overflow = |message: String, param: &str| {
             Err(Fault::new(FaultCode::ContextLength, message).at(param))
         };
-        let left = u32::try_from(prompt_tokens)
-            .ok()
-            .and_then(|prompt| context.checked_sub(prompt));
+        let left = u32::try_from(prompt_tokens).ok().and_then(|prompt| context.checked_sub(prompt));
         match (left, request.limits.max_tokens) {
             (None, _) | (Some(0), None) => overflow(
                 format!(
@@ -208,14 +194,12 @@ impl Intake {
                 ),
                 field(&request.input),
             ),
-            (Some(left), None) => Ok(Room {
-                answer_tokens_max: left,
-                limit_reason: FinishReason::ModelLength,
-            }),
-            (Some(left), Some(asked)) if asked <= left => Ok(Room {
-                answer_tokens_max: asked,
-                limit_reason: FinishReason::Length,
-            }),
+            (Some(left), None) => {
+                Ok(Room { answer_tokens_max: left, limit_reason: FinishReason::ModelLength })
+            }
+            (Some(left), Some(asked)) if asked <= left => {
+                Ok(Room { answer_tokens_max: asked, limit_reason: FinishReason::Length })
+            }
             (Some(left), Some(asked)) => overflow(
                 format!(
                     "the prompt has {prompt_tokens} tokens and the answer may have {asked}; \
@@ -231,15 +215,8 @@ impl Voice {
     fn new(codec: Codec, vocabulary: u32) -> Self {
         let known = u32::try_from(codec.tokenizer().vocabulary_size()).unwrap_or(u32::MAX);
         let drawable_tokens = known.min(vocabulary);
-        let ends = (0..drawable_tokens)
-            .map(TokenId)
-            .filter(|token| codec.is_end(*token))
-            .collect();
-        Self {
-            codec,
-            ends,
-            drawable_tokens,
-        }
+        let ends = (0..drawable_tokens).map(TokenId).filter(|token| codec.is_end(*token)).collect();
+        Self { codec, ends, drawable_tokens }
     }
 
     fn for_alias(&self, name: &str, version: Option<TemplateVersion>, vocabulary: u32) -> Self {
@@ -259,9 +236,7 @@ impl Voice {
 /// Tokens of the longest sequence that the network's pages can hold.
 pub(crate) fn context_tokens_max(capacity: &Capacity) -> u32 {
     let cached = u64::from(capacity.pages) * u64::from(capacity.page_tokens);
-    capacity
-        .context_tokens_max
-        .min(u32::try_from(cached).unwrap_or(u32::MAX))
+    capacity.context_tokens_max.min(u32::try_from(cached).unwrap_or(u32::MAX))
 }
 
 fn field(input: &Input) -> &'static str {

@@ -34,12 +34,7 @@ pub(crate) enum Delivery {
 
 impl Outbox {
     pub(crate) fn new(sink: EventSink, place: Place) -> Self {
-        Self {
-            sink,
-            waiting: VecDeque::new(),
-            stuck_since: None,
-            place: Some(place),
-        }
+        Self { sink, waiting: VecDeque::new(), stuck_since: None, place: Some(place) }
     }
 
     /// Notes that the request left the queue.
@@ -71,20 +66,12 @@ impl Outbox {
                     self.waiting.push_front(event);
                     let since = *self.stuck_since.get_or_insert(now);
                     let out_of_patience = now.duration_since(since) >= READER_PATIENCE;
-                    return if out_of_patience {
-                        Delivery::Gone
-                    } else {
-                        Delivery::Stuck
-                    };
+                    return if out_of_patience { Delivery::Gone } else { Delivery::Stuck };
                 }
                 SendOutcome::Gone => return Delivery::Gone,
             }
         }
-        if self.sink.is_gone() {
-            Delivery::Gone
-        } else {
-            Delivery::Clear
-        }
+        if self.sink.is_gone() { Delivery::Gone } else { Delivery::Clear }
     }
 
     pub(crate) fn is_clear(&self) -> bool {
@@ -98,15 +85,8 @@ impl Outbox {
 
 fn outcome(last: Option<&Event>) -> Outcome {
     match last {
-        Some(Event::Finished {
-            reason: FinishReason::Cancelled,
-            ..
-        })
-        | None => Outcome::Cancelled,
-        Some(Event::Failed(Fault {
-            code: FaultCode::Cancelled,
-            ..
-        })) => Outcome::Cancelled,
+        Some(Event::Finished { reason: FinishReason::Cancelled, .. }) | None => Outcome::Cancelled,
+        Some(Event::Failed(Fault { code: FaultCode::Cancelled, .. })) => Outcome::Cancelled,
         Some(Event::Finished { .. }) => Outcome::Ok,
         Some(_) => Outcome::Failed,
     }
@@ -122,10 +102,7 @@ mod tests {
     use crate::gauges::Gauges;
 
     fn text(text: &str) -> Event {
-        Event::Text {
-            text: text.into(),
-            tokens: 1,
-        }
+        Event::Text { text: text.into(), tokens: 1 }
     }
 
     #[test]
@@ -160,10 +137,7 @@ mod tests {
         let gauges = Arc::new(Gauges::default());
         let (sink, mut reply) = reply_pair(RequestId("a".into()), 1);
         let mut outbox = Outbox::new(sink, gauges.place(1).unwrap());
-        outbox.close(Some(Event::Finished {
-            reason: FinishReason::Stop,
-            usage: Usage::default(),
-        }));
+        outbox.close(Some(Event::Finished { reason: FinishReason::Stop, usage: Usage::default() }));
         assert!(gauges.place(1).is_some());
         assert_eq!(gauges.snapshot().requests_ok, 1);
         assert_eq!(outbox.deliver(Instant::now()), Delivery::Clear);

@@ -51,11 +51,7 @@ impl Pages {
 
     /// Promises the pages of `tokens_max` tokens; `None` while others hold too many.
     pub(crate) fn lease(&mut self, tokens_max: u32) -> Option<Lease> {
-        let mut lease = Lease {
-            taken: Vec::new(),
-            promised: 0,
-            page_tokens: self.page_tokens,
-        };
+        let mut lease = Lease { taken: Vec::new(), promised: 0, page_tokens: self.page_tokens };
         self.raise(&mut lease, tokens_max).then_some(lease)
     }
 
@@ -75,17 +71,10 @@ impl Pages {
     pub(crate) fn extend(&mut self, lease: &mut Lease, tokens: u32) -> Result<(), BeyondLease> {
         let wanted = tokens.div_ceil(self.page_tokens);
         if wanted > lease.promised {
-            return Err(BeyondLease {
-                tokens,
-                pages_max: lease.promised,
-            });
+            return Err(BeyondLease { tokens, pages_max: lease.promised });
         }
         while lease.taken.len() < wanted as usize {
-            lease.taken.push(
-                self.free
-                    .pop()
-                    .expect("a promised page is in the free list"),
-            );
+            lease.taken.push(self.free.pop().expect("a promised page is in the free list"));
         }
         Ok(())
     }
@@ -177,13 +166,7 @@ mod tests {
         let mut lease = book.lease(17).unwrap();
         book.extend(&mut lease, 32).unwrap();
         let refused = book.extend(&mut lease, 33);
-        assert_eq!(
-            refused,
-            Err(BeyondLease {
-                tokens: 33,
-                pages_max: 2
-            })
-        );
+        assert_eq!(refused, Err(BeyondLease { tokens: 33, pages_max: 2 }));
         book.release(lease);
     }
 

@@ -65,11 +65,7 @@ enum Cut {
 #[derive(Debug)]
 enum Draw {
     Likeliest,
-    Weighted {
-        temperature: f32,
-        cuts: Vec<Cut>,
-        rng: Box<Pcg64>,
-    },
+    Weighted { temperature: f32, cuts: Vec<Cut>, rng: Box<Pcg64> },
 }
 
 /// A token that may be drawn; its logit is relative to the greatest and divided by the temperature.
@@ -111,19 +107,9 @@ impl Sampler {
         let temperature = check(sampling, &rules)?;
         let penalties = Penalties::new(sampling, prompt).map(Adjustment::Penalties);
         let bias = (!sampling.bias.is_empty()).then(|| Adjustment::Bias(sampling.bias.clone()));
-        let adjustments = penalties
-            .into_iter()
-            .chain(bias)
-            .chain([Adjustment::Ban])
-            .collect();
+        let adjustments = penalties.into_iter().chain(bias).chain([Adjustment::Ban]).collect();
         let draw = if temperature > 0.0 {
-            let Sampling {
-                top_k,
-                top_p,
-                min_p,
-                seed,
-                ..
-            } = *sampling;
+            let Sampling { top_k, top_p, min_p, seed, .. } = *sampling;
             let top_k = (top_k > 0).then_some(Cut::TopK(top_k as usize));
             let top_p = (top_p < 1.0).then_some(Cut::TopP(f64::from(top_p)));
             let min_p = (min_p > 0.0).then_some(Cut::MinP(min_p));
@@ -136,13 +122,7 @@ impl Sampler {
         } else {
             Draw::Likeliest
         };
-        Ok(Self {
-            adjustments,
-            draw,
-            rules,
-            answer_tokens: 0,
-            unsettled: false,
-        })
+        Ok(Self { adjustments, draw, rules, answer_tokens: 0, unsettled: false })
     }
 
     /// How much of the next row it needs.
@@ -174,19 +154,13 @@ impl Sampler {
         }
         let token = match &mut self.draw {
             Draw::Likeliest => likeliest(logits),
-            Draw::Weighted {
-                temperature,
-                cuts,
-                rng,
-            } => {
+            Draw::Weighted { temperature, cuts, rng } => {
                 candidates(logits, *temperature, scratch);
                 cuts.iter().for_each(|cut| cut.apply(scratch));
                 weighted(scratch, unit(rng))
             }
         };
-        token
-            .map(|token| self.drawn(token))
-            .ok_or(SampleError::NothingLeft)
+        token.map(|token| self.drawn(token)).ok_or(SampleError::NothingLeft)
     }
 
     fn drawn(&mut self, token: TokenId) -> Choice {
@@ -273,12 +247,7 @@ impl Penalties {
             return None;
         }
         let occurred = prompt.iter().map(|token| (*token, 0)).collect();
-        Some(Self {
-            presence,
-            frequency,
-            repetition,
-            occurred,
-        })
+        Some(Self { presence, frequency, repetition, occurred })
     }
 
     fn note(&mut self, token: TokenId) {
@@ -290,11 +259,7 @@ impl Penalties {
             let Some(logit) = logits.get_mut(token.0 as usize) else {
                 continue;
             };
-            let by = if *logit > 0.0 {
-                self.repetition.recip()
-            } else {
-                self.repetition
-            };
+            let by = if *logit > 0.0 { self.repetition.recip() } else { self.repetition };
             let present = if times > 0 { self.presence } else { 0.0 };
             *logit = finite(*logit * by - present - self.frequency * times as f32);
         }
@@ -308,21 +273,9 @@ fn check(sampling: &Sampling, rules: &Rules) -> Result<f32, Fault> {
         ("temperature", temperature, 0.0..=100.0),
         ("top_p", sampling.top_p, 0.0..=1.0),
         ("min_p", sampling.min_p, 0.0..=1.0),
-        (
-            "presence_penalty",
-            sampling.presence_penalty,
-            -100.0..=100.0,
-        ),
-        (
-            "frequency_penalty",
-            sampling.frequency_penalty,
-            -100.0..=100.0,
-        ),
-        (
-            "repetition_penalty",
-            sampling.repetition_penalty,
-            0.01..=100.0,
-        ),
+        ("presence_penalty", sampling.presence_penalty, -100.0..=100.0),
+        ("frequency_penalty", sampling.frequency_penalty, -100.0..=100.0),
+        ("repetition_penalty", sampling.repetition_penalty, 0.01..=100.0),
     ];
     for (name, value, range) in fields {
         if !range.contains(&value) {
@@ -364,23 +317,15 @@ fn finite(logit: f32) -> f32 {
 /// The logits of the tokens that can be drawn, all of them finite.
 fn drawable(logits: &mut [f32], drawable_tokens: u32) -> Result<&mut [f32], SampleError> {
     // Without a way out of the loop the compiler looks at many logits at once.
-    let are_finite = logits
-        .iter()
-        .fold(true, |all, logit| all & logit.is_finite());
+    let are_finite = logits.iter().fold(true, |all, logit| all & logit.is_finite());
     if !are_finite {
-        let token = logits
-            .iter()
-            .position(|logit| !logit.is_finite())
-            .unwrap_or_default();
+        let token = logits.iter().position(|logit| !logit.is_finite()).unwrap_or_default();
         return Err(SampleError::NotFinite { token });
     }
     let found = logits.len();
     logits
         .get_mut(..drawable_tokens as usize)
-        .ok_or(SampleError::Width {
-            found,
-            wanted: drawable_tokens,
-        })
+        .ok_or(SampleError::Width { found, wanted: drawable_tokens })
 }
 
 /// Fills `scratch` with the tokens that have a chance, in the order of their ids.
@@ -394,10 +339,7 @@ fn candidates(logits: &[f32], temperature: f32, scratch: &mut Vec<Candidate>) {
     for (id, &logit) in (0..).zip(logits) {
         if logit >= least {
             let logit = (logit - greatest) / temperature;
-            scratch.push(Candidate {
-                token: TokenId(id),
-                logit,
-            });
+            scratch.push(Candidate { token: TokenId(id), logit });
         }
     }
 }
@@ -411,21 +353,14 @@ fn greatest(logits: &[f32]) -> f32 {
             *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max)
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The token of the greatest logit, the first of them where several are.
 fn likeliest(logits: &[f32]) -> Option<TokenId> {
     let greatest = greatest(logits);
     let is_likeliest = |&logit: &f32| logit == greatest && greatest > f32::NEG_INFINITY;
-    (0..)
-        .zip(logits)
-        .find(|(_, logit)| is_likeliest(logit))
-        .map(|(id, _)| TokenId(id))
+    (0..).zip(logits).find(|(_, logit)| is_likeliest(logit)).map(|(id, _)| TokenId(id))
 }
 
 /// Likeliest first; the lower id wins a tie.
@@ -470,9 +405,7 @@ fn weighted(candidates: &[Candidate], unit: f64) -> Option<TokenId> {
         left < 0.0
     });
     // Rounding may leave a crumb behind the last one.
-    drawn
-        .or_else(|| candidates.last())
-        .map(|candidate| candidate.token)
+    drawn.or_else(|| candidates.last()).map(|candidate| candidate.token)
 }
 
 #[cfg(test)]

@@ -13,18 +13,11 @@ fn rules() -> Rules {
 }
 
 fn greedy() -> Sampling {
-    Sampling {
-        temperature: Some(0.0),
-        ..Sampling::default()
-    }
+    Sampling { temperature: Some(0.0), ..Sampling::default() }
 }
 
 fn drawn(seed: u64) -> Sampling {
-    Sampling {
-        temperature: Some(1.0),
-        seed: Some(seed),
-        ..Sampling::default()
-    }
+    Sampling { temperature: Some(1.0), seed: Some(seed), ..Sampling::default() }
 }
 
 fn sampler(sampling: &Sampling, rules: Rules) -> Sampler {
@@ -49,21 +42,12 @@ fn the_lowest_id_wins_a_tie() {
 fn plain_greedy_asks_for_the_likeliest_token_alone() {
     let mut sampler = sampler(&greedy(), rules());
     assert_eq!(sampler.want(), Want::Argmax);
-    assert_eq!(
-        sampler.next(RowLogits::Argmax(TokenId(3)), &mut Vec::new()),
-        token(3)
-    );
+    assert_eq!(sampler.next(RowLogits::Argmax(TokenId(3)), &mut Vec::new()), token(3));
 }
 
 #[test]
 fn a_banned_likeliest_token_is_settled_with_all_logits() {
-    let mut sampler = sampler(
-        &greedy(),
-        Rules {
-            banned: vec![TokenId(3)],
-            ..rules()
-        },
-    );
+    let mut sampler = sampler(&greedy(), Rules { banned: vec![TokenId(3)], ..rules() });
     let row = RowLogits::Argmax(TokenId(3));
     assert_eq!(sampler.next(row, &mut Vec::new()), Ok(Choice::Unsettled));
     assert_eq!(sampler.want(), Want::Logits);
@@ -73,28 +57,16 @@ fn a_banned_likeliest_token_is_settled_with_all_logits() {
 
 #[test]
 fn what_moves_logits_needs_all_of_them() {
-    let penalised = Sampling {
-        presence_penalty: 0.5,
-        ..greedy()
-    };
+    let penalised = Sampling { presence_penalty: 0.5, ..greedy() };
     assert_eq!(sampler(&penalised, rules()).want(), Want::Logits);
-    let biased = Sampling {
-        bias: vec![(TokenId(1), 1.0)],
-        ..greedy()
-    };
+    let biased = Sampling { bias: vec![(TokenId(1), 1.0)], ..greedy() };
     assert_eq!(sampler(&biased, rules()).want(), Want::Logits);
     assert_eq!(sampler(&drawn(1), rules()).want(), Want::Logits);
 }
 
 #[test]
 fn ends_wait_for_the_least_number_of_tokens() {
-    let mut sampler = sampler(
-        &greedy(),
-        Rules {
-            answer_tokens_min: 2,
-            ..rules()
-        },
-    );
+    let mut sampler = sampler(&greedy(), Rules { answer_tokens_min: 2, ..rules() });
     let logits = [9.0, 1.0, 0.0, 0.0];
     assert_eq!(next(&mut sampler, &logits), token(1));
     let early = sampler.next(RowLogits::Argmax(TokenId(0)), &mut Vec::new());
@@ -113,19 +85,13 @@ fn tokens_without_text_are_never_drawn() {
 
 #[test]
 fn frequency_counts_and_presence_does_not() {
-    let sampling = Sampling {
-        frequency_penalty: 1.0,
-        ..greedy()
-    };
+    let sampling = Sampling { frequency_penalty: 1.0, ..greedy() };
     let mut counting = sampler(&sampling, rules());
     let logits = [0.0, 3.5, 1.0, 0.0];
     let ids: Vec<_> = (0..4).map(|_| next(&mut counting, &logits)).collect();
     assert_eq!(ids, [token(1), token(1), token(1), token(2)]);
 
-    let sampling = Sampling {
-        presence_penalty: 2.0,
-        ..greedy()
-    };
+    let sampling = Sampling { presence_penalty: 2.0, ..greedy() };
     let mut present = sampler(&sampling, rules());
     let ids: Vec<_> = (0..4).map(|_| next(&mut present, &logits)).collect();
     assert_eq!(ids, [token(1); 4]);
@@ -133,10 +99,7 @@ fn frequency_counts_and_presence_does_not() {
 
 #[test]
 fn repetition_looks_at_the_prompt_too() {
-    let sampling = Sampling {
-        repetition_penalty: 2.0,
-        ..greedy()
-    };
+    let sampling = Sampling { repetition_penalty: 2.0, ..greedy() };
     let mut sampler = Sampler::new(&sampling, rules(), &[TokenId(1), TokenId(3)]).unwrap();
     assert_eq!(next(&mut sampler, &[0.0, 3.0, 2.0, 0.0]), token(2));
     assert_eq!(
@@ -148,10 +111,7 @@ fn repetition_looks_at_the_prompt_too() {
 
 #[test]
 fn bias_moves_its_token_only() {
-    let sampling = Sampling {
-        bias: vec![(TokenId(2), 5.0)],
-        ..greedy()
-    };
+    let sampling = Sampling { bias: vec![(TokenId(2), 5.0)], ..greedy() };
     let mut sampler = sampler(&sampling, rules());
     assert_eq!(next(&mut sampler, &[0.0, 3.0, 0.0, 2.0]), token(2));
 }
@@ -161,20 +121,14 @@ fn a_logit_that_is_no_number_is_refused() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut sampler = sampler(&drawn(7), rules());
         let row = [0.0, 0.0, bad, 0.0];
-        assert_eq!(
-            next(&mut sampler, &row),
-            Err(SampleError::NotFinite { token: 2 })
-        );
+        assert_eq!(next(&mut sampler, &row), Err(SampleError::NotFinite { token: 2 }));
     }
 }
 
 #[test]
 fn a_row_of_the_wrong_width_is_refused() {
     let mut sampler = sampler(&greedy(), rules());
-    let refused = Err(SampleError::Width {
-        found: 3,
-        wanted: 4,
-    });
+    let refused = Err(SampleError::Width { found: 3, wanted: 4 });
     assert_eq!(next(&mut sampler, &[0.0; 3]), refused);
 }
 
@@ -190,114 +144,36 @@ fn nothing_is_drawn_when_everything_is_banned() {
 #[test]
 fn values_without_meaning_name_their_field() {
     let cases = [
-        (
-            "temperature",
-            Sampling {
-                temperature: Some(f32::NAN),
-                ..Sampling::default()
-            },
-        ),
-        (
-            "temperature",
-            Sampling {
-                temperature: Some(-1.0),
-                ..Sampling::default()
-            },
-        ),
-        (
-            "top_p",
-            Sampling {
-                top_p: 1.5,
-                ..Sampling::default()
-            },
-        ),
-        (
-            "min_p",
-            Sampling {
-                min_p: -0.1,
-                ..Sampling::default()
-            },
-        ),
-        (
-            "presence_penalty",
-            Sampling {
-                presence_penalty: f32::INFINITY,
-                ..Sampling::default()
-            },
-        ),
-        (
-            "frequency_penalty",
-            Sampling {
-                frequency_penalty: f32::NAN,
-                ..Sampling::default()
-            },
-        ),
-        (
-            "repetition_penalty",
-            Sampling {
-                repetition_penalty: 0.0,
-                ..Sampling::default()
-            },
-        ),
-        (
-            "logit_bias",
-            Sampling {
-                bias: vec![(TokenId(4), 1.0)],
-                ..Sampling::default()
-            },
-        ),
-        (
-            "logit_bias",
-            Sampling {
-                bias: vec![(TokenId(0), f32::NAN)],
-                ..Sampling::default()
-            },
-        ),
+        ("temperature", Sampling { temperature: Some(f32::NAN), ..Sampling::default() }),
+        ("temperature", Sampling { temperature: Some(-1.0), ..Sampling::default() }),
+        ("top_p", Sampling { top_p: 1.5, ..Sampling::default() }),
+        ("min_p", Sampling { min_p: -0.1, ..Sampling::default() }),
+        ("presence_penalty", Sampling { presence_penalty: f32::INFINITY, ..Sampling::default() }),
+        ("frequency_penalty", Sampling { frequency_penalty: f32::NAN, ..Sampling::default() }),
+        ("repetition_penalty", Sampling { repetition_penalty: 0.0, ..Sampling::default() }),
+        ("logit_bias", Sampling { bias: vec![(TokenId(4), 1.0)], ..Sampling::default() }),
+        ("logit_bias", Sampling { bias: vec![(TokenId(0), f32::NAN)], ..Sampling::default() }),
     ];
     for (field, sampling) in cases {
         let fault = Sampler::new(&sampling, rules(), &[]).expect_err(field);
-        assert_eq!(
-            (fault.code, fault.param.as_deref()),
-            (FaultCode::InvalidField, Some(field))
-        );
+        assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::InvalidField, Some(field)));
     }
 }
 
 #[test]
 fn extreme_values_still_draw_a_token() {
     let extremes = [
-        Sampling {
-            temperature: Some(1e-40),
-            ..drawn(1)
-        },
-        Sampling {
-            temperature: Some(100.0),
-            ..drawn(1)
-        },
-        Sampling {
-            top_p: 0.0,
-            ..drawn(1)
-        },
-        Sampling {
-            min_p: 1.0,
-            ..drawn(1)
-        },
-        Sampling {
-            top_k: u32::MAX,
-            ..drawn(1)
-        },
-        Sampling {
-            repetition_penalty: 100.0,
-            ..drawn(1)
-        },
+        Sampling { temperature: Some(1e-40), ..drawn(1) },
+        Sampling { temperature: Some(100.0), ..drawn(1) },
+        Sampling { top_p: 0.0, ..drawn(1) },
+        Sampling { min_p: 1.0, ..drawn(1) },
+        Sampling { top_k: u32::MAX, ..drawn(1) },
+        Sampling { repetition_penalty: 100.0, ..drawn(1) },
     ];
     for sampling in extremes {
         let mut sampler = Sampler::new(&sampling, rules(), &[TokenId(3)]).unwrap();
         let choice = next(&mut sampler, &[f32::MIN, 0.0, 1.0, f32::MAX]);
-        assert!(
-            matches!(choice, Ok(Choice::Token(_))),
-            "{sampling:?} gave {choice:?}"
-        );
+        assert!(matches!(choice, Ok(Choice::Token(_))), "{sampling:?} gave {choice:?}");
     }
 }
 
@@ -305,9 +181,7 @@ fn extreme_values_still_draw_a_token() {
 fn a_seed_repeats_and_another_differs() {
     let answer = |seed| {
         let mut sampler = sampler(&drawn(seed), rules());
-        (0..64)
-            .map(|_| next(&mut sampler, &[1.0, 0.5, 0.2, 0.8]).unwrap())
-            .collect::<Vec<_>>()
+        (0..64).map(|_| next(&mut sampler, &[1.0, 0.5, 0.2, 0.8]).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(answer(11), answer(11));
     assert_ne!(answer(11), answer(12));
@@ -321,9 +195,7 @@ fn draws_have_the_probabilities_of_the_logits() {
     let mut seen = [0u32; 4];
     let draws = 20_000;
     for _ in 0..draws {
-        let Ok(Choice::Token(token)) = next(&mut sampler, &logits) else {
-            panic!("a token")
-        };
+        let Ok(Choice::Token(token)) = next(&mut sampler, &logits) else { panic!("a token") };
         seen[token.0 as usize] += 1;
     }
     let statistic: f64 = shares
@@ -334,10 +206,7 @@ fn draws_have_the_probabilities_of_the_logits() {
             (f64::from(seen) - expected).powi(2) / expected
         })
         .sum();
-    assert!(
-        statistic < 16.27,
-        "chi square of 3 degrees, p = 0.001: {statistic}, {seen:?}"
-    );
+    assert!(statistic < 16.27, "chi square of 3 degrees, p = 0.001: {statistic}, {seen:?}");
 }
 
 /// The kept tokens, sorted by id.
@@ -355,10 +224,7 @@ fn candidates_without_a_chance_are_not_looked_at() {
     let looked_at = |temperature| {
         let mut scratch = Vec::new();
         candidates(&[20.0, -8.0, 19.0, -7.0], temperature, &mut scratch);
-        scratch
-            .iter()
-            .map(|candidate| candidate.token.0)
-            .collect::<Vec<_>>()
+        scratch.iter().map(|candidate| candidate.token.0).collect::<Vec<_>>()
     };
     assert_eq!(looked_at(1.0), [0, 2, 3]);
     assert_eq!(looked_at(2.0), [0, 1, 2, 3]);
@@ -380,20 +246,14 @@ fn top_p_keeps_the_smallest_set_that_reaches_it() {
 }
 
 fn logits() -> impl Strategy<Value = Vec<f32>> {
-    prop::collection::vec(
-        prop_oneof![-12.0f32..12.0, Just(0.0f32), Just(3.0f32)],
-        1..60,
-    )
+    prop::collection::vec(prop_oneof![-12.0f32..12.0, Just(0.0f32), Just(3.0f32)], 1..60)
 }
 
 /// Ids, likeliest first, the lower id first in a tie; and each token's probability.
 fn ranked(logits: &[f32]) -> (Vec<u32>, Vec<f64>) {
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     ids.sort_by(|a, b| {
-        logits[*b as usize]
-            .partial_cmp(&logits[*a as usize])
-            .unwrap()
-            .then(a.cmp(b))
+        logits[*b as usize].partial_cmp(&logits[*a as usize]).unwrap().then(a.cmp(b))
     });
     let weights: Vec<f64> = logits.iter().map(|logit| f64::from(*logit).exp()).collect();
     let total: f64 = weights.iter().sum();

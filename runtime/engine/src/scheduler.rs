@@ -100,8 +100,7 @@ impl Scheduler {
 
     /// Ends what was cancelled, abandoned or is late, delivers what readers now take, and admits.
     pub(crate) fn sweep(&mut self, pages: &mut Pages, now: Instant) {
-        self.leaving
-            .retain_mut(|outbox| outbox.deliver(now) == Delivery::Stuck);
+        self.leaving.retain_mut(|outbox| outbox.deliver(now) == Delivery::Stuck);
         for class in 0..self.waiting.len() {
             for _ in 0..self.waiting[class].len() {
                 let Some(mut request) = self.waiting[class].pop_front() else {
@@ -158,11 +157,8 @@ impl Scheduler {
 
     /// Who gives its pages to `starved`: one that waits for its reader, else the youngest behind it.
     fn victim(&self, starved: usize) -> Option<usize> {
-        let holders = || {
-            (0..self.active.len())
-                .rev()
-                .filter(|index| !self.active[*index].lease().is_empty())
-        };
+        let holders =
+            || (0..self.active.len()).rev().filter(|index| !self.active[*index].lease().is_empty());
         holders()
             .find(|index| *index != starved && self.active[*index].is_paused())
             .or_else(|| holders().find(|index| *index > starved))
@@ -180,8 +176,7 @@ impl Scheduler {
             let sequence = &mut self.active[share.sequence];
             let row = if share.has_row { rows.next() } else { None };
             let progress = sequence.advance(share.tokens, row, &mut self.scratch);
-            self.gauges
-                .note_tokens(progress.prompt_tokens, progress.answer_tokens);
+            self.gauges.note_tokens(progress.prompt_tokens, progress.answer_tokens);
         }
     }
 
@@ -198,8 +193,7 @@ impl Scheduler {
         while index < self.active.len() {
             if self.active[index].has_ended() {
                 let sequence = self.active.remove(index);
-                self.gauges
-                    .note_run(now.duration_since(sequence.ran_since()));
+                self.gauges.note_run(now.duration_since(sequence.ran_since()));
                 let Remains { lease, outbox } = sequence.close(now);
                 pages.release(lease);
                 self.see_off(outbox, now);
@@ -289,14 +283,7 @@ impl Scheduler {
 impl Plan {
     fn clear(&mut self) {
         self.shares.clear();
-        let Batch {
-            tokens,
-            positions,
-            slots,
-            spans,
-            pages,
-            rows,
-        } = &mut self.batch;
+        let Batch { tokens, positions, slots, spans, pages, rows } = &mut self.batch;
         tokens.clear();
         positions.clear();
         slots.clear();
@@ -310,21 +297,11 @@ impl Plan {
         let from = sequence.computed_tokens();
         let context_tokens = from + tokens;
         if let Err(error) = book.extend(sequence.lease_mut(), context_tokens) {
-            sequence.end(Ending::Failed(Fault::new(
-                FaultCode::Internal,
-                error.to_string(),
-            )));
+            sequence.end(Ending::Failed(Fault::new(FaultCode::Internal, error.to_string())));
             return 0;
         }
         let has_row = tokens == sequence.pending_tokens();
-        let Batch {
-            tokens: all,
-            positions,
-            slots,
-            spans,
-            pages,
-            rows,
-        } = &mut self.batch;
+        let Batch { tokens: all, positions, slots, spans, pages, rows } = &mut self.batch;
         let lease = sequence.lease();
         spans.push(Span {
             query_start: all.len() as u32,
@@ -337,16 +314,9 @@ impl Plan {
         slots.extend((from..context_tokens).map(|position| lease.slot(position)));
         pages.extend(lease.pages(context_tokens).iter().map(|page| page.0));
         if has_row {
-            rows.push(Row {
-                token: all.len() as u32 - 1,
-                want: sequence.want(),
-            });
+            rows.push(Row { token: all.len() as u32 - 1, want: sequence.want() });
         }
-        self.shares.push(Share {
-            sequence: index,
-            tokens,
-            has_row,
-        });
+        self.shares.push(Share { sequence: index, tokens, has_row });
         tokens
     }
 }

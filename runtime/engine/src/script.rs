@@ -57,9 +57,7 @@ impl Scripted {
 
     /// Answers every prompt with the same tokens, then with `end`.
     pub fn saying(capacity: Capacity, words: Vec<TokenId>, end: TokenId) -> Self {
-        Self::chosen(capacity, move |_, answer| {
-            words.get(answer.len()).copied().unwrap_or(end)
-        })
+        Self::chosen(capacity, move |_, answer| words.get(answer.len()).copied().unwrap_or(end))
     }
 
     /// Gives, after each context, the logits that `next` computes. `[vocabulary]`
@@ -67,10 +65,7 @@ impl Scripted {
         capacity: Capacity,
         next: impl Fn(&[TokenId]) -> Vec<f32> + Send + 'static,
     ) -> Self {
-        Self::following(
-            capacity,
-            Box::new(move |prompt, answer| next(&[prompt, answer].concat())),
-        )
+        Self::following(capacity, Box::new(move |prompt, answer| next(&[prompt, answer].concat())))
     }
 
     /// Calls `hook` before each step. It may wait, fail the step, or panic.
@@ -99,40 +94,23 @@ impl Scripted {
 
     fn following(capacity: Capacity, script: Script) -> Self {
         let slots = capacity.pages as usize * capacity.page_tokens as usize;
-        Self {
-            capacity,
-            cache: vec![None; slots],
-            prompts: HashMap::new(),
-            script,
-            hook: None,
-        }
+        Self { capacity, cache: vec![None; slots], prompts: HashMap::new(), script, hook: None }
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Logits, String> {
         check(batch, &self.capacity)?;
-        for span in batch
-            .spans
-            .iter()
-            .filter(|span| span.query_tokens == span.context_tokens)
-        {
+        for span in batch.spans.iter().filter(|span| span.query_tokens == span.context_tokens) {
             self.prompts.remove(&batch.pages[span.first_page as usize]);
         }
         for (index, token) in batch.tokens.iter().enumerate() {
             self.cache[batch.slots[index] as usize] = Some((*token, batch.positions[index]));
         }
-        let rows = batch
-            .rows
-            .iter()
-            .map(|row| self.row(batch, row))
-            .collect::<Result<_, _>>()?;
+        let rows = batch.rows.iter().map(|row| self.row(batch, row)).collect::<Result<_, _>>()?;
         Ok(Logits { rows })
     }
 
     fn row(&mut self, batch: &Batch, row: &Row) -> Result<RowLogits, String> {
-        let span = batch
-            .spans
-            .iter()
-            .rfind(|span| span.query_start <= row.token);
+        let span = batch.spans.iter().rfind(|span| span.query_start <= row.token);
         let span = span.ok_or("a row belongs to no sequence")?;
         let first = span.context_tokens - span.query_tokens;
         let context = self.context(batch, span, first + (row.token - span.query_start) + 1)?;
@@ -154,9 +132,9 @@ impl Scripted {
             .map(|position| {
                 match self.cache[slot(batch, span, position, &self.capacity) as usize] {
                     Some((token, stored)) if stored == position => Ok(token),
-                    found => Err(format!(
-                        "position {position} is needed and the cache has {found:?}"
-                    )),
+                    found => {
+                        Err(format!("position {position} is needed and the cache has {found:?}"))
+                    }
                 }
             })
             .collect()
@@ -173,29 +151,19 @@ impl Forward for Scripted {
             hook(batch)?;
         }
         self.compute(batch)
-            .map_err(|reason| ForwardError::Rejected {
-                tokens: batch.tokens.len(),
-                reason,
-            })
+            .map_err(|reason| ForwardError::Rejected { tokens: batch.tokens.len(), reason })
     }
 }
 
 fn check(batch: &Batch, capacity: &Capacity) -> Result<(), String> {
     let tokens = batch.tokens.len();
     if tokens == 0 || tokens > capacity.batch_tokens_max as usize {
-        return Err(format!(
-            "{tokens} tokens; 1 to {} are possible",
-            capacity.batch_tokens_max
-        ));
+        return Err(format!("{tokens} tokens; 1 to {} are possible", capacity.batch_tokens_max));
     }
     if batch.positions.len() != tokens || batch.slots.len() != tokens {
         return Err("tokens, positions and slots differ in number".into());
     }
-    if let Some(token) = batch
-        .tokens
-        .iter()
-        .find(|token| token.0 >= capacity.vocabulary)
-    {
+    if let Some(token) = batch.tokens.iter().find(|token| token.0 >= capacity.vocabulary) {
         return Err(format!("token {} is not in the vocabulary", token.0));
     }
     if batch.rows.iter().any(|row| row.token as usize >= tokens) {
@@ -230,30 +198,18 @@ fn check_span<'a>(
     }
     let pages = span.context_tokens.div_ceil(capacity.page_tokens) as usize;
     let from = span.first_page as usize;
-    let table = batch
-        .pages
-        .get(from..from + pages)
-        .ok_or("a page table is cut off")?;
+    let table = batch.pages.get(from..from + pages).ok_or("a page table is cut off")?;
     for page in table {
         if *page >= capacity.pages || !held.insert(page) {
             return Err(format!("page {page} does not exist or is held twice"));
         }
     }
     for index in 0..span.query_tokens {
-        let (at, position) = (
-            (span.query_start + index) as usize,
-            span.context_tokens - span.query_tokens + index,
-        );
+        let (at, position) =
+            ((span.query_start + index) as usize, span.context_tokens - span.query_tokens + index);
         let found = (batch.positions.get(at), batch.slots.get(at));
-        if found
-            != (
-                Some(&position),
-                Some(&slot(batch, span, position, capacity)),
-            )
-        {
-            return Err(format!(
-                "position {position} is not where its page table says: {found:?}"
-            ));
+        if found != (Some(&position), Some(&slot(batch, span, position, capacity))) {
+            return Err(format!("position {position} is not where its page table says: {found:?}"));
         }
     }
     Ok(())

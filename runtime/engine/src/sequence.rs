@@ -98,10 +98,7 @@ impl Submission {
             return Some(Ending::Unheard);
         }
         if self.outbox.is_cancelled() {
-            let fault = Fault::new(
-                FaultCode::Cancelled,
-                "the request was cancelled in the queue",
-            );
+            let fault = Fault::new(FaultCode::Cancelled, "the request was cancelled in the queue");
             return Some(Ending::Failed(fault));
         }
         expired(self.deadline, now, "in the queue").map(Ending::Failed)
@@ -203,20 +200,14 @@ impl Sequence {
         row: Option<RowLogits>,
         scratch: &mut Vec<Candidate>,
     ) -> Progress {
-        let before = (
-            self.computed_tokens.min(self.prompt_tokens),
-            self.answer_tokens,
-        );
+        let before = (self.computed_tokens.min(self.prompt_tokens), self.answer_tokens);
         self.computed_tokens += computed;
         match row.map(|row| self.request.sampler.next(row, scratch)) {
             None => {}
             Some(Ok(Choice::Token(token))) => self.append(token),
             Some(Ok(Choice::Unsettled)) => self.computed_tokens -= 1,
             Some(Err(error)) => {
-                self.end(Ending::Failed(Fault::new(
-                    FaultCode::Internal,
-                    error.to_string(),
-                )));
+                self.end(Ending::Failed(Fault::new(FaultCode::Internal, error.to_string())));
             }
         }
         Progress {
@@ -265,10 +256,7 @@ impl Sequence {
         let usage = self.usage();
         let mut outbox = self.request.outbox;
         outbox.close(ending.into_event(usage));
-        Remains {
-            lease: self.lease,
-            outbox,
-        }
+        Remains { lease: self.lease, outbox }
     }
 
     pub(crate) fn ran_since(&self) -> Instant {

@@ -17,12 +17,7 @@ const SIM: Bounds = Bounds {
 
 #[derive(Debug, Clone)]
 enum Deed {
-    Submit {
-        prompt: usize,
-        max_tokens: Option<u32>,
-        class: u8,
-        deadline_ms: Option<u64>,
-    },
+    Submit { prompt: usize, max_tokens: Option<u32>, class: u8, deadline_ms: Option<u64> },
     Steps(u8),
     Read(usize, u8),
     Cancel(usize),
@@ -31,12 +26,7 @@ enum Deed {
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-    let submit = (
-        1usize..30,
-        prop::option::of(0u32..18),
-        0u8..3,
-        prop::option::of(1u64..40),
-    )
+    let submit = (1usize..30, prop::option::of(0u32..18), 0u8..3, prop::option::of(1u64..40))
         .prop_map(|(prompt, max_tokens, class, deadline_ms)| Deed::Submit {
             prompt,
             max_tokens,
@@ -86,10 +76,7 @@ impl Client {
         assert!(self.last.is_none(), "something follows the last event");
         match event {
             Event::Accepted { .. } => {
-                assert!(
-                    !std::mem::replace(&mut self.accepted, true),
-                    "accepted once"
-                );
+                assert!(!std::mem::replace(&mut self.accepted, true), "accepted once");
             }
             Event::Text { text, .. } => {
                 assert!(self.accepted, "accepted comes first");
@@ -101,21 +88,10 @@ impl Client {
     }
 
     fn check(&self) {
-        assert!(
-            self.expected.starts_with(&self.heard),
-            "{} / {}",
-            self.heard,
-            self.expected
-        );
+        assert!(self.expected.starts_with(&self.heard), "{} / {}", self.heard, self.expected);
         match self.last.as_ref() {
             None => assert!(self.reply.is_none(), "an answer has no end"),
-            Some(
-                Event::Finished {
-                    reason: FinishReason::Cancelled,
-                    ..
-                }
-                | Event::Failed(_),
-            ) => {}
+            Some(Event::Finished { reason: FinishReason::Cancelled, .. } | Event::Failed(_)) => {}
             Some(_) => assert_eq!(self.heard, self.expected),
         }
         if let Some(Event::Finished { .. }) = self.last {
@@ -126,9 +102,8 @@ impl Client {
 
 /// The prompt's letters and the answer that the network must give.
 fn conversation(number: usize, prompt: usize, max_tokens: Option<u32>) -> (String, String) {
-    let letters: String = (0..prompt)
-        .map(|at| char::from(b'a' + ((number * 7 + at * at) % 26) as u8))
-        .collect();
+    let letters: String =
+        (0..prompt).map(|at| char::from(b'a' + ((number * 7 + at * at) % 26) as u8)).collect();
     let mut context = tokens(&letters);
     let room = capacity().context_tokens_max - prompt as u32;
     let mut answer = String::new();
@@ -144,13 +119,7 @@ fn conversation(number: usize, prompt: usize, max_tokens: Option<u32>) -> (Strin
 }
 
 fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
-    let Deed::Submit {
-        prompt,
-        max_tokens,
-        class,
-        deadline_ms,
-    } = *deed
-    else {
+    let Deed::Submit { prompt, max_tokens, class, deadline_ms } = *deed else {
         return None;
     };
     let (letters, expected) = conversation(number, prompt, max_tokens);
@@ -163,13 +132,7 @@ fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
         return None;
     }
     let reply = Some(bench.submit(request).expect("the request is sound"));
-    Some(Client {
-        reply,
-        expected,
-        heard: String::new(),
-        accepted: false,
-        last: None,
-    })
+    Some(Client { reply, expected, heard: String::new(), accepted: false, last: None })
 }
 
 fn step(bench: &mut Bench) -> Step {
@@ -183,16 +146,9 @@ fn step(bench: &mut Bench) -> Step {
             let row = |row: &Row| row.token == span.query_start;
             span.query_tokens == 1 && batch.rows.iter().any(row)
         });
-        let reading: u32 = batch
-            .spans
-            .iter()
-            .map(|span| span.query_tokens)
-            .filter(|tokens| *tokens > 1)
-            .sum();
-        assert!(
-            !writing || reading <= SIM.prompt_chunk_tokens,
-            "a chunk is too long: {reading}"
-        );
+        let reading: u32 =
+            batch.spans.iter().map(|span| span.query_tokens).filter(|tokens| *tokens > 1).sum();
+        assert!(!writing || reading <= SIM.prompt_chunk_tokens, "a chunk is too long: {reading}");
     }
     assert!(bench.gauges.active() <= SEQUENCES);
     outcome
@@ -204,11 +160,7 @@ fn simulate(deeds: &[Deed]) {
     let network = Scripted::new(capacity(), next_of).before_each_step(move |batch| {
         let (tokens, reason) = (batch.tokens.len(), "as asked".into());
         let rejected = std::mem::take(&mut *armed.lock().unwrap());
-        if rejected {
-            Err(ForwardError::Rejected { tokens, reason })
-        } else {
-            Ok(())
-        }
+        if rejected { Err(ForwardError::Rejected { tokens, reason }) } else { Ok(()) }
     });
     let mut bench = Bench::with(network, SIM, 2);
     let mut clients: Vec<Client> = Vec::new();
@@ -227,9 +179,7 @@ fn simulate(deeds: &[Deed]) {
                 clients.get_mut(at).map(|client| client.listen(*events));
             }
             Deed::Cancel(which) => {
-                let reply = clients
-                    .get(pick(which))
-                    .and_then(|client| client.reply.as_ref());
+                let reply = clients.get(pick(which)).and_then(|client| client.reply.as_ref());
                 reply.inspect(|reply| reply.canceller().cancel());
             }
             Deed::Drop(which) => {
@@ -240,11 +190,8 @@ fn simulate(deeds: &[Deed]) {
     }
     for round in 0.. {
         assert!(round < 5_000, "some answer never ends");
-        let complete = clients
-            .iter_mut()
-            .map(|client| client.listen(9))
-            .filter(|done| *done)
-            .count();
+        let complete =
+            clients.iter_mut().map(|client| client.listen(9)).filter(|done| *done).count();
         if step(&mut bench) == Step::Idle && complete == clients.len() {
             break;
         }

@@ -132,16 +132,10 @@ impl EngineService {
     pub fn shutdown(&self, drain: Duration) {
         self.gauges.close();
         let now = Instant::now();
-        let deadline = now
-            .checked_add(drain)
-            .unwrap_or(now + Duration::from_secs(86_400));
+        let deadline = now.checked_add(drain).unwrap_or(now + Duration::from_secs(86_400));
         // A mailbox without an engine means that the engine is down already.
         let _ = self.mailbox.send(Mail::Close(deadline));
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the engine thread ended by a defect");
         }
@@ -167,26 +161,17 @@ impl EngineService {
             return Err(unavailable());
         }
         self.intake.check_model(&request.model)?;
-        let place = self
-            .gauges
-            .place(in_flight_max(&self.limits))
-            .ok_or_else(|| self.busy())?;
+        let place = self.gauges.place(in_flight_max(&self.limits)).ok_or_else(|| self.busy())?;
         let (submission, reply) = self.intake.accept(request, place, Instant::now())?;
-        self.mailbox
-            .try_send(Mail::Submit(submission))
-            .map_err(|error| match error {
-                flume::TrySendError::Full(_) => self.busy(),
-                flume::TrySendError::Disconnected(_) => unavailable(),
-            })?;
+        self.mailbox.try_send(Mail::Submit(submission)).map_err(|error| match error {
+            flume::TrySendError::Full(_) => self.busy(),
+            flume::TrySendError::Disconnected(_) => unavailable(),
+        })?;
         Ok(reply)
     }
 
     fn busy(&self) -> Fault {
-        let EngineLimits {
-            sequences_max,
-            queue_requests_max,
-            ..
-        } = self.limits;
+        let EngineLimits { sequences_max, queue_requests_max, .. } = self.limits;
         let message = format!(
             "{sequences_max} requests run and {queue_requests_max} wait, which is the limit; come \
              back later"
@@ -197,8 +182,7 @@ impl EngineService {
 
 impl Service for EngineService {
     fn submit(&self, request: Request) -> Result<Reply, Fault> {
-        self.take(request)
-            .inspect_err(|_| self.gauges.note_refused())
+        self.take(request).inspect_err(|_| self.gauges.note_refused())
     }
 
     fn describe(&self) -> Description {
@@ -221,9 +205,7 @@ impl Drop for EngineService {
 }
 
 fn in_flight_max(limits: &EngineLimits) -> u32 {
-    limits
-        .sequences_max
-        .saturating_add(limits.queue_requests_max)
+    limits.sequences_max.saturating_add(limits.queue_requests_max)
 }
 
 fn bounds(limits: &EngineLimits, capacity: &Capacity) -> Result<Bounds, EngineError> {
@@ -236,13 +218,7 @@ fn bounds(limits: &EngineLimits, capacity: &Capacity) -> Result<Bounds, EngineEr
     if let Some((name, _)) = named.into_iter().find(|(_, limit)| *limit == 0) {
         return Err(EngineError::ZeroLimit { name });
     }
-    let Capacity {
-        vocabulary,
-        pages,
-        page_tokens,
-        batch_tokens_max,
-        ..
-    } = *capacity;
+    let Capacity { vocabulary, pages, page_tokens, batch_tokens_max, .. } = *capacity;
     if context_tokens_max(capacity) == 0 || vocabulary == 0 || batch_tokens_max == 0 {
         return Err(EngineError::NoCapacity(*capacity));
     }
@@ -296,10 +272,7 @@ fn run(mut engine: Engine<Box<dyn Forward>>, gauges: &Gauges) {
                 }
                 defects.push_back(now);
                 gauges.note_restart();
-                tracing::error!(
-                    defects = defects.len(),
-                    "the engine begins anew after a defect"
-                );
+                tracing::error!(defects = defects.len(), "the engine begins anew after a defect");
                 engine.restart(&defect(), now);
             }
         }
@@ -321,10 +294,7 @@ fn unavailable() -> Fault {
 }
 
 fn lost(error: &ForwardError) -> Fault {
-    Fault::new(
-        FaultCode::Unavailable,
-        format!("{error}; the service must be started again"),
-    )
+    Fault::new(FaultCode::Unavailable, format!("{error}; the service must be started again"))
 }
 
 fn defect() -> Fault {

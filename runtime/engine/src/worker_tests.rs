@@ -9,11 +9,7 @@ use crate::intake::Alias;
 use crate::script::Scripted;
 
 fn limits() -> EngineLimits {
-    EngineLimits {
-        sequences_max: 1,
-        queue_requests_max: 1,
-        ..EngineLimits::default()
-    }
+    EngineLimits { sequences_max: 1, queue_requests_max: 1, ..EngineLimits::default() }
 }
 
 fn start(forward: Scripted, limits: EngineLimits) -> EngineService {
@@ -66,12 +62,7 @@ fn names_and_aliases_lead_to_the_one_model() {
     let mut serving = serving();
     serving.card.aliases = vec!["pocket".into()];
     let versions = [("small", None), ("old", Some(TemplateVersion::V1))];
-    serving.aliases = versions
-        .map(|(name, version)| Alias {
-            name: name.into(),
-            version,
-        })
-        .into();
+    serving.aliases = versions.map(|(name, version)| Alias { name: name.into(), version }).into();
     let service = EngineService::start(Box::new(echo()), serving, limits()).unwrap();
     for name in ["", "default", "tiny", "small", "old", "pocket"] {
         let mut request = request("r", "ab");
@@ -84,19 +75,9 @@ fn names_and_aliases_lead_to_the_one_model() {
     let mut stranger = request("r", "ab");
     stranger.model = "gpt".into();
     let fault = service.submit(stranger).unwrap_err();
-    assert_eq!(
-        (fault.code, fault.param.as_deref()),
-        (FaultCode::UnknownModel, Some("model"))
-    );
-    assert!(
-        fault.message.contains("tiny, small, old, pocket"),
-        "{}",
-        fault.message
-    );
-    assert_eq!(
-        service.describe().models[0].aliases,
-        ["small", "old", "pocket"]
-    );
+    assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::UnknownModel, Some("model")));
+    assert!(fault.message.contains("tiny, small, old, pocket"), "{}", fault.message);
+    assert_eq!(service.describe().models[0].aliases, ["small", "old", "pocket"]);
     assert_eq!(service.counters().requests_refused, 1);
 }
 
@@ -108,30 +89,21 @@ fn a_full_queue_is_busy_and_says_when_to_come_back() {
     assert!(matches!(running.recv(), Some(Event::Accepted { .. })));
     let mut queued = service.submit(request("queued", "cd")).unwrap();
     let load = service.describe().load;
-    assert_eq!(
-        (load.active, load.queued, load.queue_requests_max),
-        (1, 1, 1)
-    );
+    assert_eq!((load.active, load.queued, load.queue_requests_max), (1, 1, 1));
     let refused = service.submit(request("refused", "ef")).unwrap_err();
     assert_eq!(refused.code, FaultCode::Busy);
     assert!(refused.retry_after_ms.is_some_and(|ms| ms >= 100));
     drop(open);
     assert_eq!(read(&mut running).0, "ab");
     assert_eq!(read(&mut queued).0, "cd");
-    assert!(
-        service.submit(request("again", "ef")).is_ok(),
-        "there is room again"
-    );
+    assert!(service.submit(request("again", "ef")).is_ok(), "there is room again");
 }
 
 #[test]
 fn the_context_is_what_card_and_network_both_allow() {
     let context = |stated| {
         let mut serving = serving();
-        serving.card = ModelCard {
-            context_tokens_max: stated,
-            ..serving.card
-        };
+        serving.card = ModelCard { context_tokens_max: stated, ..serving.card };
         let service = EngineService::start(Box::new(echo()), serving, limits()).unwrap();
         service.describe().models[0].context_tokens_max
     };
@@ -164,16 +136,9 @@ fn a_function_call_ends_the_answer_as_a_call_and_not_as_text() {
     }];
     let mut reply = service.submit(request.clone()).unwrap();
     assert!(matches!(reply.recv(), Some(Event::Accepted { .. })));
-    let Some(Event::ToolCall(call)) = reply.recv() else {
-        panic!("a call and no text")
-    };
-    assert_eq!(
-        (call.name.as_str(), call.arguments.as_str()),
-        ("weather", r#"{"city": "Zurich"}"#)
-    );
-    let Some(Event::Finished { reason, usage }) = reply.recv() else {
-        panic!("then the end")
-    };
+    let Some(Event::ToolCall(call)) = reply.recv() else { panic!("a call and no text") };
+    assert_eq!((call.name.as_str(), call.arguments.as_str()), ("weather", r#"{"city": "Zurich"}"#));
+    let Some(Event::Finished { reason, usage }) = reply.recv() else { panic!("then the end") };
     assert_eq!(reason, FinishReason::ToolCalls);
     assert_eq!(usage.completion_tokens as usize, words.len() + 1);
 
@@ -182,10 +147,7 @@ fn a_function_call_ends_the_answer_as_a_call_and_not_as_text() {
     request.limits.min_tokens = 4;
     let mut reply = service.submit(request).unwrap();
     let (said, _) = read(&mut reply);
-    assert_eq!(
-        said, r#" [{""#,
-        "without tools, the next best token begins the answer"
-    );
+    assert_eq!(said, r#" [{""#, "without tools, the next best token begins the answer");
 }
 
 #[test]
@@ -220,18 +182,9 @@ fn shutdown_cancels_what_takes_too_long() {
             std::thread::yield_now();
         }
         // The mail that closes is on its way or there: some step soon finds it.
-        while !reply
-            .recv_timeout(Duration::from_millis(1))
-            .is_ok_and(|event| {
-                matches!(
-                    event,
-                    Some(Event::Finished {
-                        reason: FinishReason::Cancelled,
-                        ..
-                    })
-                )
-            })
-        {
+        while !reply.recv_timeout(Duration::from_millis(1)).is_ok_and(|event| {
+            matches!(event, Some(Event::Finished { reason: FinishReason::Cancelled, .. }))
+        }) {
             let _ = open.send(());
         }
     });
@@ -239,10 +192,7 @@ fn shutdown_cancels_what_takes_too_long() {
 
 #[test]
 fn dropping_the_service_ends_what_is_in_flight() {
-    let service = start(
-        Scripted::new(capacity(), |_: &[TokenId]| TokenId(3)),
-        limits(),
-    );
+    let service = start(Scripted::new(capacity(), |_: &[TokenId]| TokenId(3)), limits());
     let mut limited = request("r", "abc");
     limited.limits.max_tokens = Some(40);
     let mut reply = service.submit(limited).unwrap();
@@ -262,14 +212,7 @@ fn a_panic_fails_what_ran_and_the_engine_goes_on() {
     let mut reply = service.submit(request("r", "xyz")).unwrap();
     assert_eq!(read(&mut reply).0, "xyz");
     let counters = service.counters();
-    assert_eq!(
-        (
-            counters.restarts,
-            counters.requests_failed,
-            counters.requests_ok
-        ),
-        (1, 1, 1)
-    );
+    assert_eq!((counters.restarts, counters.requests_failed, counters.requests_ok), (1, 1, 1));
     assert!(service.is_serving());
 }
 
@@ -291,9 +234,7 @@ fn a_lost_device_fails_everything_and_closes_the_service() {
     let (open, gate) = flume::unbounded::<()>();
     let forward = echo().before_each_step(move |_| {
         let _ = gate.recv();
-        Err(ForwardError::DeviceLost {
-            reason: "unplugged".into(),
-        })
+        Err(ForwardError::DeviceLost { reason: "unplugged".into() })
     });
     let service = start(forward, limits());
     let mut replies =
@@ -304,10 +245,7 @@ fn a_lost_device_fails_everything_and_closes_the_service() {
         assert!(matches!(last, Event::Failed(fault) if fault.code == FaultCode::Unavailable));
     }
     assert!(!service.is_serving());
-    assert_eq!(
-        service.submit(request("r", "a")).unwrap_err().code,
-        FaultCode::Unavailable
-    );
+    assert_eq!(service.submit(request("r", "a")).unwrap_err().code, FaultCode::Unavailable);
 }
 
 #[test]
@@ -315,22 +253,11 @@ fn limits_and_networks_without_room_do_not_start() {
     let refused = |capacity: Capacity, limits: EngineLimits| {
         EngineService::start(Box::new(Scripted::echo(capacity, END)), serving(), limits).err()
     };
-    let none = EngineLimits {
-        sequences_max: 0,
-        ..limits()
-    };
+    let none = EngineLimits { sequences_max: 0, ..limits() };
     assert!(matches!(
         refused(capacity(), none),
-        Some(EngineError::ZeroLimit {
-            name: "sequences_max"
-        })
+        Some(EngineError::ZeroLimit { name: "sequences_max" })
     ));
-    let empty = Capacity {
-        pages: 0,
-        ..capacity()
-    };
-    assert!(matches!(
-        refused(empty, limits()),
-        Some(EngineError::NoCapacity(_))
-    ));
+    let empty = Capacity { pages: 0, ..capacity() };
+    assert!(matches!(refused(empty, limits()), Some(EngineError::NoCapacity(_))));
 }

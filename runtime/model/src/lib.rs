@@ -17,9 +17,9 @@ mod pool;
 mod upload;
 
 pub use forward::Network;
-pub use load::{CacheLimits, LoadError};
 pub use fused_ops::{
     AvailableDevice, BackendChoice, DeviceError, OpenDevice, available as available_devices,
     open as open_device, use_threads,
 };
+pub use load::{CacheLimits, LoadError};
 pub use memory::{Footprint, available_bytes};

@@ -221,7 +221,9 @@ mod tests {
     fn lost_engine_ends_the_reply_with_a_fault() {
         let (sink, mut reply) = reply_pair(RequestId("a".into()), 4);
         drop(sink);
-        assert!(matches!(reply.recv(), Some(Event::Failed(fault)) if fault.code == FaultCode::Internal));
+        assert!(
+            matches!(reply.recv(), Some(Event::Failed(fault)) if fault.code == FaultCode::Internal)
+        );
         assert_eq!(reply.recv(), None);
     }
 

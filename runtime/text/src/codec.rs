@@ -73,16 +73,9 @@ impl Codec {
         let marks = Mark::ALL.map(|mark| tokenizer.control(mark.name()));
         let lacks = |mark: &&Mark| marks[**mark as usize].is_none();
         if let Some(mark) = version.marks().iter().find(lacks) {
-            return Err(TextError::MissingControl {
-                version,
-                token: mark.name(),
-            });
+            return Err(TextError::MissingControl { version, token: mark.name() });
         }
-        Ok(Self {
-            tokenizer,
-            version,
-            marks,
-        })
+        Ok(Self { tokenizer, version, marks })
     }
 
     /// The same tokenizer with another template.
@@ -139,12 +132,7 @@ impl Codec {
             prompt.announces_calls = self.mark(Mark::ToolCalls).filter(|_| allows_calls);
             let is_banned =
                 |&token: &TokenId| !self.is_end(token) && prompt.announces_calls != Some(token);
-            prompt.banned = self
-                .tokenizer
-                .vocabulary()
-                .controls()
-                .filter(is_banned)
-                .collect();
+            prompt.banned = self.tokenizer.vocabulary().controls().filter(is_banned).collect();
         }
         Ok(prompt)
     }
@@ -176,10 +164,7 @@ impl Codec {
                     .into(),
             );
         }
-        if matches!(
-            request.tool_choice,
-            ToolChoice::Any | ToolChoice::Function(_)
-        ) {
+        if matches!(request.tool_choice, ToolChoice::Any | ToolChoice::Function(_)) {
             return unsupported(
                 "tool_choice",
                 "forced tool calls are not supported; send tool_choice \"auto\" or \"none\"".into(),
@@ -189,10 +174,7 @@ impl Codec {
         if offers_tools && !self.knows_tools() {
             return unsupported(
                 "tools",
-                format!(
-                    "this model's prompt encoding {} knows no tools",
-                    self.version
-                ),
+                format!("this model's prompt encoding {} knows no tools", self.version),
             );
         }
         if matches!(request.input, Input::Fill { .. }) && !self.knows_fill() {
@@ -214,10 +196,7 @@ impl Codec {
                 let mut tokens = vec![self.tokenizer.bos()];
                 tokens.extend(self.tokenizer.encode(text)?);
                 let continues_text = !text.is_empty();
-                Ok(Prompt {
-                    continues_text,
-                    ..Prompt::new(tokens)
-                })
+                Ok(Prompt { continues_text, ..Prompt::new(tokens) })
             }
             Input::Fill { prefix, suffix } => self.fill(prefix, suffix.as_deref()),
             Input::Tokens(tokens) => self.check_tokens(tokens),
@@ -230,8 +209,7 @@ impl Codec {
         for part in parts {
             match part {
                 Part::Mark(mark) => prompt.tokens.push(
-                    self.mark(mark)
-                        .expect("a codec has every mark that its template writes"),
+                    self.mark(mark).expect("a codec has every mark that its template writes"),
                 ),
                 Part::Text(text) => prompt.tokens.extend(self.tokenizer.encode(&text)?),
                 Part::End => prompt.tokens.push(self.tokenizer.eos()),
@@ -249,10 +227,7 @@ impl Codec {
         if !self.version.knows_fill() {
             return Err(TextError::Unsupported {
                 param: "suffix",
-                message: format!(
-                    "prompt encoding {} knows no fill-in-the-middle",
-                    self.version
-                ),
+                message: format!("prompt encoding {} knows no fill-in-the-middle", self.version),
             });
         }
         // Where the vocabulary lacks the token, rendering shows the unknown one.
@@ -264,12 +239,7 @@ impl Codec {
         };
         let mut tokens = vec![self.tokenizer.bos(), suffix_mark];
         if let Some(suffix) = suffix.filter(|suffix| !suffix.is_empty()) {
-            tokens.extend(
-                self.tokenizer
-                    .encode(&format!("\u{263a}{suffix}"))?
-                    .iter()
-                    .skip(2),
-            );
+            tokens.extend(self.tokenizer.encode(&format!("\u{263a}{suffix}"))?.iter().skip(2));
         }
         tokens.push(prefix_mark);
         tokens.extend(self.tokenizer.encode(prefix)?);
@@ -278,25 +248,13 @@ impl Codec {
 
     fn check_tokens(&self, tokens: &[TokenId]) -> Result<Prompt, TextError> {
         let vocabulary_size = self.tokenizer.vocabulary_size();
-        if let Some(token) = tokens
-            .iter()
-            .find(|token| token.0 as usize >= vocabulary_size)
-        {
-            return Err(TextError::UnknownToken {
-                token: token.0,
-                vocabulary_size,
-            });
+        if let Some(token) = tokens.iter().find(|token| token.0 as usize >= vocabulary_size) {
+            return Err(TextError::UnknownToken { token: token.0, vocabulary_size });
         }
         let Some(&last) = tokens.last() else {
-            return Err(TextError::rule(
-                "tokens",
-                "the prompt has no tokens; send at least one",
-            ));
+            return Err(TextError::rule("tokens", "the prompt has no tokens; send at least one"));
         };
         let continues_text = !self.tokenizer.is_control(last);
-        Ok(Prompt {
-            continues_text,
-            ..Prompt::new(tokens.to_vec())
-        })
+        Ok(Prompt { continues_text, ..Prompt::new(tokens.to_vec()) })
     }
 }

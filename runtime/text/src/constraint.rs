@@ -12,10 +12,7 @@ pub struct TokenMask {
 impl TokenMask {
     /// A set that holds nothing.
     pub fn none(vocabulary_size: usize) -> Self {
-        Self {
-            words: vec![0; vocabulary_size.div_ceil(64)],
-            vocabulary_size,
-        }
+        Self { words: vec![0; vocabulary_size.div_ceil(64)], vocabulary_size }
     }
 
     /// Puts a token in; one outside the vocabulary is ignored.
@@ -29,9 +26,7 @@ impl TokenMask {
     /// Whether a token is in.
     pub fn allows(&self, token: TokenId) -> bool {
         let index = token.0 as usize;
-        self.words
-            .get(index / 64)
-            .is_some_and(|word| word >> (index % 64) & 1 == 1)
+        self.words.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 }
 

@@ -50,12 +50,9 @@ enum Section {
 impl Decoder {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, prompt: &Prompt) -> Self {
         // FNV-1a over the prompt: the same prompt names its calls the same.
-        let seed = prompt
-            .tokens
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash: u64, token| {
-                (hash ^ u64::from(token.0)).wrapping_mul(0x0100_0000_01b3)
-            });
+        let seed = prompt.tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, token| {
+            (hash ^ u64::from(token.0)).wrapping_mul(0x0100_0000_01b3)
+        });
         Self {
             tokenizer,
             joiner: Joiner::new(!prompt.continues_text),
@@ -131,10 +128,7 @@ impl Decoder {
         match parse(&calls.text, &mut self.ids) {
             Some(calls) => pieces.extend(calls.into_iter().map(Piece::ToolCall)),
             None if calls.text.is_empty() => {}
-            None => pieces.push(Piece::Text {
-                text: calls.text,
-                tokens: self.tokens,
-            }),
+            None => pieces.push(Piece::Text { text: calls.text, tokens: self.tokens }),
         }
         self.tokens = 0;
     }
@@ -150,10 +144,7 @@ impl Decoder {
         if end > 0 {
             let rest = self.held.split_off(end);
             let text = std::mem::replace(&mut self.held, rest);
-            pieces.push(Piece::Text {
-                text,
-                tokens: std::mem::take(&mut self.tokens),
-            });
+            pieces.push(Piece::Text { text, tokens: std::mem::take(&mut self.tokens) });
         }
         if stop.is_some() {
             self.held.clear();
@@ -176,17 +167,13 @@ pub struct StreamDecoder {
 impl StreamDecoder {
     /// Begins a text.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self {
-            tokenizer,
-            joiner: Joiner::new(true),
-        }
+        Self { tokenizer, joiner: Joiner::new(true) }
     }
 
     /// The text that became certain by this token; empty while a character is incomplete.
     pub fn push(&mut self, token: TokenId) -> String {
         let mut text = String::new();
-        self.joiner
-            .push(self.tokenizer.vocabulary(), token, &mut text);
+        self.joiner.push(self.tokenizer.vocabulary(), token, &mut text);
         text
     }
 
@@ -261,10 +248,7 @@ impl Joiner {
     /// Appends to `out` what was held back.
     pub(crate) fn finish(&mut self, vocabulary: &Vocabulary, out: &mut String) {
         self.end_bytes(vocabulary.decoding, out);
-        out.extend(std::iter::repeat_n(
-            char::REPLACEMENT_CHARACTER,
-            self.replaced,
-        ));
+        out.extend(std::iter::repeat_n(char::REPLACEMENT_CHARACTER, self.replaced));
         self.replaced = 0;
     }
 
@@ -281,11 +265,7 @@ impl Joiner {
             };
             self.say("\u{fffd}", out);
             // SentencePiece replaces each byte, everybody else each cut-off character.
-            let skipped = if decoding == Decoding::Bytes {
-                invalid
-            } else {
-                1
-            };
+            let skipped = if decoding == Decoding::Bytes { invalid } else { 1 };
             rest = &broken[skipped..];
         }
         if let Ok(valid) = std::str::from_utf8(rest) {
@@ -311,10 +291,7 @@ impl Joiner {
     fn say(&mut self, text: &str, out: &mut String) {
         let certain = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
         if !certain.is_empty() {
-            out.extend(std::iter::repeat_n(
-                char::REPLACEMENT_CHARACTER,
-                self.replaced,
-            ));
+            out.extend(std::iter::repeat_n(char::REPLACEMENT_CHARACTER, self.replaced));
             self.replaced = 0;
             out.push_str(certain);
         }

@@ -89,17 +89,11 @@ pub enum TextError {
 
 impl TextError {
     pub(crate) fn rule(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Rule {
-            param: param.into(),
-            message: message.into(),
-        }
+        Self::Rule { param: param.into(), message: message.into() }
     }
 
     pub(crate) fn malformed(container: &'static str, message: impl Into<String>) -> Self {
-        Self::Malformed {
-            container,
-            message: message.into(),
-        }
+        Self::Malformed { container, message: message.into() }
     }
 }
 

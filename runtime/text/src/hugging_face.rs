@@ -35,10 +35,7 @@ pub(crate) fn parse(content: &[u8]) -> Result<(Vocabulary, HuggingFace), TextErr
     let entries = pipeline.get_vocab(true);
     let highest = entries.values().copied().max().unwrap_or(0) as usize;
     if highest > 2 * entries.len() + 4096 {
-        return Err(TextError::malformed(
-            CONTAINER,
-            "token ids leave most of their range unused",
-        ));
+        return Err(TextError::malformed(CONTAINER, "token ids leave most of their range unused"));
     }
     // Ids that nothing names say nothing.
     let mut tokens = vec![Token::Text(Vec::new()); highest + 1];
@@ -61,9 +58,7 @@ fn decoding(pipeline: &tokenizers::Tokenizer) -> Result<Decoding, TextError> {
         None => std::slice::from_ref(&stated),
     };
     let step = |name: &str| {
-        steps
-            .iter()
-            .find(|step| step.get("type").and_then(Value::as_str) == Some(name))
+        steps.iter().find(|step| step.get("type").and_then(Value::as_str) == Some(name))
     };
     if step("ByteLevel").is_some() {
         return Ok(Decoding::Bytes);
@@ -76,9 +71,7 @@ fn decoding(pipeline: &tokenizers::Tokenizer) -> Result<Decoding, TextError> {
     }
     let scheme = step("Metaspace").and_then(|step| step.get("prepend_scheme"));
     let prepends = scheme.is_some_and(|scheme| scheme.as_str() != Some("never"));
-    Ok(Decoding::SentencePiece {
-        strips_space: prepends || step("Strip").is_some(),
-    })
+    Ok(Decoding::SentencePiece { strips_space: prepends || step("Strip").is_some() })
 }
 
 fn token(text: String, decoding: Decoding) -> Token {
@@ -101,10 +94,7 @@ impl HuggingFace {
             TextError::malformed("byte-level vocabulary", error.to_string())
         };
         let entries: tokenizers::models::bpe::Vocab = entries.into_iter().collect();
-        let model = BPE::builder()
-            .vocab_and_merges(entries, merges)
-            .build()
-            .map_err(malformed)?;
+        let model = BPE::builder().vocab_and_merges(entries, merges).build().map_err(malformed)?;
         let mut pipeline = tokenizers::Tokenizer::new(model);
         pipeline.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
         Ok(Self { pipeline })
@@ -112,12 +102,10 @@ impl HuggingFace {
 
     /// Cuts `text`, appending to `tokens`.
     pub(crate) fn encode(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), TextError> {
-        let encoding =
-            self.pipeline
-                .encode_fast(text, false)
-                .map_err(|error| TextError::Uncut {
-                    message: error.to_string(),
-                })?;
+        let encoding = self
+            .pipeline
+            .encode_fast(text, false)
+            .map_err(|error| TextError::Uncut { message: error.to_string() })?;
         tokens.extend_from_slice(encoding.get_ids());
         Ok(())
     }
@@ -142,9 +130,7 @@ fn byte_of(character: char) -> Option<u8> {
     let is_printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     match u32::from(character) {
         code @ 0..=0xff => u8::try_from(code).ok().filter(|&byte| is_printable(byte)),
-        code => (0..=255)
-            .filter(|&byte| !is_printable(byte))
-            .nth(code as usize - 0x100),
+        code => (0..=255).filter(|&byte| !is_printable(byte)).nth(code as usize - 0x100),
     }
 }
 
@@ -154,10 +140,8 @@ mod tests {
 
     #[test]
     fn byte_level_characters_stand_for_every_byte_once() {
-        let mut bytes: Vec<u8> = (0..0x200)
-            .filter_map(char::from_u32)
-            .filter_map(byte_of)
-            .collect();
+        let mut bytes: Vec<u8> =
+            (0..0x200).filter_map(char::from_u32).filter_map(byte_of).collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
         assert_eq!(bytes_of("\u{120}the\u{10a}"), b" the\n");

@@ -28,10 +28,7 @@ pub(crate) struct Pieces {
 
 impl Pieces {
     pub(crate) fn with_capacity(pieces: usize) -> Self {
-        Self {
-            by_bytes: HashMap::with_capacity(pieces),
-            piece_bytes_max: 0,
-        }
+        Self { by_bytes: HashMap::with_capacity(pieces), piece_bytes_max: 0 }
     }
 
     /// Adds a piece; gives the one that had these bytes before, if any.
@@ -66,9 +63,7 @@ impl Pieces {
             let Some(&_right) = starts.get(symbol + 1) else {
                 return NONE;
             };
-            let end = starts
-                .get(symbol + 2)
-                .map_or(word.len(), |&end| end as usize);
+            let end = starts.get(symbol + 2).map_or(word.len(), |&end| end as usize);
             self.rank(&word[starts[symbol] as usize..end])
         };
         let mut ranks = [NONE; SCANNED_SYMBOLS_MAX];
@@ -153,13 +148,7 @@ mod tests {
     fn pieces(words: &[&str]) -> Pieces {
         let mut pieces = Pieces::default();
         for (rank, word) in words.iter().enumerate() {
-            pieces.insert(
-                word.as_bytes(),
-                Piece {
-                    id: rank as u32,
-                    rank: rank as u32,
-                },
-            );
+            pieces.insert(word.as_bytes(), Piece { id: rank as u32, rank: rank as u32 });
         }
         pieces
     }
@@ -167,16 +156,8 @@ mod tests {
     fn merged<'a>(pieces: &Pieces, word: &'a str) -> Vec<&'a str> {
         let mut starts: Vec<u32> = word.char_indices().map(|(at, _)| at as u32).collect();
         pieces.merge(word.as_bytes(), &mut starts);
-        let ends = starts
-            .iter()
-            .skip(1)
-            .map(|&s| s as usize)
-            .chain([word.len()]);
-        starts
-            .iter()
-            .zip(ends)
-            .map(|(&start, end)| &word[start as usize..end])
-            .collect()
+        let ends = starts.iter().skip(1).map(|&s| s as usize).chain([word.len()]);
+        starts.iter().zip(ends).map(|(&start, end)| &word[start as usize..end]).collect()
     }
 
     #[test]

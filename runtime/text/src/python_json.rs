@@ -98,18 +98,11 @@ fn spell_number(literal: &str, out: &mut String) {
 /// from 1e16 on.
 fn spell_float(number: f64, out: &mut String) {
     if !number.is_finite() {
-        let name = if number > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        };
+        let name = if number > 0.0 { "Infinity" } else { "-Infinity" };
         return out.push_str(if number.is_nan() { "NaN" } else { name });
     }
     let scientific = format!("{number:e}");
-    let exponent = scientific
-        .split_once('e')
-        .and_then(|(_, e)| e.parse::<i32>().ok())
-        .unwrap_or(0);
+    let exponent = scientific.split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
     if (-4..16).contains(&exponent) {
         let plain = format!("{number}");
         out.push_str(&plain);
@@ -159,9 +152,7 @@ impl Reader<'_> {
     }
 
     fn take(&mut self, expected: &str) -> Option<()> {
-        self.text[self.at..]
-            .starts_with(expected)
-            .then(|| self.at += expected.len())
+        self.text[self.at..].starts_with(expected).then(|| self.at += expected.len())
     }
 
     fn skip_space(&mut self) {
@@ -339,26 +330,14 @@ mod tests {
     #[test]
     fn json_is_spelled_as_python_does() {
         for (text, spelled) in [
-            (
-                r#" {"a":1,"b":[true,null]} "#,
-                r#"{"a": 1, "b": [true, null]}"#,
-            ),
+            (r#" {"a":1,"b":[true,null]} "#, r#"{"a": 1, "b": [true, null]}"#),
             (
                 "[0.00001,1e16,1E5,1.50,0.0001,123456789012345.6]",
                 "[1e-05, 1e+16, 100000.0, 1.5, 0.0001, 123456789012345.6]",
             ),
-            (
-                "[-0,-0.0,1e999,NaN,-Infinity]",
-                "[0, -0.0, Infinity, NaN, -Infinity]",
-            ),
-            (
-                "123456789012345678901234567890",
-                "123456789012345678901234567890",
-            ),
-            (
-                r#""\u00e9\ud83d\ude00\u001f\/\u007f""#,
-                "\"é😀\\u001f/\u{7f}\"",
-            ),
+            ("[-0,-0.0,1e999,NaN,-Infinity]", "[0, -0.0, Infinity, NaN, -Infinity]"),
+            ("123456789012345678901234567890", "123456789012345678901234567890"),
+            (r#""\u00e9\ud83d\ude00\u001f\/\u007f""#, "\"é😀\\u001f/\u{7f}\""),
             (r#"{"a":1,"b":2,"a":3}"#, r#"{"a": 3, "b": 2}"#),
             (r#""\ud83dx""#, "\"\u{fffd}x\""),
             ("{ }", "{}"),

@@ -82,9 +82,7 @@ const KEYWORDS: &[(&str, Form)] = &[
     ("patternProperties", Form::PatternSchemas),
     ("dependencies", Form::Dependencies),
 ];
-const TYPES: [&str; 7] = [
-    "array", "boolean", "integer", "null", "number", "object", "string",
-];
+const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
 
 /// Checks the parameters of a function: an object that is a schema.
 pub(crate) fn check(parameters: &Value) -> Result<(), Problem> {
@@ -127,16 +125,12 @@ fn fits<'a>(value: &'a Value, form: Form, path: &mut Vec<&'a str>) -> Checked {
         Form::Pattern => must(value.as_str().is_some_and(is_pattern), NO_PATTERN),
         Form::Flag => must(value.is_boolean(), "it must be true or false"),
         Form::Number => must(value.is_number(), "it must be a number"),
-        Form::PositiveNumber => must(
-            value.as_f64().is_some_and(|number| number > 0.0),
-            "it must be a number above 0",
-        ),
+        Form::PositiveNumber => {
+            must(value.as_f64().is_some_and(|number| number > 0.0), "it must be a number above 0")
+        }
         Form::Count => {
             let is_count = |number: f64| number >= 0.0 && number.fract() == 0.0;
-            must(
-                value.as_f64().is_some_and(is_count),
-                "it must be an integer, 0 or more",
-            )
+            must(value.as_f64().is_some_and(is_count), "it must be an integer, 0 or more")
         }
         Form::List => must(value.is_array(), "it must be a list"),
         Form::Texts => {
@@ -163,10 +157,7 @@ fn fits<'a>(value: &'a Value, form: Form, path: &mut Vec<&'a str>) -> Checked {
         Form::SchemaOrSchemas => schema(value, path),
         Form::NamedSchemas => each_member(value, path, schema),
         Form::PatternSchemas => {
-            if value
-                .as_object()
-                .is_some_and(|members| !members.keys().all(|key| is_pattern(key)))
-            {
+            if value.as_object().is_some_and(|members| !members.keys().all(|key| is_pattern(key))) {
                 return Err(NO_PATTERN);
             }
             each_member(value, path, schema)
@@ -194,8 +185,7 @@ fn each_member<'a>(
 
 fn is_unique_texts(list: &[Value]) -> bool {
     let mut seen = std::collections::HashSet::with_capacity(list.len());
-    list.iter()
-        .all(|item| item.as_str().is_some_and(|text| seen.insert(text)))
+    list.iter().all(|item| item.as_str().is_some_and(|text| seen.insert(text)))
 }
 
 const NO_PATTERN: &str = "it must be a regular expression";
@@ -274,10 +264,7 @@ mod tests {
             (json!([]), ""),
             (json!({"type": "objekt"}), ".type"),
             (json!({"type": []}), ".type"),
-            (
-                json!({"properties": {"x": {"type": ["string", "string"]}}}),
-                ".properties.x.type",
-            ),
+            (json!({"properties": {"x": {"type": ["string", "string"]}}}), ".properties.x.type"),
             (json!({"required": "x"}), ".required"),
             (json!({"required": ["x", "x"]}), ".required"),
             (json!({"minLength": -1}), ".minLength"),
@@ -286,10 +273,7 @@ mod tests {
             (json!({"anyOf": []}), ".anyOf"),
             (json!({"items": [3]}), ".items"),
             (json!({"not": {"if": {"pattern": "(a"}}}), ".not.if.pattern"),
-            (
-                json!({"patternProperties": {"*": {}}}),
-                ".patternProperties",
-            ),
+            (json!({"patternProperties": {"*": {}}}), ".patternProperties"),
             (json!({"dependencies": {"a": [1]}}), ".dependencies.a"),
             (json!({"definitions": {"a": 1}}), ".definitions.a"),
         ] {

@@ -59,10 +59,7 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            space_prefix: true,
-            unknown_surface: UNKNOWN_SURFACE.into(),
-        }
+        Self { space_prefix: true, unknown_surface: UNKNOWN_SURFACE.into() }
     }
 }
 
@@ -81,21 +78,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Vocabulary, SentencePiece), TextErr
     }
     let unknown_surface = check_trainer(trainer)?;
     let space_prefix = check_normalizer(normalizer)?;
-    SentencePiece::build(
-        entries,
-        Settings {
-            space_prefix,
-            unknown_surface,
-        },
-    )
+    SentencePiece::build(entries, Settings { space_prefix, unknown_surface })
 }
 
 fn entry(message: &[u8]) -> Result<Entry, wire::WireError> {
-    let mut entry = Entry {
-        text: String::new(),
-        score: 0.0,
-        kind: PieceKind::Normal,
-    };
+    let mut entry = Entry { text: String::new(), score: 0.0, kind: PieceKind::Normal };
     for field in wire::fields(message) {
         match field? {
             (1, wire::Value::Bytes(text)) => entry.text = wire::text(text)?,
@@ -163,10 +150,7 @@ fn check_normalizer(message: &[u8]) -> Result<bool, TextError> {
 }
 
 fn unsupported(feature: &str) -> TextError {
-    TextError::Tokenizer {
-        container: CONTAINER,
-        feature: feature.into(),
-    }
+    TextError::Tokenizer { container: CONTAINER, feature: feature.into() }
 }
 
 impl SentencePiece {
@@ -197,10 +181,7 @@ impl SentencePiece {
                     if entry.kind == PieceKind::UserDefined {
                         symbols.push((entry.text.clone(), id));
                     }
-                    if pieces
-                        .insert(entry.text.as_bytes(), Piece { id, rank })
-                        .is_some()
-                    {
+                    if pieces.insert(entry.text.as_bytes(), Piece { id, rank }).is_some() {
                         return Err(TextError::malformed(
                             CONTAINER,
                             format!("piece {id} repeats the text of an earlier one"),
@@ -215,26 +196,15 @@ impl SentencePiece {
         let bytes = all(&bytes);
         let vocabulary = Vocabulary::new(
             tokens,
-            Decoding::SentencePiece {
-                strips_space: settings.space_prefix,
-            },
+            Decoding::SentencePiece { strips_space: settings.space_prefix },
         );
         let space_prefix = settings.space_prefix;
-        let mut symbol_leads: Vec<char> = symbols
-            .iter()
-            .filter_map(|(symbol, _)| symbol.chars().next())
-            .collect();
+        let mut symbol_leads: Vec<char> =
+            symbols.iter().filter_map(|(symbol, _)| symbol.chars().next()).collect();
         symbol_leads.sort_unstable();
         symbol_leads.dedup();
-        let cutter = Self {
-            pieces,
-            symbols,
-            symbol_leads,
-            bytes,
-            unknown,
-            space_prefix,
-            words_are_apart,
-        };
+        let cutter =
+            Self { pieces, symbols, symbol_leads, bytes, unknown, space_prefix, words_are_apart };
         Ok((vocabulary, cutter))
     }
 
@@ -268,10 +238,7 @@ impl SentencePiece {
         let mut from = 0;
         while let Some(found) = text[from..].find(self.symbol_leads.as_slice()) {
             let at = from + found;
-            let hit = self
-                .symbols
-                .iter()
-                .find(|(symbol, _)| text[at..].starts_with(symbol));
+            let hit = self.symbols.iter().find(|(symbol, _)| text[at..].starts_with(symbol));
             if let Some((symbol, id)) = hit {
                 return Some((&text[..at], *id, &text[at + symbol.len()..]));
             }
@@ -298,9 +265,7 @@ impl SentencePiece {
         starts.extend(word.char_indices().map(|(at, _)| at as u32));
         self.pieces.merge(word.as_bytes(), starts);
         for (index, &start) in starts.iter().enumerate() {
-            let end = starts
-                .get(index + 1)
-                .map_or(word.len(), |&end| end as usize);
+            let end = starts.get(index + 1).map_or(word.len(), |&end| end as usize);
             let piece = &word.as_bytes()[start as usize..end];
             match (self.pieces.find(piece), &self.bytes) {
                 (Some(found), _) => tokens.push(found.id),
@@ -336,10 +301,9 @@ fn ranks(entries: &[Entry]) -> Result<Vec<u32>, TextError> {
 fn token(entry: &Entry, settings: &Settings) -> Result<Token, TextError> {
     Ok(match entry.kind {
         PieceKind::Control => Token::Control(entry.text.clone()),
-        PieceKind::Unknown => Token::Unknown {
-            name: entry.text.clone(),
-            surface: settings.unknown_surface.clone(),
-        },
+        PieceKind::Unknown => {
+            Token::Unknown { name: entry.text.clone(), surface: settings.unknown_surface.clone() }
+        }
         PieceKind::Byte => Token::Byte(byte_value(&entry.text)?),
         PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused => {
             Token::Text(entry.text.replace(SPACE, " ").into_bytes())

@@ -43,19 +43,14 @@ impl Stops {
 
     /// Where the first of them begins in `text`.
     pub(crate) fn find(&self, text: &str) -> Option<usize> {
-        self.0
-            .iter()
-            .filter_map(|stop| text.find(stop.as_str()))
-            .min()
+        self.0.iter().filter_map(|stop| text.find(stop.as_str())).min()
     }
 
     /// How many bytes at the end of `text` may be the beginning of one of them.
     pub(crate) fn begun(&self, text: &str) -> usize {
         let begun = |stop: &String| {
             let longest = text.len().min(stop.len() - 1);
-            (1..=longest)
-                .rev()
-                .find(|&bytes| text.as_bytes().ends_with(&stop.as_bytes()[..bytes]))
+            (1..=longest).rev().find(|&bytes| text.as_bytes().ends_with(&stop.as_bytes()[..bytes]))
         };
         self.0.iter().filter_map(begun).max().unwrap_or(0)
     }

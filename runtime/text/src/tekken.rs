@@ -104,10 +104,7 @@ pub(crate) fn parse(content: &[u8]) -> Result<(Vocabulary, Tekken, TemplateVersi
     };
     if file.config.pattern != PATTERN {
         let feature = "a word pattern other than the published one".into();
-        return Err(TextError::Tokenizer {
-            container: CONTAINER,
-            feature,
-        });
+        return Err(TextError::Tokenizer { container: CONTAINER, feature });
     }
     let controls = file.config.default_num_special_tokens;
     let texts = file
@@ -135,15 +132,7 @@ pub(crate) fn parse(content: &[u8]) -> Result<(Vocabulary, Tekken, TemplateVersi
         tokens.push(Token::Text(bytes));
     }
     let words = Words::new()?;
-    Ok((
-        Vocabulary::new(tokens, Decoding::Bytes),
-        Tekken {
-            words,
-            pieces,
-            controls,
-        },
-        version,
-    ))
+    Ok((Vocabulary::new(tokens, Decoding::Bytes), Tekken { words, pieces, controls }, version))
 }
 
 fn at(rank: u32, what: &str) -> TextError {
@@ -158,20 +147,14 @@ fn control_tokens(listed: Option<&[Control<'_>]>, count: u32) -> Result<Vec<Toke
         None => {
             default = (0..)
                 .zip(CONTROLS)
-                .map(|(rank, name)| Control {
-                    rank,
-                    token_str: name.into(),
-                })
+                .map(|(rank, name)| Control { rank, token_str: name.into() })
                 .collect();
             &default
         }
     };
     let malformed = |message: String| TextError::malformed(CONTAINER, message);
     if listed.len() > count as usize || count > 1 << 20 {
-        return Err(malformed(format!(
-            "{} control tokens where {count} are meant",
-            listed.len()
-        )));
+        return Err(malformed(format!("{} control tokens where {count} are meant", listed.len())));
     }
     let mut names: Vec<Option<String>> = vec![None; count as usize];
     for control in listed {
@@ -190,11 +173,7 @@ fn control_tokens(listed: Option<&[Control<'_>]>, count: u32) -> Result<Vec<Toke
 impl Tekken {
     /// The cutter of a vocabulary whose ids are in the order of their ranks.
     pub(crate) fn ranked(pieces: Pieces) -> Result<Self, TextError> {
-        Ok(Self {
-            words: Words::new()?,
-            pieces,
-            controls: 0,
-        })
+        Ok(Self { words: Words::new()?, pieces, controls: 0 })
     }
 
     /// Cuts `text`, appending to `tokens`.
@@ -209,9 +188,7 @@ impl Tekken {
             starts.extend(0..word.len() as u32);
             self.pieces.merge(word.as_bytes(), &mut starts);
             for (index, &start) in starts.iter().enumerate() {
-                let end = starts
-                    .get(index + 1)
-                    .map_or(word.len(), |&end| end as usize);
+                let end = starts.get(index + 1).map_or(word.len(), |&end| end as usize);
                 let piece = self.pieces.find(&word.as_bytes()[start as usize..end]);
                 tokens
                     .push(piece.expect("merging leaves single bytes or pieces").id + self.controls);

@@ -83,13 +83,12 @@ impl FromStr for TemplateVersion {
     type Err = TextError;
 
     fn from_str(name: &str) -> Result<Self, TextError> {
-        Self::ALL
-            .into_iter()
-            .find(|version| version.name() == name)
-            .ok_or_else(|| TextError::Unsupported {
+        Self::ALL.into_iter().find(|version| version.name() == name).ok_or_else(|| {
+            TextError::Unsupported {
                 param: "version",
                 message: "unknown prompt encoding; choose v1, v2, v3, v3-tekken or v7".into(),
-            })
+            }
+        })
     }
 }
 
@@ -418,14 +417,7 @@ fn turns(version: TemplateVersion, messages: &[Message]) -> (Vec<Turn<'_>>, Opti
             }
             (Message::User { content }, Some(Turn::User(text))) => append(text, &join(content)),
             (Message::User { content }, _) => turns.push(Turn::User(join(content))),
-            (
-                Message::Assistant {
-                    content,
-                    tool_calls,
-                    prefix,
-                },
-                last,
-            ) => {
+            (Message::Assistant { content, tool_calls, prefix }, last) => {
                 let text = content.as_deref().map(join).unwrap_or_default();
                 if let Some(Turn::Assistant(answer)) = last {
                     append(&mut answer.text, &text);
@@ -433,21 +425,10 @@ fn turns(version: TemplateVersion, messages: &[Message]) -> (Vec<Turn<'_>>, Opti
                     answer.prefix |= prefix;
                 } else {
                     let calls = tool_calls.iter().collect();
-                    turns.push(Turn::Assistant(Answer {
-                        text,
-                        calls,
-                        prefix: *prefix,
-                    }));
+                    turns.push(Turn::Assistant(Answer { text, calls, prefix: *prefix }));
                 }
             }
-            (
-                Message::Tool {
-                    content,
-                    call_id,
-                    name,
-                },
-                _,
-            ) => turns.push(Turn::Tool(ToolResult {
+            (Message::Tool { content, call_id, name }, _) => turns.push(Turn::Tool(ToolResult {
                 text: join(content),
                 call_id: call_id.as_deref(),
                 name: name.as_deref(),
@@ -483,15 +464,11 @@ mod tests {
     use super::*;
 
     fn system(text: &str) -> Message {
-        Message::System {
-            content: vec![text.into()],
-        }
+        Message::System { content: vec![text.into()] }
     }
 
     fn user(text: &str) -> Message {
-        Message::User {
-            content: vec![text.into()],
-        }
+        Message::User { content: vec![text.into()] }
     }
 
     fn assistant(text: &str, calls: &[&str]) -> Message {
@@ -509,43 +486,25 @@ mod tests {
 
     fn result(text: &str) -> Message {
         let (call_id, name) = (Some("abcdefghi".into()), Some("f".into()));
-        Message::Tool {
-            content: vec![text.into()],
-            call_id,
-            name,
-        }
+        Message::Tool { content: vec![text.into()], call_id, name }
     }
 
     /// Texts between bars, so that each cut shows.
     fn rendered(version: TemplateVersion, messages: &[Message]) -> String {
         let parameters = json!({"a": [1e-5]});
-        let tool = ToolSpec {
-            name: "f".into(),
-            description: String::new(),
-            parameters,
-        };
+        let tool = ToolSpec { name: "f".into(), description: String::new(), parameters };
         let part = |part: Part| match part {
             Part::Mark(mark) => mark.name().to_owned(),
             Part::Text(text) => format!("|{text}|"),
             Part::End => "</s>".into(),
             Part::PrefixStart => "<prefix>".into(),
         };
-        render(version, messages, &[tool])
-            .unwrap()
-            .into_iter()
-            .map(part)
-            .collect()
+        render(version, messages, &[tool]).unwrap().into_iter().map(part).collect()
     }
 
     #[test]
     fn system_text_goes_where_the_version_puts_it() {
-        let messages = [
-            user("a"),
-            assistant("b ", &[]),
-            user("c"),
-            system("S"),
-            user("d"),
-        ];
+        let messages = [user("a"), assistant("b ", &[]), user("c"), system("S"), user("d")];
         let check = |version, expected: &str| assert_eq!(rendered(version, &messages), expected);
         check(
             TemplateVersion::V1,
@@ -553,15 +512,9 @@ mod tests {
         );
         let tools = r#"[AVAILABLE_TOOLS]|[{"type": "function", "function": {"name": "f", "description": "", "parameters": {"a": [1e-05]}}}]|[/AVAILABLE_TOOLS]"#;
         let before = "[INST]|a|[/INST]|b|</s>[INST]|c|[/INST]";
-        check(
-            TemplateVersion::V3,
-            &format!("{before}{tools}[INST]|S\n\nd|[/INST]"),
-        );
+        check(TemplateVersion::V3, &format!("{before}{tools}[INST]|S\n\nd|[/INST]"));
         let in_place = "[SYSTEM_PROMPT]|S|[/SYSTEM_PROMPT]";
-        check(
-            TemplateVersion::V7,
-            &format!("{before}{in_place}{tools}[INST]|d|[/INST]"),
-        );
+        check(TemplateVersion::V7, &format!("{before}{in_place}{tools}[INST]|d|[/INST]"));
     }
 
     #[test]
@@ -595,25 +548,14 @@ mod tests {
         );
         let raw =
             |text: &str| format!("[TOOL_RESULTS]|abcdefghi|[TOOL_CONTENT]|{text}|[/TOOL_RESULTS]");
-        check(
-            TemplateVersion::V7,
-            &format!("{first}{}{second}{}", raw("22"), raw("no")),
-        );
+        check(TemplateVersion::V7, &format!("{first}{}{second}{}", raw("22"), raw("no")));
     }
 
     #[test]
     fn second_version_forgets_calls_of_past_turns() {
-        let messages = [
-            user("a"),
-            assistant("", &["{}"]),
-            result("1"),
-            assistant("b", &[]),
-            user("c"),
-        ];
+        let messages =
+            [user("a"), assistant("", &["{}"]), result("1"), assistant("b", &[]), user("c")];
         let rendered = rendered(TemplateVersion::V2, &messages);
-        assert!(
-            rendered.starts_with("[INST]|a|[/INST]|b|</s>[AVAILABLE_TOOLS]"),
-            "{rendered}"
-        );
+        assert!(rendered.starts_with("[INST]|a|[/INST]|b|</s>[AVAILABLE_TOOLS]"), "{rendered}");
     }
 }

@@ -44,24 +44,15 @@ impl Tokenizer {
     ///
     /// Errors: an unreadable, too large or malformed file, or one that needs what is not supported.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
-        let unreadable = |source| TextError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
+        let unreadable = |source| TextError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let bytes = file.metadata().map_err(unreadable)?.len();
         if bytes > FILE_BYTES_MAX {
             let (path, bytes_max) = (path.to_owned(), FILE_BYTES_MAX);
-            return Err(TextError::TooLarge {
-                path,
-                bytes,
-                bytes_max,
-            });
+            return Err(TextError::TooLarge { path, bytes, bytes_max });
         }
         let mut content = Vec::new();
-        file.take(FILE_BYTES_MAX)
-            .read_to_end(&mut content)
-            .map_err(unreadable)?;
+        file.take(FILE_BYTES_MAX).read_to_end(&mut content).map_err(unreadable)?;
         Self::from_bytes(&content)
     }
 
@@ -134,13 +125,7 @@ impl Tokenizer {
                 })
         };
         let (bos, eos) = (end(ends[0], "<s>")?, end(ends[1], "</s>")?);
-        Ok(Self {
-            vocabulary,
-            cutter,
-            bos,
-            eos,
-            version,
-        })
+        Ok(Self { vocabulary, cutter, bos, eos, version })
     }
 
     /// Number of tokens; ids below it exist.
@@ -170,10 +155,7 @@ impl Tokenizer {
         if text.len() > TEXT_BYTES_MAX {
             return Err(TextError::rule(
                 "messages",
-                format!(
-                    "a text has {} bytes, the limit is {TEXT_BYTES_MAX}",
-                    text.len()
-                ),
+                format!("a text has {} bytes, the limit is {TEXT_BYTES_MAX}", text.len()),
             ));
         }
         let mut ids = Vec::with_capacity(text.len() / 3 + 2);
@@ -274,12 +256,7 @@ impl Vocabulary {
                 Token::Text(_) | Token::Byte(_) => {}
             }
         }
-        Self {
-            tokens,
-            controls,
-            unknown,
-            decoding,
-        }
+        Self { tokens, controls, unknown, decoding }
     }
 
     pub(crate) fn len(&self) -> usize {

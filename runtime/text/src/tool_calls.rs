@@ -81,11 +81,7 @@ pub(crate) fn parse(text: &str, ids: &mut Ids) -> Option<Vec<ToolCall>> {
             }
         };
         let id = ids.next(call.id.as_str());
-        ToolCall {
-            id,
-            name: call.name,
-            arguments,
-        }
+        ToolCall { id, name: call.name, arguments }
     };
     Some(calls.into_iter().map(call).collect())
 }
@@ -104,10 +100,7 @@ pub(crate) struct Ids {
 
 impl Ids {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            given: Vec::new(),
-        }
+        Self { seed, given: Vec::new() }
     }
 
     /// The model's own id where it is good and not taken, else a new one.
@@ -145,10 +138,7 @@ mod tests {
         let calls = parse(text, &mut Ids::new(7)).unwrap();
         assert_eq!(calls[0].id, "abcDEF123");
         assert_eq!(calls[0].arguments, r#"{"x": [1.0, "é"]}"#);
-        assert_eq!(
-            (calls[1].name.as_str(), calls[1].arguments.as_str()),
-            ("g", "{}")
-        );
+        assert_eq!((calls[1].name.as_str(), calls[1].arguments.as_str()), ("g", "{}"));
         assert!(is_id(&calls[1].id) && is_id(&calls[2].id));
         assert_ne!(calls[0].id, calls[2].id);
         assert_eq!(parse(text, &mut Ids::new(7)).unwrap(), calls);
@@ -166,13 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_calls_is_none() {
-        for text in [
-            "",
-            "[]",
-            "hello",
-            r#"{"arguments": {}}"#,
-            r#"[{"name": 1}]"#,
-        ] {
+        for text in ["", "[]", "hello", r#"{"arguments": {}}"#, r#"[{"name": 1}]"#] {
             assert_eq!(parse(text, &mut Ids::new(0)), None, "{text}");
         }
     }

@@ -75,10 +75,7 @@ impl Role {
 
 fn check_order(messages: &[Message]) -> Result<(), TextError> {
     let Some(last) = messages.last() else {
-        return Err(TextError::rule(
-            "messages",
-            "messages is empty; send at least one",
-        ));
+        return Err(TextError::rule("messages", "messages is empty; send at least one"));
     };
     if messages.len() == 1 && !matches!(last, Message::User { .. } | Message::System { .. }) {
         return Err(TextError::rule(
@@ -142,11 +139,7 @@ fn check_message(
 ) -> Result<(), TextError> {
     match message {
         Message::System { .. } | Message::User { .. } => Ok(()),
-        Message::Assistant {
-            content,
-            tool_calls,
-            prefix,
-        } => {
+        Message::Assistant { content, tool_calls, prefix } => {
             let has_text = content.iter().flatten().any(|chunk| !chunk.is_empty());
             if !version.keeps_system_in_place() && has_text != tool_calls.is_empty() {
                 return Err(TextError::rule(

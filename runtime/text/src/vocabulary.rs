@@ -34,10 +34,7 @@ pub(crate) fn build(stated: &weights::Vocabulary) -> Result<(Vocabulary, Cutter)
 
 fn sentencepiece(stated: &weights::Vocabulary) -> Result<(Vocabulary, Cutter), TextError> {
     if stated.scores.len() != stated.tokens.len() {
-        return Err(TextError::malformed(
-            CONTAINER,
-            "tokens and scores differ in number",
-        ));
+        return Err(TextError::malformed(CONTAINER, "tokens and scores differ in number"));
     }
     let entries = stated.tokens.iter().zip(&stated.scores).zip(&stated.kinds);
     let entries = entries
@@ -50,18 +47,11 @@ fn sentencepiece(stated: &weights::Vocabulary) -> Result<(Vocabulary, Cutter), T
                 TokenKind::Unused => PieceKind::Unused,
                 TokenKind::Byte => PieceKind::Byte,
             };
-            Entry {
-                text: text.clone(),
-                score,
-                kind,
-            }
+            Entry { text: text.clone(), score, kind }
         })
         .collect();
     let space_prefix = stated.add_space_prefix.unwrap_or(true);
-    let settings = Settings {
-        space_prefix,
-        ..Settings::default()
-    };
+    let settings = Settings { space_prefix, ..Settings::default() };
     let (vocabulary, cutter) = SentencePiece::build(entries, settings)?;
     Ok((vocabulary, Cutter::SentencePiece(cutter)))
 }
@@ -97,17 +87,11 @@ fn ranked(table: &Vec<Token>) -> Result<Tekken, TextError> {
             && !bytes.is_empty()
             && pieces.insert(bytes, Piece { id, rank: id }).is_some()
         {
-            return Err(TextError::malformed(
-                CONTAINER,
-                format!("token {id} repeats another"),
-            ));
+            return Err(TextError::malformed(CONTAINER, format!("token {id} repeats another")));
         }
     }
     if let Some(byte) = (0..=255u8).find(|&byte| pieces.find(&[byte]).is_none()) {
-        return Err(TextError::malformed(
-            CONTAINER,
-            format!("no token for byte {byte:#04x}"),
-        ));
+        return Err(TextError::malformed(CONTAINER, format!("no token for byte {byte:#04x}")));
     }
     Tekken::ranked(pieces)
 }

@@ -40,9 +40,7 @@ pub(crate) fn fields(message: &[u8]) -> impl Iterator<Item = Result<(u64, Value<
 
 /// The text of a string field.
 pub(crate) fn text(bytes: &[u8]) -> Result<String, WireError> {
-    std::str::from_utf8(bytes)
-        .map(str::to_owned)
-        .map_err(|_| WireError("a text is not UTF-8"))
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| WireError("a text is not UTF-8"))
 }
 
 fn read_field<'a>(rest: &mut &'a [u8]) -> Result<(u64, Value<'a>), WireError> {
@@ -78,17 +76,14 @@ fn read_number(rest: &mut &[u8]) -> Result<u64, WireError> {
 }
 
 fn read_array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], WireError> {
-    let (head, tail) = rest
-        .split_first_chunk()
-        .ok_or(WireError("the file ends inside a field"))?;
+    let (head, tail) = rest.split_first_chunk().ok_or(WireError("the file ends inside a field"))?;
     *rest = tail;
     Ok(*head)
 }
 
 fn read_bytes<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], WireError> {
-    let (head, tail) = rest
-        .split_at_checked(length)
-        .ok_or(WireError("the file ends inside a field"))?;
+    let (head, tail) =
+        rest.split_at_checked(length).ok_or(WireError("the file ends inside a field"))?;
     *rest = tail;
     Ok(head)
 }
@@ -99,9 +94,7 @@ mod tests {
 
     #[test]
     fn fields_come_in_order_with_their_values() {
-        let message = [
-            0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 0, 0, 0x80, 0x3f,
-        ];
+        let message = [0x08, 0x96, 0x01, 0x12, 2, b'h', b'i', 0x1d, 0, 0, 0x80, 0x3f];
         let read: Vec<_> = fields(&message).collect();
         assert_eq!(
             read,
@@ -116,22 +109,15 @@ mod tests {
     #[test]
     fn forged_lengths_are_errors() {
         for message in [
-            &[
-                0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
-            ][..],
+            &[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..],
             &[0x12, 3, 1, 2],
             &[0x08, 0x80],
-            &[
-                0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-            ],
+            &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             &[0x0b],
             &[0x0d, 1, 2],
         ] {
             let read: Vec<_> = fields(message).collect();
-            assert!(
-                matches!(read.as_slice(), [Err(_)]),
-                "{message:?} gave {read:?}"
-            );
+            assert!(matches!(read.as_slice(), [Err(_)]), "{message:?} gave {read:?}");
         }
     }
 }

@@ -90,16 +90,12 @@ impl Words {
             return class;
         }
         let place = self.ranges.partition_point(|&(_, last, _)| last < code);
-        self.ranges
-            .get(place)
-            .filter(|range| range.0 <= code)
-            .map_or(OTHER, |range| range.2)
+        self.ranges.get(place).filter(|range| range.0 <= code).map_or(OTHER, |range| range.2)
     }
 
     /// Bytes at the beginning of `text` whose characters are of these classes.
     fn run(&self, text: &str, classes: u8) -> usize {
-        text.find(|character| self.class(character) & classes == 0)
-            .unwrap_or(text.len())
+        text.find(|character| self.class(character) & classes == 0).unwrap_or(text.len())
     }
 
     /// The bytes of the first word: the alternatives of the rule, in their order.
@@ -108,22 +104,12 @@ impl Words {
             return 0;
         };
         let class = self.class(first);
-        let lead = if class & LEAD == 0 {
-            0
-        } else {
-            first.len_utf8()
-        };
+        let lead = if class & LEAD == 0 { 0 } else { first.len_utf8() };
         // `X?` takes the character first and goes without where the rest then fails.
         let starts = [lead, 0];
         let starts = if lead == 0 { &starts[..1] } else { &starts[..] };
-        let lower = starts
-            .iter()
-            .find_map(|&at| Some(at + self.lower_word(&text[at..])?));
-        let upper = || {
-            starts
-                .iter()
-                .find_map(|&at| Some(at + self.upper_word(&text[at..])?))
-        };
+        let lower = starts.iter().find_map(|&at| Some(at + self.lower_word(&text[at..])?));
+        let upper = || starts.iter().find_map(|&at| Some(at + self.upper_word(&text[at..])?));
         if let Some(length) = lower.or_else(upper) {
             return length;
         }
@@ -163,11 +149,7 @@ impl Words {
             return last + 1;
         }
         let last = text[..white].chars().next_back().map_or(0, char::len_utf8);
-        if white < text.len() && white > last {
-            white - last
-        } else {
-            white
-        }
+        if white < text.len() && white > last { white - last } else { white }
     }
 }
 
@@ -175,15 +157,9 @@ fn characters(expression: &str) -> Result<Vec<(u32, u32)>, TextError> {
     let parsed = regex_syntax::parse(expression)
         .map_err(|error| TextError::malformed("table of character classes", error.to_string()))?;
     let HirKind::Class(Class::Unicode(class)) = parsed.kind() else {
-        return Err(TextError::malformed(
-            "table of character classes",
-            "it is not of characters",
-        ));
+        return Err(TextError::malformed("table of character classes", "it is not of characters"));
     };
-    Ok(class
-        .iter()
-        .map(|range| (u32::from(range.start()), u32::from(range.end())))
-        .collect())
+    Ok(class.iter().map(|range| (u32::from(range.start()), u32::from(range.end()))).collect())
 }
 
 #[cfg(test)]
@@ -210,9 +186,7 @@ mod tests {
         let (mut words, mut at) = (Vec::new(), 0);
         while let Some(found) = RULE.find_at(text, at) {
             let mut word = found.as_str();
-            let is_run = word
-                .chars()
-                .all(|c| c.is_whitespace() && !matches!(c, '\r' | '\n'));
+            let is_run = word.chars().all(|c| c.is_whitespace() && !matches!(c, '\r' | '\n'));
             if is_run && found.end() < text.len() && word.chars().count() > 1 {
                 word = &word[..word.len() - word.chars().next_back().unwrap().len_utf8()];
             }
@@ -225,10 +199,7 @@ mod tests {
     #[test]
     fn words_are_cut_by_the_rule() {
         for (text, expected) in [
-            (
-                "Hello wORLD's  x",
-                &["Hello", " w", "ORLD", "'s", " ", " x"][..],
-            ),
+            ("Hello wORLD's  x", &["Hello", " w", "ORLD", "'s", " ", " x"][..]),
             ("a1 23//\r\n/x", &["a", "1", " ", "2", "3", "//\r\n/", "x"]),
             ("  \n \n  end  ", &["  \n \n", " ", " end", "  "]),
             ("中AB\u{301}c", &["中AB\u{301}c"]),

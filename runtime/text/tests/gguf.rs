@@ -33,9 +33,7 @@ fn cases(folder: &Path, name: &str) -> Vec<(String, Vec<TokenId>)> {
     let (texts, lines) = (read("inp"), read("out"));
     let texts = texts.split("\n__ggml_vocab_test__\n").map(str::to_owned);
     let ids = lines.lines().map(|line| {
-        line.split_whitespace()
-            .map(|id| TokenId(id.parse().unwrap()))
-            .collect::<Vec<_>>()
+        line.split_whitespace().map(|id| TokenId(id.parse().unwrap())).collect::<Vec<_>>()
     });
     texts.zip(ids).collect()
 }
@@ -61,14 +59,8 @@ fn vocabulary_of_a_converted_model_is_that_of_its_tokenizer() {
         return;
     };
     let pairs = [
-        (
-            "tiny-random/tiny-v3-bf16.gguf",
-            "tiny-random/tiny-v3/tokenizer.model",
-        ),
-        (
-            "stories260K/stories260K-f16.gguf",
-            "stories260K/hf-llama-f16/tokenizer.model",
-        ),
+        ("tiny-random/tiny-v3-bf16.gguf", "tiny-random/tiny-v3/tokenizer.model"),
+        ("stories260K/stories260K-f16.gguf", "stories260K/hf-llama-f16/tokenizer.model"),
     ];
     let texts = std::fs::read_to_string(folder.join("golden/prompts/raw.jsonl")).unwrap();
     for (model, original) in pairs {
@@ -81,10 +73,7 @@ fn vocabulary_of_a_converted_model_is_that_of_its_tokenizer() {
         let original = Tokenizer::from_file(&folder.join("models").join(original)).unwrap();
         assert_eq!(converted.vocabulary_size(), original.vocabulary_size());
         assert_eq!(converted.likely_version(), original.likely_version());
-        assert_eq!(
-            (converted.bos(), converted.eos()),
-            (original.bos(), original.eos())
-        );
+        assert_eq!((converted.bos(), converted.eos()), (original.bos(), original.eos()));
         for line in texts.lines() {
             let tokens = converted.encode(line).unwrap();
             assert_eq!(tokens, original.encode(line).unwrap());

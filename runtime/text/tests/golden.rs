@@ -38,10 +38,7 @@ fn every_golden_case_is_met() {
             let name = format!("{kind}.{version}.jsonl");
             let lines = std::fs::read_to_string(shared.join("data/golden").join(&name)).unwrap();
             let tally = check_lines(&codec, &lines, &name, &mut failures);
-            println!(
-                "{name}: {} met, {} of them refusals",
-                tally.met, tally.refused
-            );
+            println!("{name}: {} met, {} of them refusals", tally.met, tally.refused);
         }
     }
     assert!(
@@ -65,18 +62,10 @@ fn committed_cases_are_met() {
         let name = format!("{version}.jsonl");
         let lines = std::fs::read_to_string(fixtures.join(&name)).unwrap();
         let tally = check_lines(&codec, &lines, &name, &mut failures);
-        println!(
-            "{name}: {} met, {} of them refusals",
-            tally.met, tally.refused
-        );
+        println!("{name}: {} met, {} of them refusals", tally.met, tally.refused);
         assert!(tally.met > 100, "{name} has too few cases");
     }
-    assert!(
-        failures.is_empty(),
-        "{} failures:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 fn shared_folder() -> Option<PathBuf> {
@@ -92,11 +81,7 @@ fn tokenizer_folder() -> Option<PathBuf> {
     let script = "import importlib.util as u; print(u.find_spec('mistral_common').submodule_search_locations[0])";
     let output = Command::new("python3").args(["-c", script]).output().ok()?;
     let folder = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).join("data");
-    output
-        .status
-        .success()
-        .then_some(folder)
-        .filter(|folder| folder.is_dir())
+    output.status.success().then_some(folder).filter(|folder| folder.is_dir())
 }
 
 fn codec(version: &str, file: &Path) -> Codec {
@@ -133,17 +118,10 @@ fn check_case(codec: &Codec, case: &Value, expected: &Value) -> Result<(), Strin
     match case["kind"].as_str().unwrap() {
         "encode" => {
             let text = case["text"].as_str().unwrap();
-            let tokens = codec
-                .tokenizer()
-                .encode(text)
-                .map_err(|error| error.to_string())?;
+            let tokens = codec.tokenizer().encode(text).map_err(|error| error.to_string())?;
             same("tokens", &ids(&tokens), &expected["tokens"])?;
             if let Some(decoded) = expected.get("decoded") {
-                same(
-                    "decoded",
-                    &codec.tokenizer().decode(&tokens).into(),
-                    decoded,
-                )?;
+                same("decoded", &codec.tokenizer().decode(&tokens).into(), decoded)?;
             }
             Ok(())
         }
@@ -155,15 +133,8 @@ fn check_case(codec: &Codec, case: &Value, expected: &Value) -> Result<(), Strin
 fn check_decode(codec: &Codec, case: &Value, expected: &Value) -> Result<(), String> {
     let tokens: Vec<TokenId> = serde_json::from_value(case["tokens"].clone()).unwrap();
     let size = codec.tokenizer().vocabulary_size();
-    let tokens: Vec<TokenId> = tokens
-        .into_iter()
-        .filter(|t| (t.0 as usize) < size)
-        .collect();
-    same(
-        "text",
-        &codec.tokenizer().decode(&tokens).into(),
-        &expected["text_ignore"],
-    )?;
+    let tokens: Vec<TokenId> = tokens.into_iter().filter(|t| (t.0 as usize) < size).collect();
+    same("text", &codec.tokenizer().decode(&tokens).into(), &expected["text_ignore"])?;
     let mut stream = StreamDecoder::new(codec.shared_tokenizer());
     let pieces: Vec<String> = tokens.iter().map(|&token| stream.push(token)).collect();
     same("stream", &pieces.into(), &expected["stream"])?;
@@ -197,9 +168,7 @@ fn check_request(codec: &Codec, case: &Value, expected: &Value) -> Result<(), St
         Err(_) if expected.get("serving_error").is_some() => Ok(()),
         // What the template would drop in silence, serving refuses aloud.
         Err(TextError::Unsupported { param: "tools", .. }) if !codec.knows_tools() => Ok(()),
-        Err(TextError::Unsupported {
-            param: "suffix", ..
-        }) if !codec.knows_fill() => Ok(()),
+        Err(TextError::Unsupported { param: "suffix", .. }) if !codec.knows_fill() => Ok(()),
         Err(error) => Err(format!("was refused for serving: {error}")),
     }
 }
@@ -209,11 +178,7 @@ fn ids(tokens: &[TokenId]) -> Value {
 }
 
 fn same(what: &str, got: &Value, expected: &Value) -> Result<(), String> {
-    if got == expected {
-        Ok(())
-    } else {
-        Err(format!("{what}: got {got}, expected {expected}"))
-    }
+    if got == expected { Ok(()) } else { Err(format!("{what}: got {got}, expected {expected}")) }
 }
 
 fn request(case: &Value) -> Result<Request, String> {
@@ -222,12 +187,8 @@ fn request(case: &Value) -> Result<Request, String> {
         let suffix = case["suffix"].as_str().map(str::to_owned);
         return Ok(Request::new("golden", Input::Fill { prefix, suffix }));
     }
-    let mut messages: Vec<Message> = case["messages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(message)
-        .collect::<Result<_, _>>()?;
+    let mut messages: Vec<Message> =
+        case["messages"].as_array().unwrap().iter().map(message).collect::<Result<_, _>>()?;
     if case["continue_final_message"] == true {
         match messages.last_mut() {
             Some(Message::Assistant { prefix, .. }) => *prefix = true,
@@ -242,10 +203,7 @@ fn request(case: &Value) -> Result<Request, String> {
             parameters => parameters.clone(),
         };
         request.tools.push(ToolSpec {
-            name: function["name"]
-                .as_str()
-                .ok_or("tool without a name")?
-                .into(),
+            name: function["name"].as_str().ok_or("tool without a name")?.into(),
             description: function["description"].as_str().unwrap_or_default().into(),
             parameters,
         });
@@ -261,12 +219,7 @@ fn message(message: &Value) -> Result<Message, String> {
         "user" => Message::User { content: given()? },
         "assistant" => Message::Assistant {
             content,
-            tool_calls: message["tool_calls"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(call)
-                .collect(),
+            tool_calls: message["tool_calls"].as_array().into_iter().flatten().map(call).collect(),
             prefix: message["prefix"] == true,
         },
         "tool" => Message::Tool {
@@ -287,10 +240,7 @@ fn content(content: &Value) -> Result<Option<Vec<String>>, String> {
         Value::String(text) => Ok(Some(vec![text.clone()])),
         Value::Array(chunks) => {
             let chunk = |chunk: &Value| {
-                chunk["text"]
-                    .as_str()
-                    .map(str::to_owned)
-                    .ok_or_else(|| "no text".to_owned())
+                chunk["text"].as_str().map(str::to_owned).ok_or_else(|| "no text".to_owned())
             };
             chunks.iter().map(chunk).collect::<Result<_, _>>().map(Some)
         }

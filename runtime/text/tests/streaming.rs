@@ -28,9 +28,8 @@ const CONTROLS: [&str; 17] = [
     "[IMG]",
     "<pad>",
 ];
-const WORDS: [&str; 16] = [
-    "▁", "▁▁", "a", "b", "ab", "▁a", "é", "]", "[", "[I", "<", "/", "s", ">", "\u{fffd}", "▁the",
-];
+const WORDS: [&str; 16] =
+    ["▁", "▁▁", "a", "b", "ab", "▁a", "é", "]", "[", "[I", "<", "/", "s", ">", "\u{fffd}", "▁the"];
 
 /// As SentencePiece: unknown, controls, bytes, words.
 fn sentencepiece() -> Arc<Tokenizer> {
@@ -48,15 +47,8 @@ fn tekken() -> Arc<Tokenizer> {
         true => byte,
         false => 0x100 + (0..byte).filter(|byte| !printable(byte)).count() as u32,
     };
-    let mut tokens: Vec<_> = CONTROLS
-        .map(|name| (name.to_owned(), TokenKind::Control))
-        .into();
-    let byte = |byte| {
-        (
-            char::from_u32(spelled(byte)).unwrap().to_string(),
-            TokenKind::Normal,
-        )
-    };
+    let mut tokens: Vec<_> = CONTROLS.map(|name| (name.to_owned(), TokenKind::Control)).into();
+    let byte = |byte| (char::from_u32(spelled(byte)).unwrap().to_string(), TokenKind::Normal);
     tokens.extend((0..256).map(byte));
     tokens.extend(["ab", "Ġa", "Ã©", "[I"].map(|word| (word.to_owned(), TokenKind::Normal)));
     Arc::new(Tokenizer::from_vocabulary(&vocabulary("gpt2", Some("tekken"), tokens)).unwrap())
@@ -66,11 +58,7 @@ fn tekken() -> Arc<Tokenizer> {
 fn hugging_face() -> Arc<Tokenizer> {
     let names = ["<unk>"].into_iter().chain(CONTROLS);
     let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
-    let all = names
-        .clone()
-        .map(str::to_owned)
-        .chain(bytes)
-        .chain(WORDS.map(str::to_owned));
+    let all = names.clone().map(str::to_owned).chain(bytes).chain(WORDS.map(str::to_owned));
     let entries: serde_json::Map<_, _> = all.zip(0..).map(|(text, id)| (text, json!(id))).collect();
     let added = names.zip(0..).map(|(name, id)| {
         json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
@@ -96,12 +84,7 @@ fn hugging_face() -> Arc<Tokenizer> {
 }
 
 fn vocabulary(model: &str, pre: Option<&str>, tokens: Vec<(String, TokenKind)>) -> Vocabulary {
-    let id = |name: &str| {
-        tokens
-            .iter()
-            .position(|(text, _)| text == name)
-            .map(|id| id as u32)
-    };
+    let id = |name: &str| tokens.iter().position(|(text, _)| text == name).map(|id| id as u32);
     Vocabulary {
         model: model.into(),
         pre: pre.map(str::to_owned),
@@ -130,29 +113,17 @@ fn codec(tokenizer: &Arc<Tokenizer>) -> Codec {
 }
 
 fn chat(text: &str) -> Request {
-    Request::new(
-        "x",
-        Input::Chat(vec![Message::User {
-            content: vec![text.into()],
-        }]),
-    )
+    Request::new("x", Input::Chat(vec![Message::User { content: vec![text.into()] }]))
 }
 
 fn with_tool(mut request: Request) -> Request {
     let parameters = json!({"type": "object"});
-    request.tools.push(ToolSpec {
-        name: "f".into(),
-        description: String::new(),
-        parameters,
-    });
+    request.tools.push(ToolSpec { name: "f".into(), description: String::new(), parameters });
     request
 }
 
 fn run(decoder: &mut Decoder, tokens: &[TokenId]) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = tokens
-        .iter()
-        .flat_map(|&token| decoder.push(token))
-        .collect();
+    let mut pieces: Vec<Piece> = tokens.iter().flat_map(|&token| decoder.push(token)).collect();
     pieces.extend(decoder.finish());
     pieces
 }
@@ -224,19 +195,13 @@ fn call_is_given_whole_and_its_spelling_never_shows() {
         let calls = r#"[{"name": "f", "arguments": {"x": "]"}}, {"name": "f", "id": "abcdefghi"}]"#;
         answer.extend(tokenizer.encode(calls).unwrap());
         let pieces = run(&mut codec.decoder(&prompt), &answer);
-        let [
-            Piece::Text { text, tokens },
-            Piece::ToolCall(first),
-            Piece::ToolCall(second),
-        ] = pieces.as_slice()
+        let [Piece::Text { text, tokens }, Piece::ToolCall(first), Piece::ToolCall(second)] =
+            pieces.as_slice()
         else {
             panic!("{pieces:?}");
         };
         assert!(text == "ab" && *tokens > 0);
-        assert_eq!(
-            (first.name.as_str(), first.arguments.as_str()),
-            ("f", r#"{"x": "]"}"#)
-        );
+        assert_eq!((first.name.as_str(), first.arguments.as_str()), ("f", r#"{"x": "]"}"#));
         assert!(first.id.len() == 9 && first.id.bytes().all(|b| b.is_ascii_alphanumeric()));
         assert_eq!(second.id, "abcdefghi");
         assert_eq!(run(&mut codec.decoder(&prompt), &answer), pieces);
@@ -271,13 +236,7 @@ fn steering_tokens_are_banned_where_they_have_no_place() {
     let mut refused = with_tool(chat("x"));
     refused.tool_choice = ToolChoice::None;
     assert!(codec.encode(&refused).unwrap().banned.contains(&calls));
-    assert!(
-        codec
-            .encode(&Request::new("x", Input::Text("x".into())))
-            .unwrap()
-            .banned
-            .is_empty()
-    );
+    assert!(codec.encode(&Request::new("x", Input::Text("x".into()))).unwrap().banned.is_empty());
 }
 
 #[test]
@@ -291,12 +250,7 @@ fn continued_text_keeps_the_space_between() {
     };
     assert_eq!(shown(Input::Text("ab".into())), " the");
     assert_eq!(shown(Input::Text(String::new())), "the");
-    assert_eq!(
-        shown(Input::Chat(vec![Message::User {
-            content: vec!["ab".into()]
-        }])),
-        "the"
-    );
+    assert_eq!(shown(Input::Chat(vec![Message::User { content: vec!["ab".into()] }])), "the");
     assert_eq!(shown(Input::Tokens(vec![tokenizer.bos()])), "the");
 }
 
@@ -312,15 +266,8 @@ fn template_without_its_control_tokens_is_refused() {
     assert_eq!(tokenizer.likely_version(), TemplateVersion::V1);
     let codec = Codec::new(Arc::clone(&tokenizer), TemplateVersion::V1).unwrap();
     assert!(codec.encode(&chat("a")).is_ok());
-    for version in [
-        TemplateVersion::V2,
-        TemplateVersion::V3,
-        TemplateVersion::V7,
-    ] {
-        assert!(matches!(
-            codec.with_version(version),
-            Err(TextError::MissingControl { .. })
-        ));
+    for version in [TemplateVersion::V2, TemplateVersion::V3, TemplateVersion::V7] {
+        assert!(matches!(codec.with_version(version), Err(TextError::MissingControl { .. })));
     }
 }
 

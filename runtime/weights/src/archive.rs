@@ -115,13 +115,18 @@ pub fn open(path: &Path) -> Result<Arc<dyn Archive>, WeightsError> {
             folder::open_file(file)?
         } else {
             let found = "it does not begin with GGUF, nor is it named .safetensors".into();
-            return Err(WeightsError::Unrecognised {
-                path: path.to_owned(),
-                found,
-            });
+            return Err(WeightsError::Unrecognised { path: path.to_owned(), found });
         }
     };
     Ok(Arc::new(opened))
+}
+
+/// Opens a GGUF file that the program carries. `name` stands for its path in errors.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_embedded(name: &str, bytes: &'static [u8]) -> Result<Arc<dyn Archive>, WeightsError> {
+    Ok(Arc::new(gguf::open(Mapped::embedded(name, bytes))?))
 }
 
 /// The table of contents of one `.safetensors` file, which needs no configuration beside it.
@@ -144,10 +149,7 @@ pub fn gguf_vocabulary(path: &Path) -> Result<Option<Vocabulary>, WeightsError> 
         return gguf::vocabulary(&file);
     }
     let found = "it does not begin with GGUF".into();
-    Err(WeightsError::Unrecognised {
-        path: path.to_owned(),
-        found,
-    })
+    Err(WeightsError::Unrecognised { path: path.to_owned(), found })
 }
 
 fn summaries(table: &Table) -> Vec<TensorSummary> {
@@ -181,15 +183,7 @@ impl Opened {
         table: Table,
         vocabulary: Option<Vocabulary>,
     ) -> Result<Self, WeightsError> {
-        let opened = Self {
-            path,
-            container,
-            hyper,
-            files,
-            table,
-            vocabulary,
-            tokenizer: None,
-        };
+        let opened = Self { path, container, hyper, files, table, vocabulary, tokenizer: None };
         // The limit on layers keeps this within u16.
         let layers = opened.hyper.layers as u16;
         for name in TensorName::all_but_output(layers).chain([TensorName::Output]) {
@@ -232,20 +226,12 @@ impl Opened {
         };
         let tensor = stored.spelled(self.container);
         let Some(place) = self.table.place(&tensor) else {
-            return Err(WeightsError::MissingTensor {
-                path: self.path.clone(),
-                tensor,
-            });
+            return Err(WeightsError::MissingTensor { path: self.path.clone(), tensor });
         };
         let expected = self.hyper.shape_of(stored);
         if place.shape != expected {
             let (path, found) = (self.path.clone(), place.shape.clone());
-            return Err(WeightsError::WrongShape {
-                path,
-                tensor,
-                found,
-                expected,
-            });
+            return Err(WeightsError::WrongShape { path, tensor, found, expected });
         }
         Ok(place)
     }
@@ -286,10 +272,6 @@ impl Archive for Opened {
     }
 
     fn modified_unix(&self) -> u64 {
-        self.files
-            .iter()
-            .map(|file| file.modified_unix)
-            .max()
-            .unwrap_or(0)
+        self.files.iter().map(|file| file.modified_unix).max().unwrap_or(0)
     }
 }

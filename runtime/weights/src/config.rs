@@ -12,9 +12,7 @@ const VOCABULARY_MAX: u32 = hyper::VOCABULARY_MAX as u32;
 
 /// Reads `config.json`. A key that is left out has the default of its `model_type`.
 pub(crate) fn hugging_face(config: &Document) -> Result<Hyper, WeightsError> {
-    let kind = config
-        .text("model_type")?
-        .ok_or_else(|| config.missing("model_type"))?;
+    let kind = config.text("model_type")?.ok_or_else(|| config.missing("model_type"))?;
     let mistral = kind == "mistral";
     if !mistral && kind != "llama" {
         let shown: String = kind.chars().take(60).collect();
@@ -29,10 +27,7 @@ pub(crate) fn hugging_face(config: &Document) -> Result<Hyper, WeightsError> {
             return Err(config.unsupported(format!("`{key}`"), ANOTHER_MODEL));
         }
     }
-    if config
-        .text("hidden_act")?
-        .is_some_and(|name| name != "silu")
-    {
+    if config.text("hidden_act")?.is_some_and(|name| name != "silu") {
         return Err(config.wrong("hidden_act", "\"silu\""));
     }
     let heads = config.required("num_attention_heads", hyper::HEADS_MAX)?;
@@ -46,14 +41,9 @@ pub(crate) fn hugging_face(config: &Document) -> Result<Hyper, WeightsError> {
         None if mistral && !config.states("num_key_value_heads") => 8,
         stated => stated.unwrap_or(heads),
     };
-    let epsilon = config
-        .number("rms_norm_eps")?
-        .ok_or_else(|| config.missing("rms_norm_eps"))?;
+    let epsilon = config.number("rms_norm_eps")?.ok_or_else(|| config.missing("rms_norm_eps"))?;
     let stated = Hyper {
-        name: config
-            .text("_name_or_path")?
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned),
+        name: config.text("_name_or_path")?.filter(|name| !name.is_empty()).map(str::to_owned),
         license: config.text("license")?.map(str::to_owned),
         vocabulary: config.required("vocab_size", VOCABULARY_MAX)?,
         hidden,
@@ -70,11 +60,7 @@ pub(crate) fn hugging_face(config: &Document) -> Result<Hyper, WeightsError> {
         pairing: RopePairing::HalfSplit,
     };
     let key = "max_position_embeddings";
-    stated.settle(
-        config.count(key, hyper::CONTEXT_TOKENS_MAX)?,
-        &config.path,
-        key,
-    )
+    stated.settle(config.count(key, hyper::CONTEXT_TOKENS_MAX)?, &config.path, key)
 }
 
 /// What the file states; one that leaves it out means `hidden / heads`.
@@ -93,14 +79,9 @@ fn rope_theta(config: &Document) -> Result<f64, WeightsError> {
         let Some(value) = config.value(key) else {
             continue;
         };
-        let rope = value
-            .as_object()
-            .ok_or_else(|| config.wrong(key, "an object"))?;
+        let rope = value.as_object().ok_or_else(|| config.wrong(key, "an object"))?;
         for name in ["rope_type", "type"] {
-            if rope
-                .get(name)
-                .is_some_and(|kind| !kind.is_null() && kind != "default")
-            {
+            if rope.get(name).is_some_and(|kind| !kind.is_null() && kind != "default") {
                 return Err(config.unsupported(format!("`{key}` with scaled angles"), UNSCALED));
             }
         }
@@ -130,17 +111,11 @@ const NOT_DENSE: [&str; 8] = [
 /// Reads `params.json`.
 pub(crate) fn mistral(params: &Document) -> Result<Hyper, WeightsError> {
     for key in NOT_DENSE {
-        if params
-            .value(key)
-            .is_some_and(|value| value != &Value::Bool(false))
-        {
+        if params.value(key).is_some_and(|value| value != &Value::Bool(false)) {
             return Err(params.unsupported(format!("`{key}`"), ANOTHER_MODEL));
         }
     }
-    if params
-        .text("model_type")?
-        .is_some_and(|kind| kind != "transformer")
-    {
+    if params.text("model_type")?.is_some_and(|kind| kind != "transformer") {
         return Err(params.wrong("model_type", "\"transformer\""));
     }
     let heads = params.required("n_heads", hyper::HEADS_MAX)?;
@@ -152,9 +127,7 @@ pub(crate) fn mistral(params: &Document) -> Result<Hyper, WeightsError> {
         None if sliding_window.is_some() => 10_000.0,
         None => 1_000_000.0,
     };
-    let epsilon = params
-        .number("norm_eps")?
-        .ok_or_else(|| params.missing("norm_eps"))?;
+    let epsilon = params.number("norm_eps")?.ok_or_else(|| params.missing("norm_eps"))?;
     let stated = Hyper {
         name: None,
         license: None,
@@ -163,9 +136,7 @@ pub(crate) fn mistral(params: &Document) -> Result<Hyper, WeightsError> {
         feed_forward: params.required("hidden_dim", hyper::FEED_FORWARD_MAX)?,
         layers: params.required("n_layers", hyper::LAYERS_MAX)?,
         heads,
-        kv_heads: params
-            .count("n_kv_heads", hyper::HEADS_MAX)?
-            .unwrap_or(heads),
+        kv_heads: params.count("n_kv_heads", hyper::HEADS_MAX)?.unwrap_or(heads),
         head_dim: head_dim(params, hidden, heads)?,
         context_tokens_max: 0,
         rope_theta,

@@ -54,12 +54,7 @@ struct Layout {
 }
 
 const fn layout(name: &'static str, gguf: u32, values: usize, bytes: usize) -> Layout {
-    Layout {
-        name,
-        gguf,
-        values,
-        bytes,
-    }
+    Layout { name, gguf, values, bytes }
 }
 
 /// In the order of [`Encoding::ALL`].
@@ -156,21 +151,14 @@ impl Encoding {
         if !values.is_multiple_of(self.block_values()) {
             return Err(wrong);
         }
-        (values / self.block_values())
-            .checked_mul(self.block_bytes())
-            .ok_or(wrong)
+        (values / self.block_values()).checked_mul(self.block_bytes()).ok_or(wrong)
     }
 
     /// The encoding behind a GGUF type number; else the type's name where it is known.
     pub(crate) fn from_gguf(number: u32) -> Result<Self, Option<&'static str>> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|encoding| encoding.layout().gguf == number);
+        let found = Self::ALL.into_iter().find(|encoding| encoding.layout().gguf == number);
         found.ok_or_else(|| {
-            UNREAD_GGUF_TYPES
-                .iter()
-                .find(|(known, _)| *known == number)
-                .map(|(_, name)| *name)
+            UNREAD_GGUF_TYPES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
         })
     }
 
@@ -212,9 +200,8 @@ impl Encoding {
             Self::Iq4Nl => iq4_nl,
             Self::Iq4Xs => iq4_xs,
         };
-        for (block, values) in bytes
-            .chunks_exact(block_bytes)
-            .zip(out.chunks_exact_mut(block_values))
+        for (block, values) in
+            bytes.chunks_exact(block_bytes).zip(out.chunks_exact_mut(block_values))
         {
             unpack_block(block, values);
         }
@@ -332,11 +319,7 @@ fn q3_k(block: &[u8], out: &mut [f32]) {
         let bytes = &qs[half * 32 + side * 16..][..16];
         let masks = &hmask[side * 16..][..16];
         for ((value, &q), &mask) in values.iter_mut().zip(bytes).zip(masks) {
-            let below = if (mask >> (sub / 2)) & 1 == 1 {
-                0.0
-            } else {
-                4.0
-            };
+            let below = if (mask >> (sub / 2)) & 1 == 1 { 0.0 } else { 4.0 };
             *value = scale * (f32::from((q >> shift) & 3) - below);
         }
     }
@@ -466,10 +449,7 @@ mod tests {
     #[test]
     fn a_row_that_is_not_whole_blocks_has_no_bytes() {
         assert_eq!(Encoding::Q4K.row_bytes(512).unwrap(), 288);
-        assert!(matches!(
-            Encoding::Q4K.row_bytes(128),
-            Err(WeightsError::RowLength { .. })
-        ));
+        assert!(matches!(Encoding::Q4K.row_bytes(128), Err(WeightsError::RowLength { .. })));
         assert!(Encoding::F32.row_bytes(usize::MAX).is_err());
     }
 
@@ -478,10 +458,7 @@ mod tests {
         let mut out = [0.0; 64];
         assert!(Encoding::Q8_0.unpack(&[0; 68], &mut out).is_ok());
         for bytes in [0, 34, 67, 102] {
-            assert!(
-                Encoding::Q8_0.unpack(&vec![0; bytes], &mut out).is_err(),
-                "{bytes}"
-            );
+            assert!(Encoding::Q8_0.unpack(&vec![0; bytes], &mut out).is_err(), "{bytes}");
         }
     }
 

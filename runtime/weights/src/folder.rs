@@ -63,11 +63,8 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, WeightsError> {
         let index = folder.join(layout.index);
         if index.is_file() {
             let index = Index::open(index)?;
-            let files: Result<Vec<_>, _> = index
-                .shards
-                .iter()
-                .map(|shard| Mapped::open(&folder.join(shard)))
-                .collect();
+            let files: Result<Vec<_>, _> =
+                index.shards.iter().map(|shard| Mapped::open(&folder.join(shard))).collect();
             return assemble(folder, layout, files?, Some(&index));
         }
     }
@@ -77,11 +74,7 @@ pub(crate) fn open(folder: &Path) -> Result<Opened, WeightsError> {
 /// Opens one `.safetensors` file with its configuration beside it.
 pub(crate) fn open_file(file: Mapped) -> Result<Opened, WeightsError> {
     let folder = file.path.parent().map(Path::to_owned).unwrap_or_default();
-    let name = file
-        .path
-        .file_name()
-        .map(|name| name.to_string_lossy())
-        .unwrap_or_default();
+    let name = file.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let mistral_first = name.starts_with("consolidated");
     if name.contains("-of-") {
         return Err(WeightsError::Unsupported {
@@ -94,17 +87,12 @@ pub(crate) fn open_file(file: Mapped) -> Result<Opened, WeightsError> {
     if mistral_first {
         layouts.reverse();
     }
-    let found = layouts
-        .into_iter()
-        .find(|layout| folder.join(layout.configuration).is_file());
+    let found = layouts.into_iter().find(|layout| folder.join(layout.configuration).is_file());
     let Some(layout) = found else {
         // A damaged file is told as such, whatever lies beside it.
         safetensors::read(&file, 0, &mut Table::default())?;
         let found = "neither config.json nor params.json lies beside it".into();
-        return Err(WeightsError::Unrecognised {
-            path: file.path.clone(),
-            found,
-        });
+        return Err(WeightsError::Unrecognised { path: file.path.clone(), found });
     };
     assemble(&folder, layout, vec![file], None)
 }
@@ -147,9 +135,7 @@ impl Index {
         struct Stated {
             weight_map: Once<String>,
         }
-        let Stated {
-            weight_map: Once(map),
-        } = json::read(&path)?;
+        let Stated { weight_map: Once(map) } = json::read(&path)?;
         let names: BTreeSet<&String> = map.values().collect();
         let malformed = |at: &str, problem: String| WeightsError::Malformed {
             path: path.clone(),
@@ -162,32 +148,20 @@ impl Index {
         }
         for name in &names {
             // A shard lies in the folder itself: no path may lead out of it.
-            let plain = Path::new(name)
-                .file_name()
-                .is_some_and(|file| file == name.as_str())
+            let plain = Path::new(name).file_name().is_some_and(|file| file == name.as_str())
                 && !name.contains('\\')
                 && safetensors::is_safetensors(Path::new(name));
             if !plain {
                 let shown: String = name.chars().take(60).collect();
-                return Err(malformed(
-                    "weight_map",
-                    format!("{shown:?} names no shard here"),
-                ));
+                return Err(malformed("weight_map", format!("{shown:?} names no shard here")));
             }
         }
         let shards: Vec<String> = names.into_iter().cloned().collect();
         let place = |(tensor, shard): (String, String)| {
-            shards
-                .binary_search(&shard)
-                .ok()
-                .map(|position| (tensor, position))
+            shards.binary_search(&shard).ok().map(|position| (tensor, position))
         };
         let places = map.into_iter().filter_map(place).collect();
-        Ok(Self {
-            path,
-            shards,
-            places,
-        })
+        Ok(Self { path, shards, places })
     }
 
     /// Every tensor must lie in the shard that the index names.
@@ -206,18 +180,11 @@ impl Index {
 }
 
 fn only_gguf(folder: &Path) -> Result<Mapped, WeightsError> {
-    let failed = |source| WeightsError::Io {
-        path: folder.to_owned(),
-        doing: "list",
-        source,
-    };
+    let failed = |source| WeightsError::Io { path: folder.to_owned(), doing: "list", source };
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)?.take(ENTRIES_MAX) {
         let path = entry.map_err(failed)?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "gguf")
-        {
+        if path.extension().is_some_and(|extension| extension == "gguf") {
             found.push(path);
         }
     }
@@ -246,13 +213,7 @@ fn tokenizer_in(folder: &Path, hyper: &Hyper) -> Option<PathBuf> {
         "tekken.json",
     ];
     const TEKKEN: [&str; 3] = ["tekken.json", "tokenizer.json", "tokenizer.model"];
-    let names: &[&str] = if hyper.vocabulary >= TEKKEN_VOCABULARY_MIN {
-        &TEKKEN
-    } else {
-        &SENTENCE_PIECE
-    };
-    names
-        .iter()
-        .map(|name| folder.join(name))
-        .find(|path| path.is_file())
+    let names: &[&str] =
+        if hyper.vocabulary >= TEKKEN_VOCABULARY_MIN { &TEKKEN } else { &SENTENCE_PIECE };
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }

@@ -23,15 +23,10 @@ const ARCHITECTURE: &str = "llama";
 pub(crate) fn open(file: Mapped) -> Result<Opened, WeightsError> {
     let (hyper, vocabulary, table) = {
         let Header { values, table } = header::read(&file)?;
-        let keys = Keys {
-            file: &file,
-            values,
-        };
+        let keys = Keys { file: &file, values };
         refuse_what_is_not_read(&keys)?;
         let vocabulary = vocabulary::read(&keys)?;
-        let tokens = vocabulary
-            .as_ref()
-            .map(|vocabulary| vocabulary.tokens.len());
+        let tokens = vocabulary.as_ref().map(|vocabulary| vocabulary.tokens.len());
         let hyper = read_hyper(&keys, &table, tokens)?;
         (hyper, vocabulary, table)
     };
@@ -56,28 +51,18 @@ impl<'a> Keys<'a> {
         WeightsError::WrongValue {
             path: self.file.path.clone(),
             key: key.to_owned(),
-            found: self
-                .values
-                .get(key)
-                .map_or_else(|| "missing".into(), Value::show),
+            found: self.values.get(key).map_or_else(|| "missing".into(), Value::show),
             expected: expected.into(),
         }
     }
 
     fn missing(&self, key: &str) -> WeightsError {
-        WeightsError::MissingKey {
-            path: self.file.path.clone(),
-            key: key.to_owned(),
-        }
+        WeightsError::MissingKey { path: self.file.path.clone(), key: key.to_owned() }
     }
 
     fn unsupported(&self, what: impl Into<String>, advice: &str) -> WeightsError {
         let path = self.file.path.clone();
-        WeightsError::Unsupported {
-            path,
-            what: what.into(),
-            advice: advice.into(),
-        }
+        WeightsError::Unsupported { path, what: what.into(), advice: advice.into() }
     }
 
     fn text(&self, key: &str) -> Result<Option<&'a str>, WeightsError> {
@@ -125,12 +110,8 @@ impl<'a> Keys<'a> {
         let Some(number) = self.integer(key)? else {
             return Ok(None);
         };
-        let count = u32::try_from(number)
-            .ok()
-            .filter(|count| (1..=limit).contains(count));
-        count
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, format!("an integer from 1 to {limit}")))
+        let count = u32::try_from(number).ok().filter(|count| (1..=limit).contains(count));
+        count.map(Some).ok_or_else(|| self.wrong(key, format!("an integer from 1 to {limit}")))
     }
 
     fn required(&self, key: &str, limit: u32) -> Result<u32, WeightsError> {
@@ -144,9 +125,8 @@ fn of(key: &str) -> String {
 
 /// Features that change what the weights mean.
 fn refuse_what_is_not_read(keys: &Keys<'_>) -> Result<(), WeightsError> {
-    let architecture = keys
-        .text("general.architecture")?
-        .ok_or_else(|| keys.missing("general.architecture"))?;
+    let architecture =
+        keys.text("general.architecture")?.ok_or_else(|| keys.missing("general.architecture"))?;
     if architecture != ARCHITECTURE {
         let shown: String = architecture.chars().take(60).collect();
         return Err(keys.unsupported(
@@ -160,10 +140,7 @@ fn refuse_what_is_not_read(keys: &Keys<'_>) -> Result<(), WeightsError> {
             "Merge the parts into one file first (llama-gguf-split --merge).",
         ));
     }
-    if keys
-        .integer(&of("expert_count"))?
-        .is_some_and(|count| count != 0)
-    {
+    if keys.integer(&of("expert_count"))?.is_some_and(|count| count != 0) {
         return Err(keys.unsupported("a mixture of experts", "Use a dense model."));
     }
     if keys.bool(&of("attention.causal"))? == Some(false) {
@@ -174,16 +151,11 @@ fn refuse_what_is_not_read(keys: &Keys<'_>) -> Result<(), WeightsError> {
     let factors = [of("rope.scaling.factor"), of("rope.scale_linear")];
     let mut scales = false;
     for factor in &factors {
-        scales |= keys
-            .float(factor)?
-            .is_some_and(|factor| factor != 0.0 && factor != 1.0);
+        scales |= keys.float(factor)?.is_some_and(|factor| factor != 0.0 && factor != 1.0);
     }
     if !matches!(scaling, "none" | "linear") || (scaling == "linear" && scales) {
         return Err(keys.unsupported(
-            format!(
-                "rope scaling {:?}",
-                scaling.chars().take(60).collect::<String>()
-            ),
+            format!("rope scaling {:?}", scaling.chars().take(60).collect::<String>()),
             "Use a model whose rotary angles are not scaled.",
         ));
     }
@@ -213,9 +185,7 @@ fn read_hyper(
         feed_forward: keys.required(&of("feed_forward_length"), hyper::FEED_FORWARD_MAX)?,
         layers: keys.required(&of("block_count"), hyper::LAYERS_MAX)?,
         heads,
-        kv_heads: keys
-            .count(&of("attention.head_count_kv"), hyper::HEADS_MAX)?
-            .unwrap_or(heads),
+        kv_heads: keys.count(&of("attention.head_count_kv"), hyper::HEADS_MAX)?.unwrap_or(heads),
         head_dim,
         context_tokens_max: 0,
         rope_theta: keys.float(&of("rope.freq_base"))?.unwrap_or(10_000.0),
@@ -235,10 +205,7 @@ fn read_head_dim(keys: &Keys<'_>, hidden: u32, heads: u32) -> Result<u32, Weight
         None => return Err(keys.missing(&of("attention.key_length"))),
     };
     for key in [of("attention.value_length"), of("rope.dimension_count")] {
-        if keys
-            .integer(&key)?
-            .is_some_and(|stated| stated != i128::from(head_dim))
-        {
+        if keys.integer(&key)?.is_some_and(|stated| stated != i128::from(head_dim)) {
             return Err(keys.wrong(&key, format!("the head size {head_dim}")));
         }
     }
@@ -255,18 +222,11 @@ fn read_vocabulary_count(
     let limit = hyper::VOCABULARY_MAX as u32;
     let stated = keys.count(&key, limit)?;
     let embedding = TensorName::Embedding.spelled(Container::Gguf);
-    let embedded = table
-        .place(&embedding)
-        .and_then(|place| place.shape.first().copied());
-    let Some(counted) = tokens
-        .or_else(|| stated.map(|count| count as usize))
-        .or(embedded)
-    else {
+    let embedded = table.place(&embedding).and_then(|place| place.shape.first().copied());
+    let Some(counted) = tokens.or_else(|| stated.map(|count| count as usize)).or(embedded) else {
         return Err(keys.missing(&key));
     };
-    let Some(counted) = u32::try_from(counted)
-        .ok()
-        .filter(|count| (1..=limit).contains(count))
+    let Some(counted) = u32::try_from(counted).ok().filter(|count| (1..=limit).contains(count))
     else {
         return Err(keys.wrong(&key, format!("an integer from 1 to {limit}")));
     };

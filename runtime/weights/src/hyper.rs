@@ -98,37 +98,21 @@ impl Hyper {
         };
         if !self.heads.is_multiple_of(self.kv_heads) {
             let expected = format!("a divisor of the {} query heads", self.heads);
-            return wrong(
-                "the number of key-value heads",
-                self.kv_heads.to_string(),
-                expected,
-            );
+            return wrong("the number of key-value heads", self.kv_heads.to_string(), expected);
         }
         if !self.head_dim.is_multiple_of(2) || self.head_dim > HEAD_DIM_MAX {
             let expected = format!("an even number up to {HEAD_DIM_MAX}");
             return wrong("the head size", self.head_dim.to_string(), expected);
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
-            return wrong(
-                "the rotary base",
-                self.rope_theta.to_string(),
-                "above 0".into(),
-            );
+            return wrong("the rotary base", self.rope_theta.to_string(), "above 0".into());
         }
         if !(self.rms_epsilon > 0.0 && self.rms_epsilon < 1.0) {
-            return wrong(
-                "the norm's epsilon",
-                self.rms_epsilon.to_string(),
-                "from 0 to 1".into(),
-            );
+            return wrong("the norm's epsilon", self.rms_epsilon.to_string(), "from 0 to 1".into());
         }
-        self.context_tokens_max =
-            known_context(&self)
-                .or(claimed)
-                .ok_or_else(|| WeightsError::MissingKey {
-                    path: path.to_owned(),
-                    key: context_key.to_owned(),
-                })?;
+        self.context_tokens_max = known_context(&self).or(claimed).ok_or_else(|| {
+            WeightsError::MissingKey { path: path.to_owned(), key: context_key.to_owned() }
+        })?;
         Ok(self)
     }
 }
@@ -203,9 +187,7 @@ fn known_context(hyper: &Hyper) -> Option<u32> {
     ];
     let known = KNOWN.iter().find(|known| {
         known.shape == shape
-            && known
-                .vocabulary
-                .is_none_or(|count| count == hyper.vocabulary)
+            && known.vocabulary.is_none_or(|count| count == hyper.vocabulary)
             && known.rope_theta == hyper.rope_theta
     })?;
     Some(known.context_tokens)
@@ -245,47 +227,23 @@ mod tests {
     fn known_models_override_what_files_claim() {
         let small = [56, 6144, 16384, 48, 8, 128];
         assert_eq!(context(small, 32768, 1e6, 131_072), 32_768);
-        assert_eq!(
-            context([88, 12288, 28672, 96, 8, 128], 32768, 1e6, 32_768),
-            131_072
-        );
-        assert_eq!(
-            context([40, 5120, 14336, 32, 8, 128], 131_072, 1e6, 1_024_000),
-            131_072
-        );
-        assert_eq!(
-            context([40, 5120, 32768, 32, 8, 128], 131_072, 1e8, 131_072),
-            32_768
-        );
-        assert_eq!(
-            context([40, 5120, 32768, 32, 8, 128], 131_072, 1e9, 32_768),
-            131_072
-        );
-        assert_eq!(
-            context([32, 4096, 14336, 32, 8, 128], 32768, 1e6, 8192),
-            32_768
-        );
+        assert_eq!(context([88, 12288, 28672, 96, 8, 128], 32768, 1e6, 32_768), 131_072);
+        assert_eq!(context([40, 5120, 14336, 32, 8, 128], 131_072, 1e6, 1_024_000), 131_072);
+        assert_eq!(context([40, 5120, 32768, 32, 8, 128], 131_072, 1e8, 131_072), 32_768);
+        assert_eq!(context([40, 5120, 32768, 32, 8, 128], 131_072, 1e9, 32_768), 131_072);
+        assert_eq!(context([32, 4096, 14336, 32, 8, 128], 32768, 1e6, 8192), 32_768);
     }
 
     #[test]
     fn a_neighbour_of_the_same_shape_keeps_its_claim() {
-        assert_eq!(
-            context([32, 4096, 14336, 32, 8, 128], 128_256, 5e5, 8192),
-            8192
-        );
-        assert_eq!(
-            context([40, 5120, 14336, 32, 8, 128], 131_072, 4e6, 262_144),
-            262_144
-        );
+        assert_eq!(context([32, 4096, 14336, 32, 8, 128], 128_256, 5e5, 8192), 8192);
+        assert_eq!(context([40, 5120, 14336, 32, 8, 128], 131_072, 4e6, 262_144), 262_144);
     }
 
     #[test]
     fn numbers_that_do_not_fit_together_are_refused() {
         let refused = |shape, theta| {
-            stated(shape, 8, theta)
-                .settle(Some(8), Path::new("m"), "c")
-                .unwrap_err()
-                .to_string()
+            stated(shape, 8, theta).settle(Some(8), Path::new("m"), "c").unwrap_err().to_string()
         };
         assert!(refused([1, 8, 8, 3, 2, 2], 1e4).contains("divisor of the 3 query heads"));
         assert!(refused([1, 8, 8, 2, 2, 3], 1e4).contains("even number"));

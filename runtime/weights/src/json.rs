@@ -51,16 +51,10 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Once<V> {
 
 /// Reads and parses a document.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, WeightsError> {
-    let failed = |source| WeightsError::Io {
-        path: path.to_owned(),
-        doing: "read",
-        source,
-    };
+    let failed = |source| WeightsError::Io { path: path.to_owned(), doing: "read", source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(failed)?;
-    file.take(DOCUMENT_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
         return Err(WeightsError::Limit {
             path: path.to_owned(),
@@ -99,9 +93,7 @@ impl Document {
     }
 
     pub(crate) fn wrong(&self, key: &str, expected: impl Into<String>) -> WeightsError {
-        let found = self
-            .value(key)
-            .map_or_else(|| "missing".to_owned(), Value::to_string);
+        let found = self.value(key).map_or_else(|| "missing".to_owned(), Value::to_string);
         WeightsError::WrongValue {
             path: self.path.clone(),
             key: key.to_owned(),
@@ -111,49 +103,33 @@ impl Document {
     }
 
     pub(crate) fn missing(&self, key: &str) -> WeightsError {
-        WeightsError::MissingKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-        }
+        WeightsError::MissingKey { path: self.path.clone(), key: key.to_owned() }
     }
 
     pub(crate) fn unsupported(&self, what: impl Into<String>, advice: &str) -> WeightsError {
         let path = self.path.clone();
-        WeightsError::Unsupported {
-            path,
-            what: what.into(),
-            advice: advice.into(),
-        }
+        WeightsError::Unsupported { path, what: what.into(), advice: advice.into() }
     }
 
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, WeightsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        value
-            .as_str()
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, "a text"))
+        value.as_str().map(Some).ok_or_else(|| self.wrong(key, "a text"))
     }
 
     pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, WeightsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        value
-            .as_bool()
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, "true or false"))
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false"))
     }
 
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, WeightsError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        value
-            .as_f64()
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, "a number"))
+        value.as_f64().map(Some).ok_or_else(|| self.wrong(key, "a number"))
     }
 
     /// A count from 1 to `limit`.
@@ -163,9 +139,7 @@ impl Document {
         };
         let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
         let count = count.filter(|count| (1..=limit).contains(count));
-        count
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, format!("an integer from 1 to {limit}")))
+        count.map(Some).ok_or_else(|| self.wrong(key, format!("an integer from 1 to {limit}")))
     }
 
     pub(crate) fn required(&self, key: &str, limit: u32) -> Result<u32, WeightsError> {

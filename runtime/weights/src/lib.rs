@@ -26,7 +26,8 @@ mod table;
 mod vocabulary;
 
 pub use archive::{
-    Archive, Container, RawTensor, TensorSummary, gguf_vocabulary, open, safetensors_contents,
+    Archive, Container, RawTensor, TensorSummary, gguf_vocabulary, open, open_embedded,
+    safetensors_contents,
 };
 pub use encoding::Encoding;
 pub use error::WeightsError;

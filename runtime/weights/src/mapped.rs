@@ -27,24 +27,13 @@ impl Mapped {
     /// Maps a regular file that is not empty.
     pub(crate) fn open(path: &Path) -> Result<Self, WeightsError> {
         let failed = |doing| {
-            move |source: io::Error| WeightsError::Io {
-                path: path.to_owned(),
-                doing,
-                source,
-            }
+            move |source: io::Error| WeightsError::Io { path: path.to_owned(), doing, source }
         };
         // Asked before opening: to open a pipe waits for its other end.
         let metadata = fs::metadata(path).map_err(failed("open"))?;
         if !metadata.is_file() || metadata.len() == 0 {
-            let found = if metadata.is_file() {
-                "it is empty"
-            } else {
-                "it is not a file"
-            };
-            return Err(WeightsError::Unrecognised {
-                path: path.to_owned(),
-                found: found.into(),
-            });
+            let found = if metadata.is_file() { "it is empty" } else { "it is not a file" };
+            return Err(WeightsError::Unrecognised { path: path.to_owned(), found: found.into() });
         }
         let file = File::open(path).map_err(failed("open"))?;
         // SAFETY: the mapping is read-only and owned by `Bytes`, so no view outlives it. What the
@@ -53,15 +42,17 @@ impl Mapped {
         // is what the operator is told. Lengths and offsets are read once, checked, and kept
         // outside the mapping, so even then no view reaches beyond it.
         let map = unsafe { Mmap::map(&file) }.map_err(failed("map"))?;
-        let age = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let age = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         Ok(Self {
             path: path.to_owned(),
             bytes: Bytes::from_owner(map),
             modified_unix: age.map_or(0, |age| age.as_secs()),
         })
+    }
+
+    /// Bytes that the program carries. `name` stands for the path in errors.
+    pub(crate) fn embedded(name: &str, bytes: &'static [u8]) -> Self {
+        Self { path: PathBuf::from(name), bytes: Bytes::from_static(bytes), modified_unix: 0 }
     }
 
     /// The error for bytes that break a rule of their format.
@@ -71,11 +62,7 @@ impl Mapped {
         problem: impl Into<String>,
     ) -> WeightsError {
         let (at, problem) = (at.into(), problem.into());
-        WeightsError::Malformed {
-            path: self.path.clone(),
-            at,
-            problem,
-        }
+        WeightsError::Malformed { path: self.path.clone(), at, problem }
     }
 
     /// An error unless the number is within its limit.
@@ -88,11 +75,6 @@ impl Mapped {
         if found <= limit {
             return Ok(());
         }
-        Err(WeightsError::Limit {
-            path: self.path.clone(),
-            what: what.into(),
-            found,
-            limit,
-        })
+        Err(WeightsError::Limit { path: self.path.clone(), what: what.into(), found, limit })
     }
 }

@@ -164,22 +164,14 @@ impl TensorName {
             return None;
         }
         let index = words.parts.iter().position(|&known| known == part)?;
-        Some(Self::Block {
-            layer: number,
-            part: Part::ALL[index],
-        })
+        Some(Self::Block { layer: number, part: Part::ALL[index] })
     }
 
     /// Every tensor of an architecture with so many layers, the output apart.
     pub(crate) fn all_but_output(layers: u16) -> impl Iterator<Item = Self> {
-        let blocks = (0..layers).flat_map(|layer| {
-            Part::ALL
-                .into_iter()
-                .map(move |part| Self::Block { layer, part })
-        });
-        [Self::Embedding, Self::OutputNorm]
-            .into_iter()
-            .chain(blocks)
+        let blocks = (0..layers)
+            .flat_map(|layer| Part::ALL.into_iter().map(move |part| Self::Block { layer, part }));
+        [Self::Embedding, Self::OutputNorm].into_iter().chain(blocks)
     }
 }
 
@@ -192,11 +184,7 @@ mod tests {
         for container in [Container::Gguf, Container::HuggingFace, Container::Mistral] {
             for name in TensorName::all_but_output(3).chain([TensorName::Output]) {
                 let text = name.spelled(container);
-                assert_eq!(
-                    TensorName::from_spelling(container, &text),
-                    Some(name),
-                    "{text}"
-                );
+                assert_eq!(TensorName::from_spelling(container, &text), Some(name), "{text}");
             }
         }
     }
@@ -210,18 +198,10 @@ mod tests {
 
     #[test]
     fn foreign_names_are_no_names() {
-        for text in [
-            "blk.1.attn_q.bias",
-            "blk.+1.attn_q.weight",
-            "blk.01.attn_q.weight",
-            "blk.",
-            "",
-        ] {
-            assert_eq!(
-                TensorName::from_spelling(Container::Gguf, text),
-                None,
-                "{text}"
-            );
+        for text in
+            ["blk.1.attn_q.bias", "blk.+1.attn_q.weight", "blk.01.attn_q.weight", "blk.", ""]
+        {
+            assert_eq!(TensorName::from_spelling(Container::Gguf, text), None, "{text}");
         }
     }
 }

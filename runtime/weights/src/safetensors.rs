@@ -20,8 +20,7 @@ const LENGTH_BYTES: usize = 8;
 
 /// Whether the file is named as one.
 pub(crate) fn is_safetensors(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "safetensors")
+    path.extension().is_some_and(|extension| extension == "safetensors")
 }
 
 /// Reads the header of `file`, the `index`-th of its model, into the table.
@@ -31,14 +30,8 @@ pub(crate) fn read(file: &Mapped, index: usize, table: &mut Table) -> Result<(),
         return Err(file.malformed("byte 0", problem));
     };
     let stated = u64::from_le_bytes(*length);
-    file.within(
-        "the length of the header in bytes",
-        stated,
-        HEADER_BYTES_MAX,
-    )?;
-    let cut = usize::try_from(stated)
-        .ok()
-        .and_then(|length| rest.split_at_checked(length));
+    file.within("the length of the header in bytes", stated, HEADER_BYTES_MAX)?;
+    let cut = usize::try_from(stated).ok().and_then(|length| rest.split_at_checked(length));
     let Some((json, data)) = cut else {
         let problem = format!("a header of {stated} bytes, {} are left", rest.len());
         return Err(file.malformed("byte 0", problem));
@@ -50,14 +43,7 @@ pub(crate) fn read(file: &Mapped, index: usize, table: &mut Table) -> Result<(),
         .map_err(|error| file.malformed("the header", error.to_string()))?;
     let data_begin = LENGTH_BYTES + json.len();
     for (name, place) in tile(file, lines.0, data_begin, data.len())? {
-        table.insert(
-            file,
-            name,
-            Place {
-                file: index,
-                ..place
-            },
-        )?;
+        table.insert(file, name, Place { file: index, ..place })?;
     }
     Ok(())
 }
@@ -77,11 +63,7 @@ fn tile(
         let encoding = encoding(file, &name, &line.dtype)?;
         let [begins, ends] = line.data_offsets;
         if begins != end as u64 {
-            let found = if begins < end as u64 {
-                "overlaps"
-            } else {
-                "leaves a gap after"
-            };
+            let found = if begins < end as u64 { "overlaps" } else { "leaves a gap after" };
             let problem = format!("offset {begins} {found} the tensor before it, expected {end}");
             return Err(wrong(problem));
         }
@@ -97,21 +79,11 @@ fn tile(
             return Err(wrong(problem));
         };
         if reach > data_bytes {
-            return Err(wrong(format!(
-                "it ends at {reach} of {data_bytes} bytes of data"
-            )));
+            return Err(wrong(format!("it ends at {reach} of {data_bytes} bytes of data")));
         }
         let range = data_begin + end..data_begin + reach;
         end = reach;
-        places.push((
-            name,
-            Place {
-                file: 0,
-                shape,
-                encoding,
-                range,
-            },
-        ));
+        places.push((name, Place { file: 0, shape, encoding, range }));
     }
     if end != data_bytes {
         let problem = format!("the tensors end at {end}, the data at {data_bytes} bytes");
@@ -121,10 +93,7 @@ fn tile(
 }
 
 fn shape(stated: &[u64]) -> Option<Vec<usize>> {
-    stated
-        .iter()
-        .map(|&dimension| usize::try_from(dimension).ok())
-        .collect()
+    stated.iter().map(|&dimension| usize::try_from(dimension).ok()).collect()
 }
 
 fn encoding(file: &Mapped, name: &str, dtype: &str) -> Result<Encoding, WeightsError> {

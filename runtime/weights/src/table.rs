@@ -38,11 +38,7 @@ impl Table {
         name: String,
         place: Place,
     ) -> Result<(), WeightsError> {
-        file.within(
-            "the length of a tensor's name in bytes",
-            name.len() as u64,
-            KEY_BYTES_MAX,
-        )?;
+        file.within("the length of a tensor's name in bytes", name.len() as u64, KEY_BYTES_MAX)?;
         if self.places.len() >= TENSORS_MAX {
             let found = self.places.len() as u64 + 1;
             return file.within("the number of tensors", found, TENSORS_MAX as u64);
@@ -65,9 +61,7 @@ impl Table {
 
     /// By name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Place)> {
-        self.places
-            .iter()
-            .map(|(name, place)| (name.as_str(), place))
+        self.places.iter().map(|(name, place)| (name.as_str(), place))
     }
 }
 
@@ -78,8 +72,7 @@ pub(crate) fn tensor_bytes(encoding: Encoding, shape: &[usize]) -> Option<usize>
         None => (1, shape),
     };
     let row_bytes = encoding.row_bytes(columns).ok()?;
-    rows.iter()
-        .try_fold(row_bytes, |bytes, &dimension| bytes.checked_mul(dimension))
+    rows.iter().try_fold(row_bytes, |bytes, &dimension| bytes.checked_mul(dimension))
 }
 
 #[cfg(test)]

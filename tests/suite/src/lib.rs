@@ -21,8 +21,8 @@ pub fn root() -> PathBuf {
 
 /// Real weights and golden vectors beside the checkout, where they are.
 pub fn shared() -> Option<PathBuf> {
-    let folder = std::env::var_os("ZONDA_SHARED")
-        .map_or_else(|| root().join("../shared"), PathBuf::from);
+    let folder =
+        std::env::var_os("ZONDA_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
     folder.join("data/MANIFEST.md").is_file().then_some(folder)
 }
 
@@ -232,7 +232,7 @@ pub fn http_exchange(address: SocketAddr, request: &str, body: &[u8]) -> (u16, S
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!(
-        "{request} HTTP/1.1\r\nHost: zonda\r\nContent-Type: application/json\r\n\
+        "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
@@ -320,4 +320,44 @@ fn spawn_broker(folder: &Path, port: u16) -> Option<Child> {
         std::thread::yield_now();
     }
     Some(child)
+}
+
+/// A `mosquitto_sub` whose subscription stands. Killed when dropped.
+pub struct Subscriber {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Subscriber {
+    /// Subscribes as `version` (`5` or `311`), and waits for the broker's word that it stands.
+    pub fn start(version: &str, port: u16, topic: &str) -> Self {
+        // mosquitto_sub keeps what it writes into a pipe until it ends; stdbuf makes it let go.
+        let mut child = Command::new("stdbuf")
+            .args(["-oL", "mosquitto_sub", "-V", version, "-h", "127.0.0.1", "-d"])
+            .args(["-p", &port.to_string(), "-t", topic, "-W", "60"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stands = lines.any(|line| line.unwrap().contains("Subscribed"));
+        assert!(stands, "no subscription to {topic}");
+        Self { child, lines }
+    }
+
+    /// The next message that ends an answer; `Null` when none comes.
+    pub fn last(&mut self) -> serde_json::Value {
+        self.lines
+            .by_ref()
+            .map_while(Result::ok)
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok())
+            .find(|value| value["ext"]["fin"] == true)
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _killed = self.child.kill();
+        let _ended = self.child.wait();
+    }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use suite::{Broker, Daemon, NODE, installed, run_with, stdout_of, tiny_gguf, tiny_hf, zonda};
+use suite::{
+    Broker, Daemon, NODE, Subscriber, installed, run_with, stdout_of, tiny_gguf, tiny_hf, zonda,
+};
 
 const PROMPT: &str = "Open the garage door.";
 const ANSWER: &str = "The garage door is open.";
@@ -159,13 +161,31 @@ fn bad_http_requests_are_told_so_and_the_daemon_serves_on() {
         ("an array", chat, b"[]".to_vec(), &[400, 422]),
         ("no messages", chat, b"{\"model\":\"default\"}".to_vec(), &[400, 422]),
         ("empty messages", chat, with("messages", json!([])), &[400, 422]),
-        ("unknown role", chat, with("messages", json!([{ "role": "wizard", "content": "x" }])), &[400, 422]),
-        ("answer last", chat, with("messages", json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": "y" }])), &[400]),
+        (
+            "unknown role",
+            chat,
+            with("messages", json!([{ "role": "wizard", "content": "x" }])),
+            &[400, 422],
+        ),
+        (
+            "answer last",
+            chat,
+            with(
+                "messages",
+                json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": "y" }]),
+            ),
+            &[400],
+        ),
         ("temperature", chat, with("temperature", json!(-1)), &[400, 422]),
         ("max_tokens", chat, with("max_tokens", json!("many")), &[400, 422]),
         ("unknown model", chat, with("model", json!("gpt-9")), &[404]),
         ("context overflow", chat, with("max_tokens", json!(100_000)), &[400]),
-        ("long prompt", chat, with("messages", json!([{ "role": "user", "content": "light ".repeat(3000) }])), &[400]),
+        (
+            "long prompt",
+            chat,
+            with("messages", json!([{ "role": "user", "content": "light ".repeat(3000) }])),
+            &[400],
+        ),
         ("oversize", chat, vec![b' '; 6 << 20], &[413]),
         ("schema output", chat, with("response_format", json!({ "type": "json_object" })), &[400]),
         ("unknown path", "/v1/nothing", b"{}".to_vec(), &[404]),
@@ -182,16 +202,15 @@ fn bad_http_requests_are_told_so_and_the_daemon_serves_on() {
 }
 
 /// Publishes one message and gives the next error on a topic.
-fn mqtt_told(port: u16, request_topic: &str, reply_topic: &str, payload: &[u8], extra: &[&str]) -> Value {
+fn mqtt_told(
+    port: u16,
+    request_topic: &str,
+    reply_topic: &str,
+    payload: &[u8],
+    extra: &[&str],
+) -> Value {
+    let mut subscriber = Subscriber::start("5", port, reply_topic);
     let port = port.to_string();
-    let mut subscriber = Command::new("mosquitto_sub")
-        .args(["-V", "5", "-h", "127.0.0.1", "-p", &port, "-t", reply_topic, "-W", "30", "-d"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let output = subscriber.stdout.take().unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(output)).map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("Subscribed")));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("payload");
     std::fs::write(&file, payload).unwrap();
@@ -201,13 +220,7 @@ fn mqtt_told(port: u16, request_topic: &str, reply_topic: &str, payload: &[u8], 
             .arg(&file)
             .args(extra),
     );
-    let told = lines
-        .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
-        .find(|value| value["ext"]["fin"] == true)
-        .unwrap_or_default();
-    let _killed = subscriber.kill();
-    let _ended = subscriber.wait();
-    told
+    subscriber.last()
 }
 
 #[test]

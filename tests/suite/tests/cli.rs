@@ -131,7 +131,16 @@ fn a_seed_gives_the_same_draw_again() {
     let draw = |seed: &str| {
         stdout_of(
             zonda()
-                .args(["run", "--raw", "--prompt", "The", "--temperature", "2", "--max-tokens", "24"])
+                .args([
+                    "run",
+                    "--raw",
+                    "--prompt",
+                    "The",
+                    "--temperature",
+                    "2",
+                    "--max-tokens",
+                    "24",
+                ])
                 .args(["--seed", seed, "--model"])
                 .arg(tiny_gguf()),
         )
@@ -143,15 +152,23 @@ fn a_seed_gives_the_same_draw_again() {
 #[test]
 fn bench_reports_rates_memory_and_bandwidth() {
     let output = stdout_of(
-        zonda().args(["bench", "-p", "64", "-n", "8", "-r", "3", "--json", "--model"]).arg(tiny_gguf()),
+        zonda()
+            .args(["bench", "-p", "64", "-n", "8", "-r", "3", "--json", "--model"])
+            .arg(tiny_gguf()),
     );
     let report: Value = serde_json::from_str(&output).unwrap();
-    let names: Vec<&str> =
-        report["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = report["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["pp64", "tg8"]);
     for row in report["rows"].as_array().unwrap() {
         let rate = |key: &str| row["tokens_per_s"][key].as_f64().unwrap();
-        assert!(0.0 < rate("min") && rate("min") <= rate("median") && rate("median") <= rate("max"));
+        assert!(
+            0.0 < rate("min") && rate("min") <= rate("median") && rate("median") <= rate("max")
+        );
     }
     assert!(report["rows"][1]["bandwidth_share"].as_f64().unwrap() > 0.0);
     assert!(report["peak_resident_bytes"].as_u64().unwrap() > 1 << 20);

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use suite::{
-    Broker, Daemon, NODE, built, installed, python_with, root, run_with, shared, stdout_of,
-    tiny_gguf, zonda,
+    Broker, Daemon, NODE, Subscriber, built, installed, python_with, root, run_with, shared,
+    stdout_of, tiny_gguf, zonda,
 };
 
 const PROMPT: &str = "Turn on the kitchen light.";
@@ -44,7 +44,13 @@ fn rr(port: u16, prompt: &str, extra: &[&str]) -> Value {
 }
 
 /// Compiles and runs an example against the library and gives what it prints.
-fn example(compiler: &str, standard: &str, source: &str, model: &Path, prompt: &str) -> Option<String> {
+fn example(
+    compiler: &str,
+    standard: &str,
+    source: &str,
+    model: &Path,
+    prompt: &str,
+) -> Option<String> {
     installed(compiler)?;
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("example");
@@ -86,10 +92,11 @@ fn every_entrance_answers(model: &Path, prompt: &str, expected: &str) -> usize {
             "model": "default",
         });
         let url = format!("http://{}/v1/chat/completions", daemon.http);
-        let output = stdout_of(Command::new(curl).args(["-s", &url, "-d", &body.to_string()]).args([
-            "-H",
-            "Content-Type: application/json",
-        ]));
+        let output = stdout_of(
+            Command::new(curl)
+                .args(["-s", &url, "-d", &body.to_string()])
+                .args(["-H", "Content-Type: application/json"]),
+        );
         let answer: Value = serde_json::from_str(&output).unwrap();
         let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
         answers.push(("curl".into(), text.to_owned()));
@@ -97,16 +104,21 @@ fn every_entrance_answers(model: &Path, prompt: &str, expected: &str) -> usize {
     match (python_with("openai"), python_with("mistralai"), python_with("paho.mqtt")) {
         (Some(python), Some(_), Some(_)) => {
             let clients = root().join("tests/suite/clients");
-            let http = stdout_of(
-                Command::new(&python)
-                    .arg(clients.join("http_clients.py"))
-                    .args([&format!("http://{}", daemon.http), "default", prompt, MAX_TOKENS]),
-            );
-            let mqtt = stdout_of(
-                Command::new(&python)
-                    .arg(clients.join("mqtt_clients.py"))
-                    .args([&broker.port.to_string(), NODE, "zonda/v1/plant1", prompt, MAX_TOKENS]),
-            );
+            let http =
+                stdout_of(Command::new(&python).arg(clients.join("http_clients.py")).args([
+                    &format!("http://{}", daemon.http),
+                    "default",
+                    prompt,
+                    MAX_TOKENS,
+                ]));
+            let mqtt =
+                stdout_of(Command::new(&python).arg(clients.join("mqtt_clients.py")).args([
+                    &broker.port.to_string(),
+                    NODE,
+                    "zonda/v1/plant1",
+                    prompt,
+                    MAX_TOKENS,
+                ]));
             for line in [http, mqtt] {
                 let object: Value = serde_json::from_str(line.trim()).unwrap();
                 for (client, text) in object.as_object().unwrap() {
@@ -169,36 +181,24 @@ fn the_embedded_broker_serves_both_protocols_on_one_port() {
     assert!(daemon.ready.contains("embedded broker"), "{}", daemon.ready);
     assert_eq!(rr_final(daemon.mqtt_port, PROMPT), ANSWER);
     let reply = "zonda/v1/plant1/client/old/reply/7";
+    let mut subscriber = Subscriber::start("311", daemon.mqtt_port, reply);
     let port = daemon.mqtt_port.to_string();
-    let mut subscriber = Command::new("mosquitto_sub")
-        .args(["-V", "311", "-h", "127.0.0.1", "-p", &port, "-t", reply, "-C", "2", "-W", "60", "-d"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines =
-        std::io::BufRead::lines(std::io::BufReader::new(subscriber.stdout.take().unwrap()));
-    // "-d" tells when the subscription stands.
-    assert!(lines.any(|line| line.unwrap().contains("Subscribed")));
     let body = json!({
         "messages": [{ "role": "user", "content": PROMPT }], "temperature": 0, "max_tokens": 48,
         "model": "default", "ext": { "mode": "final" },
     });
-    stdout_of(Command::new("mosquitto_pub").args(["-V", "311", "-h", "127.0.0.1", "-p", &port]).args([
-        "-q",
-        "1",
-        "-t",
-        &format!("{NODE}/chat/request/old/7"),
-        "-m",
-        &body.to_string(),
-    ]));
-    let last: Value = lines
-        .map_while(Result::ok)
-        .filter_map(|line| serde_json::from_str(&line).ok())
-        .filter(|value: &Value| value["ext"]["fin"] == true)
-        .next()
-        .expect("a final message");
-    assert_eq!(last["choices"][0]["message"]["content"], ANSWER);
-    subscriber.wait().unwrap();
+    stdout_of(
+        Command::new("mosquitto_pub").args(["-V", "311", "-h", "127.0.0.1", "-p", &port]).args([
+            "-q",
+            "1",
+            "-t",
+            &format!("{NODE}/chat/request/old/7"),
+            "-m",
+            &body.to_string(),
+        ]),
+    );
+    let last = subscriber.last();
+    assert_eq!(last["choices"][0]["message"]["content"], ANSWER, "{last}");
 }
 
 #[test]

@@ -26,14 +26,7 @@ pub(crate) fn check() -> Result<()> {
     run(cargo().args(["build", "--release", "--workspace", "--locked"]))?;
     let totals = test(&["--workspace"], &[])?;
     run(cargo()
-        .args([
-            "doc",
-            "--release",
-            "--workspace",
-            "--no-deps",
-            "--locked",
-            "--quiet",
-        ])
+        .args(["doc", "--release", "--workspace", "--no-deps", "--locked", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
     deny()?;
     totals.close()
@@ -48,14 +41,7 @@ pub(crate) fn check_gpu() -> Result<()> {
         environment.push(("VK_ICD_FILENAMES", driver.display().to_string()));
     }
     test(
-        &[
-            "-p",
-            "fused-ops",
-            "-p",
-            "model",
-            "--features",
-            "model/vulkan,model/wgpu",
-        ],
+        &["-p", "fused-ops", "-p", "model", "--features", "model/vulkan,model/wgpu"],
         &environment,
     )?
     .close()
@@ -75,16 +61,8 @@ impl Totals {
         for reason in &self.skipped {
             println!("{reason}");
         }
-        let Self {
-            passed,
-            failed,
-            skipped,
-            success,
-        } = self;
-        println!(
-            "{passed} passed, {failed} failed, {} skipped",
-            skipped.len()
-        );
+        let Self { passed, failed, skipped, success } = self;
+        println!("{passed} passed, {failed} failed, {} skipped", skipped.len());
         if failed > 0 || !success {
             bail!("tests failed");
         }
@@ -170,9 +148,6 @@ mod tests {
         ] {
             totals.read(line);
         }
-        assert_eq!(
-            (totals.passed, totals.failed, totals.skipped.len()),
-            (8, 1, 1)
-        );
+        assert_eq!((totals.passed, totals.failed, totals.skipped.len()), (8, 1, 1));
     }
 }

@@ -44,10 +44,7 @@ fn main() -> ExitCode {
 /// The root of the checkout.
 fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors()
-        .nth(2)
-        .expect("this crate lies two folders below the root")
-        .to_owned()
+    here.ancestors().nth(2).expect("this crate lies two folders below the root").to_owned()
 }
 
 /// The folder where `setup` puts what it installs, and where builds may be cached.
@@ -63,10 +60,8 @@ fn cache() -> Result<PathBuf> {
 fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}").replace('"', "");
     eprintln!("xtask: {shown}");
-    let status = command
-        .current_dir(root())
-        .status()
-        .with_context(|| format!("cannot start: {shown}"))?;
+    let status =
+        command.current_dir(root()).status().with_context(|| format!("cannot start: {shown}"))?;
     if !status.success() {
         bail!("{status}: {shown}");
     }

@@ -50,20 +50,10 @@ fn install_packages(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     }
-    let sudo: &[&str] = if installed("sudo") {
-        &["sudo", "apt-get"]
-    } else {
-        &["apt-get"]
-    };
-    for arguments in [
-        &["update", "-q"][..],
-        &["install", "-y", "-q", "--no-install-recommends"],
-    ] {
+    let sudo: &[&str] = if installed("sudo") { &["sudo", "apt-get"] } else { &["apt-get"] };
+    for arguments in [&["update", "-q"][..], &["install", "-y", "-q", "--no-install-recommends"]] {
         let mut command = Command::new(sudo[0]);
-        command
-            .args(&sudo[1..])
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive");
+        command.args(&sudo[1..]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         if arguments[0] == "install" {
             command.args(packages);
         }
@@ -77,31 +67,18 @@ fn python_environment() -> Result<()> {
     let wanted = PYTHON_PACKAGES.join("\n");
     let stamp = folder.join("zonda-packages.txt");
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        eprintln!(
-            "xtask: Python packages are up to date in {}",
-            folder.display()
-        );
+        eprintln!("xtask: Python packages are up to date in {}", folder.display());
         return Ok(());
     }
     create_environment(&folder)?;
     run(Command::new(python()?)
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ])
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .args(PYTHON_PACKAGES))?;
     Ok(std::fs::write(stamp, wanted)?)
 }
 
 fn create_environment(folder: &Path) -> Result<()> {
-    let create = || {
-        run(Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(folder))
-    };
+    let create = || run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder));
     if create().is_ok() {
         return Ok(());
     }

@@ -23,9 +23,8 @@ struct Exceptions {
 /// in the documents exist.
 pub(crate) fn tidy() -> Result<()> {
     let root = root();
-    let exceptions: Exceptions = toml::from_str(&std::fs::read_to_string(
-        root.join("tests/xtask/tidy.toml"),
-    )?)?;
+    let exceptions: Exceptions =
+        toml::from_str(&std::fs::read_to_string(root.join("tests/xtask/tidy.toml"))?)?;
     let mut found = Vec::new();
     for path in tracked(&root)? {
         let name = path.to_string_lossy().replace('\\', "/");
@@ -46,13 +45,7 @@ pub(crate) fn tidy() -> Result<()> {
 
 fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()
         .context("cannot list files with git")?;
@@ -65,10 +58,7 @@ fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
 
 fn lengths(name: &str, source: &str, exceptions: &Exceptions, found: &mut Vec<String>) {
     let lines: Vec<&str> = source.lines().collect();
-    let code = lines
-        .iter()
-        .position(|line| *line == "#[cfg(test)]")
-        .unwrap_or(lines.len());
+    let code = lines.iter().position(|line| *line == "#[cfg(test)]").unwrap_or(lines.len());
     let is_test = name.contains("/tests/") || name.starts_with("tests/suite");
     if code > FILE_LINES_MAX && !is_test && !exceptions.files.contains_key(name) {
         found.push(format!(
@@ -113,10 +103,8 @@ fn functions<'a>(lines: &[&'a str]) -> Vec<(&'a str, usize, usize)> {
 }
 
 fn is_qualifier(word: &str) -> bool {
-    matches!(
-        word,
-        "pub" | "const" | "async" | "unsafe" | "extern" | "\"C\""
-    ) || word.starts_with("pub(")
+    matches!(word, "pub" | "const" | "async" | "unsafe" | "extern" | "\"C\"")
+        || word.starts_with("pub(")
 }
 
 /// Paths in backticks that end in a file name and do not exist.
@@ -131,10 +119,7 @@ fn dead_names(root: &Path, name: &str, text: &str, found: &mut Vec<String>) {
                 && !word.contains(|c: char| c.is_whitespace() || "*{}<>$~:…".contains(c))
                 && !word.starts_with('/');
             if is_path && !root.join(word).exists() && !root.join(folder).join(word).exists() {
-                found.push(format!(
-                    "{name}:{}: names {word}, which is not there",
-                    number + 1
-                ));
+                found.push(format!("{name}:{}: names {word}, which is not there", number + 1));
             }
         }
     }
@@ -186,10 +171,7 @@ mod tests {
                 let manifest: toml::Table =
                     toml::from_str(&read(&format!("{member}/Cargo.toml"))).unwrap();
                 let name = manifest["package"]["name"].as_str().unwrap().to_owned();
-                assert!(
-                    member.ends_with(&name),
-                    "{member} holds a crate of another name: {name}"
-                );
+                assert!(member.ends_with(&name), "{member} holds a crate of another name: {name}");
                 (name, manifest)
             })
             .collect();
@@ -209,10 +191,7 @@ mod tests {
             }
         }
         assert!(edges_seen > 20, "only {edges_seen} edges were read");
-        assert!(
-            arrows.keys().all(|name| ours.contains(name)),
-            "an arrow names no crate"
-        );
+        assert!(arrows.keys().all(|name| ours.contains(name)), "an arrow names no crate");
     }
 
     #[test]
@@ -226,10 +205,7 @@ mod tests {
     fn a_long_function_without_a_reason_is_found() {
         let body = "    x();\n".repeat(80);
         let source = format!("fn long() {{\n{body}}}\n");
-        let exceptions = Exceptions {
-            files: BTreeMap::new(),
-            functions: BTreeMap::new(),
-        };
+        let exceptions = Exceptions { files: BTreeMap::new(), functions: BTreeMap::new() };
         let mut found = Vec::new();
         lengths("a/src/b.rs", &source, &exceptions, &mut found);
         assert_eq!(found.len(), 1);

@@ -18,11 +18,7 @@ use crate::rooms::{Builder, Laid, Settings};
 use crate::status::{self, Refusal, Status};
 
 fn defaults() -> EngineParams {
-    EngineParams {
-        abi_version: crate::ABI_VERSION,
-        log_level: Log::WARNING,
-        ..layout::zeroed()
-    }
+    EngineParams { abi_version: crate::ABI_VERSION, log_level: Log::WARNING, ..layout::zeroed() }
 }
 
 /// Fills in the defaults.
@@ -33,9 +29,7 @@ pub unsafe extern "C" fn zonda_engine_params_init(
 ) -> Status {
     // SAFETY: no error slot; the caller's struct is as large as it says.
     unsafe {
-        enter(ptr::null_mut(), None, || {
-            layout::write_defaults(params, struct_size, defaults())
-        })
+        enter(ptr::null_mut(), None, || layout::write_defaults(params, struct_size, defaults()))
     }
 }
 
@@ -73,11 +67,7 @@ pub unsafe extern "C" fn zonda_engine_free(engine: *mut EngineHandle) {
         return;
     }
     if in_callback() {
-        handle.0.log.write(
-            &life,
-            Log::ERROR,
-            "zonda_engine_free in a callback does nothing",
-        );
+        handle.0.log.write(&life, Log::ERROR, "zonda_engine_free in a callback does nothing");
         return;
     }
     let work = || {
@@ -144,10 +134,7 @@ pub unsafe extern "C" fn zonda_config_check(
         unsafe { out.write(ptr::null_mut()) };
         // SAFETY: NULL or NUL-terminated.
         let path = unsafe { text(path, "path") }?;
-        let settings = Settings {
-            config: path.map(PathBuf::from),
-            ..Settings::default()
-        };
+        let settings = Settings { config: path.map(PathBuf::from), ..Settings::default() };
         let report = match Builds.check(&settings) {
             Ok(warnings) => json!({"valid": true, "warnings": warnings}),
             Err(refusal) => json!({"valid": false, "problem": refusal.fault.message}),
@@ -182,9 +169,7 @@ unsafe fn read_params(params: *const EngineParams) -> Result<(Settings, Log), Re
         return Err(Refusal::unsupported("zonda_engine_params.flags must be 0"));
     }
     if !params.config_toml.is_null() {
-        return Err(Refusal::unsupported(
-            "zonda_engine_params.config_toml must be NULL",
-        ));
+        return Err(Refusal::unsupported("zonda_engine_params.config_toml must be NULL"));
     }
     // SAFETY: each is NULL or NUL-terminated.
     let (config, device, profile) = unsafe {
@@ -202,19 +187,11 @@ unsafe fn read_params(params: *const EngineParams) -> Result<(Settings, Log), Re
     }
     if params.worker_threads != 0 {
         let value = params.worker_threads.to_string();
-        lay(
-            "device.threads",
-            value,
-            "zonda_engine_params.worker_threads",
-        );
+        lay("device.threads", value, "zonda_engine_params.worker_threads");
     }
     if params.max_queue != 0 {
         let value = params.max_queue.to_string();
-        lay(
-            "engine.queue_requests_max",
-            value,
-            "zonda_engine_params.max_queue",
-        );
+        lay("engine.queue_requests_max", value, "zonda_engine_params.max_queue");
     }
     let settings = Settings {
         config: config.map(PathBuf::from),

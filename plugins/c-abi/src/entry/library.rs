@@ -61,14 +61,9 @@ pub unsafe extern "C" fn zonda_device_count(out: *mut u32) -> Status {
 pub unsafe extern "C" fn zonda_device_get(index: u32, inout: *mut DeviceInfo) -> Status {
     let work = || {
         let devices = house::devices();
-        let found = usize::try_from(index)
-            .ok()
-            .and_then(|index| devices.get(index));
+        let found = usize::try_from(index).ok().and_then(|index| devices.get(index));
         let device = found.ok_or_else(|| {
-            Refusal::new(
-                status::NOT_FOUND,
-                format!("there are {} devices", devices.len()),
-            )
+            Refusal::new(status::NOT_FOUND, format!("there are {} devices", devices.len()))
         })?;
         let described = DeviceInfo {
             index,

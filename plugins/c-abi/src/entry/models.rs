@@ -82,9 +82,7 @@ fn overrides_of(params: &ModelParams) -> Result<Vec<Laid>, Refusal> {
         (params.flags != 0, "flags"),
     ];
     if let Some((_, field)) = idle.iter().find(|(set, _)| *set) {
-        return Err(Refusal::unsupported(format!(
-            "zonda_model_params.{field} must be 0"
-        )));
+        return Err(Refusal::unsupported(format!("zonda_model_params.{field} must be 0")));
     }
     let mut overrides = Vec::new();
     if params.context_length != 0 {
@@ -116,11 +114,7 @@ pub unsafe extern "C" fn zonda_model_free(model: *mut ModelHandle) {
         return;
     }
     if in_callback() {
-        engine.log.write(
-            &engine.life,
-            Log::ERROR,
-            "zonda_model_free in a callback does nothing",
-        );
+        engine.log.write(&engine.life, Log::ERROR, "zonda_model_free in a callback does nothing");
         return;
     }
     let work = || {
@@ -141,10 +135,7 @@ pub unsafe extern "C" fn zonda_model_info_json(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(model, "model") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.0.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
     let work = || {
         let out = place(out, "out")?;
         // SAFETY: not NULL; the caller's to write.
@@ -172,10 +163,7 @@ pub unsafe extern "C" fn zonda_tokenize(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(model, "model") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.0.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
     let work = || {
         let n_out = place(n_out, "n_out")?;
         if flags != 0 {
@@ -184,10 +172,7 @@ pub unsafe extern "C" fn zonda_tokenize(
         // SAFETY: NULL or `len` bytes.
         let bytes = unsafe { items(text.cast::<u8>(), len, "text") }?;
         let text = std::str::from_utf8(bytes).map_err(|error| {
-            Refusal::argument(format!(
-                "text is not UTF-8 behind byte {}",
-                error.valid_up_to()
-            ))
+            Refusal::argument(format!("text is not UTF-8 behind byte {}", error.valid_up_to()))
         })?;
         let tokens = handle.clone()?.0.tokenize(text)?;
         let numbers: Vec<u32> = tokens.into_iter().map(|token| token.0).collect();
@@ -211,10 +196,7 @@ pub unsafe extern "C" fn zonda_detokenize(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(model, "model") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.0.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
     let work = || {
         let n_out = place(n_out, "n_out")?;
         // SAFETY: NULL or `n` numbers.
@@ -239,10 +221,7 @@ pub unsafe extern "C" fn zonda_count_tokens_json(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(model, "model") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.0.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
     let work = || {
         let n_out = place(n_out, "n_out")?;
         // SAFETY: NULL or `len` bytes.

@@ -42,10 +42,7 @@ pub unsafe extern "C" fn zonda_chat(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(model, "model") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.0.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
     let work = || {
         let out = place(response_json, "response_json")?;
         // SAFETY: not NULL; the caller's to write.
@@ -87,10 +84,7 @@ pub unsafe extern "C" fn zonda_chat_start(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(model, "model") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.0.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
     let work = || {
         let out = place(out, "out")?;
         // SAFETY: not NULL; the caller's to write.
@@ -119,10 +113,7 @@ pub unsafe extern "C" fn zonda_request_next(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(request, "request") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.model.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.model.engine.life.as_ref());
     let work = || {
         let event = place(event, "ev")?;
         // SAFETY: not NULL; the caller's to write.
@@ -141,10 +132,7 @@ pub unsafe extern "C" fn zonda_request_next(
 pub unsafe extern "C" fn zonda_request_cancel(request: *mut RequestHandle) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(request, "request") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.model.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.model.engine.life.as_ref());
     let work = || {
         handle.clone()?.running.cancel();
         Ok(())
@@ -161,10 +149,7 @@ pub unsafe extern "C" fn zonda_request_wait(
 ) -> Status {
     // SAFETY: NULL or a live handle.
     let handle = unsafe { live(request, "request") };
-    let life = handle
-        .as_ref()
-        .ok()
-        .map(|handle| handle.model.engine.life.as_ref());
+    let life = handle.as_ref().ok().map(|handle| handle.model.engine.life.as_ref());
     let mut end = status::OK;
     let work = || {
         let request = handle.clone()?;
@@ -196,11 +181,7 @@ pub unsafe extern "C" fn zonda_request_free(request: *mut RequestHandle) {
         return;
     }
     if in_callback() {
-        engine.log.write(
-            &engine.life,
-            Log::ERROR,
-            "zonda_request_free in a callback does nothing",
-        );
+        engine.log.write(&engine.life, Log::ERROR, "zonda_request_free in a callback does nothing");
         return;
     }
     let work = || {
@@ -218,14 +199,8 @@ unsafe fn read_params(params: *const RequestParams) -> Result<(Wishes, Option<Ca
     // SAFETY: as the caller says.
     let params = unsafe { layout::read(params) }?.unwrap_or_else(layout::zeroed);
     let idle = [
-        (
-            params.max_buffered_events != 0,
-            "max_buffered_events must be 0",
-        ),
-        (
-            !params.idempotency_key.is_null(),
-            "idempotency_key must be NULL",
-        ),
+        (params.max_buffered_events != 0, "max_buffered_events must be 0"),
+        (!params.idempotency_key.is_null(), "idempotency_key must be NULL"),
         (!params.session.is_null(), "session must be NULL"),
     ];
     if let Some((_, rule)) = idle.iter().find(|(set, _)| *set) {
@@ -237,9 +212,8 @@ unsafe fn read_params(params: *const RequestParams) -> Result<(Wishes, Option<Ca
         0 => Priority::Normal,
         1.. => Priority::Interactive,
     };
-    let callback = params.event_fn.map(|function| Callback {
-        function,
-        user_data: UserData(params.event_user_data),
-    });
+    let callback = params
+        .event_fn
+        .map(|function| Callback { function, user_data: UserData(params.event_user_data) });
     Ok((Wishes { timeout, priority }, callback))
 }

@@ -20,27 +20,15 @@ fn blocking_chat_gives_the_completion() {
 #[test]
 fn refusals_of_the_service_keep_their_status() {
     let set = Set::new();
-    assert_eq!(
-        set.chat("busy").unwrap_err(),
-        (OVERLOADED, "queue full".into())
-    );
-    assert_eq!(
-        set.chat("fault").unwrap_err(),
-        (INTERNAL, "scripted fault".into())
-    );
-    assert!(
-        set.chat("count 1").is_ok(),
-        "a failed request poisons nothing"
-    );
+    assert_eq!(set.chat("busy").unwrap_err(), (OVERLOADED, "queue full".into()));
+    assert_eq!(set.chat("fault").unwrap_err(), (INTERNAL, "scripted fault".into()));
+    assert!(set.chat("count 1").is_ok(), "a failed request poisons nothing");
 }
 
 #[test]
 fn timeout_ends_a_request() {
     let set = Set::new();
-    let params = RequestParams {
-        timeout_ms: 1,
-        ..layout::zeroed()
-    };
+    let params = RequestParams { timeout_ms: 1, ..layout::zeroed() };
     let (status, request) = set.start("endless", &raw const params);
     assert_eq!(status, OK);
     // SAFETY: live handle, freed once.
@@ -63,31 +51,19 @@ fn tokens_go_there_and_back() {
         let (no_error, none) = (ptr::null_mut(), ptr::null_mut());
         let model = set.model;
         let tell = &raw mut count;
-        assert_eq!(
-            zonda_tokenize(model, first, text.len(), 0, none, 0, tell, no_error),
-            OK
-        );
+        assert_eq!(zonda_tokenize(model, first, text.len(), 0, none, 0, tell, no_error), OK);
         assert_eq!(count, 6);
         let out = tokens.as_mut_ptr();
         let short = zonda_tokenize(model, first, text.len(), 0, out, 5, tell, no_error);
         assert_eq!((short, count, tokens[0]), (BUFFER_TOO_SMALL, 6, 0));
-        assert_eq!(
-            zonda_tokenize(model, first, text.len(), 0, out, 16, tell, no_error),
-            OK
-        );
+        assert_eq!(zonda_tokenize(model, first, text.len(), 0, out, 16, tell, no_error), OK);
         assert_eq!(tokens[0], u32::from(b's'));
         let place = back.as_mut_ptr().cast::<c_char>();
-        assert_eq!(
-            zonda_detokenize(model, out, 2, place, 16, tell, no_error),
-            OK
-        );
+        assert_eq!(zonda_detokenize(model, out, 2, place, 16, tell, no_error), OK);
         assert_eq!((count, &back[..3]), (2, &b"se\0"[..]));
         let body = body("count 1");
         let json = body.as_ptr().cast::<c_char>();
-        assert_eq!(
-            zonda_count_tokens_json(model, json, body.len(), tell, no_error),
-            OK
-        );
+        assert_eq!(zonda_count_tokens_json(model, json, body.len(), tell, no_error), OK);
         assert_eq!(count, 7);
     }
 }
@@ -98,10 +74,7 @@ fn model_tells_its_card_and_its_files() {
     let mut told = ptr::null_mut();
     // SAFETY: live handle, live slot; freed once.
     let card = unsafe {
-        assert_eq!(
-            zonda_model_info_json(set.model, &raw mut told, ptr::null_mut()),
-            OK
-        );
+        assert_eq!(zonda_model_info_json(set.model, &raw mut told, ptr::null_mut()), OK);
         let card = text_of(zonda_buffer_data(told));
         zonda_buffer_free(told);
         card
@@ -185,18 +158,12 @@ fn panic_poisons_the_engine_and_free_still_works() {
     let set = Set::new();
     let (status, sentence) = set.chat("defect").unwrap_err();
     assert_eq!(status, INTERNAL);
-    assert!(
-        !sentence.contains("scripted"),
-        "the panic's words stay inside: {sentence}"
-    );
+    assert!(!sentence.contains("scripted"), "the panic's words stay inside: {sentence}");
     assert_eq!(set.chat("count 1").unwrap_err().0, INTERNAL);
     assert_eq!(set.load(ptr::null()).0, INTERNAL);
     assert_eq!(set.stats().health, 2);
     let other = Set::new();
-    assert!(
-        other.chat("count 1").is_ok(),
-        "another engine does not care"
-    );
+    assert!(other.chat("count 1").is_ok(), "another engine does not care");
 }
 
 #[test]

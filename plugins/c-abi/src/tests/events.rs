@@ -19,12 +19,7 @@ fn pulled_events_are_whole_and_numbered() {
     let events = collect(request);
     let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EV_ACCEPTED, EV_DELTA, EV_DELTA, EV_USAGE, EV_DONE]);
-    assert!(
-        events
-            .iter()
-            .enumerate()
-            .all(|(place, event)| event.seq == place as u64)
-    );
+    assert!(events.iter().enumerate().all(|(place, event)| event.seq == place as u64));
     // SAFETY: live handle, given up here.
     let id = unsafe {
         assert_eq!(zonda_request_wait(request, 0), OK);
@@ -33,10 +28,7 @@ fn pulled_events_are_whole_and_numbered() {
         id
     };
     let accepted: serde_json::Value = serde_json::from_str(&events[0].json).unwrap();
-    assert_eq!(
-        (&accepted["id"], &accepted["model"]),
-        (&id.into(), &"script".into())
-    );
+    assert_eq!((&accepted["id"], &accepted["model"]), (&id.into(), &"script".into()));
     assert_eq!(events[1].text, "w0 ");
     assert_eq!((events[1].tokens, events[3].tokens), (1, 2));
     let usage: serde_json::Value = serde_json::from_str(&events[3].json).unwrap();
@@ -131,15 +123,9 @@ fn pushed_events_are_those_that_are_pulled() {
         }
         let (_, request) = set.start(told, ptr::null());
         let timeless = |events: Vec<Pulled>| -> Vec<_> {
-            events
-                .into_iter()
-                .map(|event| (event.kind, event.seq, event.text))
-                .collect()
+            events.into_iter().map(|event| (event.kind, event.seq, event.text)).collect()
         };
-        assert_eq!(
-            timeless(lock(&host.heard).clone()),
-            timeless(collect(request))
-        );
+        assert_eq!(timeless(lock(&host.heard).clone()), timeless(collect(request)));
         // SAFETY: live handle, given up here.
         unsafe { zonda_request_free(request) };
     }
@@ -148,10 +134,7 @@ fn pushed_events_are_those_that_are_pulled() {
 #[test]
 fn callback_that_says_no_is_not_called_again() {
     let set = Set::new();
-    let host = Host {
-        stop_at: 3,
-        ..Host::default()
-    };
+    let host = Host { stop_at: 3, ..Host::default() };
     let params = calling(listen, user_data(&host));
     let (_, request) = set.start("endless", &raw const params);
     // SAFETY: live handle, given up here.
@@ -171,10 +154,7 @@ fn free_cancels_and_waits() {
     // SAFETY: live handle, given up here.
     unsafe { zonda_request_free(request) };
     let heard = lock(&host.heard).len();
-    assert_eq!(
-        lock(&host.heard).last().map(|event| event.kind),
-        Some(EV_DONE)
-    );
+    assert_eq!(lock(&host.heard).last().map(|event| event.kind), Some(EV_DONE));
     assert_eq!(lock(&host.heard).len(), heard);
 }
 
@@ -188,14 +168,7 @@ struct Sleeper {
 impl Sleeper {
     fn new() -> (Self, Receiver<()>) {
         let (entered, has_entered) = channel();
-        (
-            Self {
-                entered,
-                go: Mutex::new(false),
-                gone: Condvar::new(),
-            },
-            has_entered,
-        )
+        (Self { entered, go: Mutex::new(false), gone: Condvar::new() }, has_entered)
     }
 
     fn wake(&self) {
@@ -220,10 +193,7 @@ fn sleeping_callback_delays_its_own_request_only() {
     let params = calling(sleep, user_data(&sleeper));
     let (_, request) = set.start("count 50", &raw const params);
     entered.recv().unwrap();
-    assert!(
-        set.chat("count 5").is_ok(),
-        "another request is answered meanwhile"
-    );
+    assert!(set.chat("count 5").is_ok(), "another request is answered meanwhile");
     // SAFETY: live handle, given up here.
     unsafe {
         assert_eq!(zonda_request_wait(request, 1), WOULD_BLOCK);
@@ -239,15 +209,10 @@ fn pushed_requests_are_bounded() {
     let (sleeper, _entered) = Sleeper::new();
     let params = calling(sleep, user_data(&sleeper));
     let limit = request::PUSHED_REQUESTS_MAX;
-    let started: Vec<_> = (0..=limit)
-        .map(|_| set.start("silent", &raw const params))
-        .collect();
+    let started: Vec<_> = (0..=limit).map(|_| set.start("silent", &raw const params)).collect();
     assert!(started[..limit].iter().all(|(status, _)| *status == OK));
     assert_eq!(started[limit], (OVERLOADED, ptr::null_mut()));
-    assert!(
-        set.chat("count 1").is_ok(),
-        "waiting and pulling need no thread of the library"
-    );
+    assert!(set.chat("count 1").is_ok(), "waiting and pulling need no thread of the library");
     sleeper.wake();
     for (_, request) in started {
         // SAFETY: live or NULL, given up here.
@@ -319,16 +284,9 @@ fn waiting_calls_are_refused_in_a_callback() {
         }
     }
     let refused = [INVALID_STATE; 3];
-    assert_eq!(
-        *lock(&rebel_host.statuses),
-        [&refused[..], &[OK, OK]].concat()
-    );
+    assert_eq!(*lock(&rebel_host.statuses), [&refused[..], &[OK, OK]].concat());
     let log = lock(&set.log.0).join("\n");
-    for call in [
-        "zonda_request_free",
-        "zonda_model_free",
-        "zonda_engine_free",
-    ] {
+    for call in ["zonda_request_free", "zonda_model_free", "zonda_engine_free"] {
         assert!(log.contains(call), "{log}");
     }
 }

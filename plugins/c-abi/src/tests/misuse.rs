@@ -36,33 +36,10 @@ fn null_is_refused_or_welcome_but_never_followed() {
             zonda_engine_shutdown(ptr::null_mut(), 0, none),
             zonda_engine_stats(ptr::null(), &raw mut stats),
             zonda_config_check(no_text, ptr::null_mut(), none),
-            zonda_model_load(
-                ptr::null_mut(),
-                c"x".as_ptr(),
-                ptr::null(),
-                &raw mut slot,
-                none,
-            ),
+            zonda_model_load(ptr::null_mut(), c"x".as_ptr(), ptr::null(), &raw mut slot, none),
             zonda_model_info_json(no_model, ptr::null_mut(), none),
-            zonda_tokenize(
-                no_model,
-                no_text,
-                0,
-                0,
-                ptr::null_mut(),
-                0,
-                &raw mut size,
-                none,
-            ),
-            zonda_detokenize(
-                no_model,
-                ptr::null(),
-                0,
-                ptr::null_mut(),
-                0,
-                &raw mut size,
-                none,
-            ),
+            zonda_tokenize(no_model, no_text, 0, 0, ptr::null_mut(), 0, &raw mut size, none),
+            zonda_detokenize(no_model, ptr::null(), 0, ptr::null_mut(), 0, &raw mut size, none),
             zonda_count_tokens_json(no_model, no_text, 0, &raw mut size, none),
             zonda_chat(no_model, no_text, 0, ptr::null(), ptr::null_mut(), none),
             zonda_chat_start(no_model, no_text, 0, ptr::null(), ptr::null_mut(), none),
@@ -125,66 +102,22 @@ fn fields_without_effect_are_refused() {
     let body = body("count 1");
     let plain: RequestParams = layout::zeroed();
     let table = [
-        (
-            RequestParams {
-                max_buffered_events: 1,
-                ..plain
-            },
-            UNSUPPORTED,
-        ),
-        (
-            RequestParams {
-                idempotency_key: c"key".as_ptr(),
-                ..plain
-            },
-            UNSUPPORTED,
-        ),
-        (
-            RequestParams {
-                session: ptr::dangling_mut(),
-                ..plain
-            },
-            UNSUPPORTED,
-        ),
-        (
-            RequestParams {
-                event_fn: Some(deaf),
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
-        (
-            RequestParams {
-                struct_size: 47,
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
+        (RequestParams { max_buffered_events: 1, ..plain }, UNSUPPORTED),
+        (RequestParams { idempotency_key: c"key".as_ptr(), ..plain }, UNSUPPORTED),
+        (RequestParams { session: ptr::dangling_mut(), ..plain }, UNSUPPORTED),
+        (RequestParams { event_fn: Some(deaf), ..plain }, INVALID_ARGUMENT),
+        (RequestParams { struct_size: 47, ..plain }, INVALID_ARGUMENT),
     ];
     for (params, expected) in table {
-        assert_eq!(
-            refused(&set, body.as_bytes(), &raw const params).0,
-            expected,
-            "{params:?}"
-        );
+        assert_eq!(refused(&set, body.as_bytes(), &raw const params).0, expected, "{params:?}");
     }
     let plain: ModelParams = layout::zeroed();
     for params in [
-        ModelParams {
-            kv_dtype: 1,
-            ..plain
-        },
-        ModelParams {
-            memory_budget_bytes: 1,
-            ..plain
-        },
+        ModelParams { kv_dtype: 1, ..plain },
+        ModelParams { memory_budget_bytes: 1, ..plain },
         ModelParams { flags: 1, ..plain },
     ] {
-        assert_eq!(
-            set.load(&raw const params),
-            (UNSUPPORTED, ptr::null_mut()),
-            "{params:?}"
-        );
+        assert_eq!(set.load(&raw const params), (UNSUPPORTED, ptr::null_mut()), "{params:?}");
     }
 }
 
@@ -204,73 +137,20 @@ fn create(params: &EngineParams) -> Status {
 fn engine_parameters_are_checked() {
     let mut plain: EngineParams = layout::zeroed();
     // SAFETY: live struct of this size.
-    unsafe {
-        assert_eq!(
-            zonda_engine_params_init(&raw mut plain, size_of_val(&plain)),
-            OK
-        )
-    };
+    unsafe { assert_eq!(zonda_engine_params_init(&raw mut plain, size_of_val(&plain)), OK) };
     assert_eq!((plain.abi_version, plain.log_level), (ABI_VERSION, 2));
     plain.config_path = c"/dev/null".as_ptr();
     let table = [
         (plain, OK),
-        (
-            EngineParams {
-                device: c"cpu".as_ptr(),
-                ..plain
-            },
-            OK,
-        ),
-        (
-            EngineParams {
-                abi_version: 2,
-                ..plain
-            },
-            ABI_MISMATCH,
-        ),
+        (EngineParams { device: c"cpu".as_ptr(), ..plain }, OK),
+        (EngineParams { abi_version: 2, ..plain }, ABI_MISMATCH),
         (EngineParams { flags: 1, ..plain }, UNSUPPORTED),
-        (
-            EngineParams {
-                config_toml: c"".as_ptr(),
-                ..plain
-            },
-            UNSUPPORTED,
-        ),
-        (
-            EngineParams {
-                struct_size: 8,
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
-        (
-            EngineParams {
-                device: c"toaster".as_ptr(),
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
-        (
-            EngineParams {
-                device: c"\xff".as_ptr(),
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
-        (
-            EngineParams {
-                config_path: c"/no/such.toml".as_ptr(),
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
-        (
-            EngineParams {
-                max_queue: u32::MAX,
-                ..plain
-            },
-            INVALID_ARGUMENT,
-        ),
+        (EngineParams { config_toml: c"".as_ptr(), ..plain }, UNSUPPORTED),
+        (EngineParams { struct_size: 8, ..plain }, INVALID_ARGUMENT),
+        (EngineParams { device: c"toaster".as_ptr(), ..plain }, INVALID_ARGUMENT),
+        (EngineParams { device: c"\xff".as_ptr(), ..plain }, INVALID_ARGUMENT),
+        (EngineParams { config_path: c"/no/such.toml".as_ptr(), ..plain }, INVALID_ARGUMENT),
+        (EngineParams { max_queue: u32::MAX, ..plain }, INVALID_ARGUMENT),
     ];
     for (params, expected) in table {
         assert_eq!(create(&params), expected, "{params:?}");
@@ -281,10 +161,8 @@ fn engine_parameters_are_checked() {
 fn missing_model_is_not_found() {
     let set = Set::new();
     let mut model = ptr::null_mut();
-    let table: [(&CStr, Status); 2] = [
-        (c"/no/such/model.gguf", NOT_FOUND),
-        (c"\xff", INVALID_ARGUMENT),
-    ];
+    let table: [(&CStr, Status); 2] =
+        [(c"/no/such/model.gguf", NOT_FOUND), (c"\xff", INVALID_ARGUMENT)];
     for (path, expected) in table {
         let mut error = ptr::null_mut();
         // SAFETY: live handle, NUL-terminated path, live slots.
@@ -304,30 +182,21 @@ fn configuration_report_names_the_problem() {
     // SAFETY: NUL-terminated path, live slot; freed once.
     let told = unsafe {
         let path = c"/no/such.toml".as_ptr();
-        assert_eq!(
-            zonda_config_check(path, &raw mut report, ptr::null_mut()),
-            OK
-        );
+        assert_eq!(zonda_config_check(path, &raw mut report, ptr::null_mut()), OK);
         let told = text_of(zonda_buffer_data(report));
         zonda_buffer_free(report);
         told
     };
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["valid"], false);
-    assert!(
-        told["problem"].as_str().unwrap().contains("/no/such.toml"),
-        "{told}"
-    );
+    assert!(told["problem"].as_str().unwrap().contains("/no/such.toml"), "{told}");
 }
 
 #[test]
 fn devices_fill_sized_structs() {
     let mut count = 0;
     let mut device: DeviceInfo = layout::zeroed();
-    let mut short = DeviceInfo {
-        struct_size: 4,
-        ..device
-    };
+    let mut short = DeviceInfo { struct_size: 4, ..device };
     // SAFETY: live slot, live structs.
     unsafe {
         assert_eq!(zonda_device_count(&raw mut count), OK);

@@ -65,10 +65,7 @@ impl Rooms for Scripted {
     }
 
     fn figures(&self) -> Figures {
-        Figures {
-            requests_ok: self.0.ended.load(Ordering::Acquire),
-            ..Figures::default()
-        }
+        Figures { requests_ok: self.0.ended.load(Ordering::Acquire), ..Figures::default() }
     }
 
     fn facts(&self) -> Value {
@@ -108,18 +105,10 @@ pub(super) struct Set {
 impl Set {
     pub(super) fn new() -> Self {
         let (log, stage) = (Box::<Heard>::default(), Stage::default());
-        let sink = Log {
-            level: 5,
-            function: Some(hear_log),
-            user_data: UserData(log.user_data()),
-        };
+        let sink = Log { level: 5, function: Some(hear_log), user_data: UserData(log.user_data()) };
         let engine = Engine::create(Box::new(stage.clone()), Settings::default(), sink).unwrap();
-        let mut set = Self {
-            engine: Box::into_raw(Box::new(engine)),
-            model: ptr::null_mut(),
-            log,
-            stage,
-        };
+        let mut set =
+            Self { engine: Box::into_raw(Box::new(engine)), model: ptr::null_mut(), log, stage };
         let (status, model) = set.load(ptr::null());
         assert_eq!(status, OK);
         set.model = model;
@@ -211,11 +200,7 @@ pub(super) fn text_of(text: Str) -> String {
 
 /// Parameters that send events to `function`.
 pub(super) fn calling(function: EventFn, user_data: *mut c_void) -> RequestParams {
-    RequestParams {
-        event_fn: Some(function),
-        event_user_data: user_data,
-        ..layout::zeroed()
-    }
+    RequestParams { event_fn: Some(function), event_user_data: user_data, ..layout::zeroed() }
 }
 
 /// Pulls one event: its kind and its text, or the status that came instead.

@@ -12,15 +12,8 @@ pub(crate) const FLAGS: &[&str] = &[
     "-Wshadow",
     "-Wstrict-prototypes",
 ];
-pub(crate) const FLAGS_CPP: &[&str] = &[
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-pedantic",
-    "-Wconversion",
-    "-Wshadow",
-    "-Wold-style-cast",
-];
+pub(crate) const FLAGS_CPP: &[&str] =
+    &["-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wshadow", "-Wold-style-cast"];
 
 /// A file of this crate.
 pub(crate) fn sources(path: &str) -> PathBuf {
@@ -74,11 +67,7 @@ fn said(command: &mut Command) -> Option<String> {
         Err(error) => panic!("{command:?}: {error}"),
     };
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{errors}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
@@ -95,10 +84,7 @@ impl Bench {
         let built = program.with_file_name("libzonda.so");
         let library = built.is_file().then(|| folder.path().join("libzonda.so"));
         #[cfg(unix)]
-        for name in library
-            .iter()
-            .flat_map(|_| ["libzonda.so", "libzonda.so.1"])
-        {
+        for name in library.iter().flat_map(|_| ["libzonda.so", "libzonda.so.1"]) {
             std::os::unix::fs::symlink(&built, folder.path().join(name)).unwrap();
         }
         Self { folder, library }
@@ -123,16 +109,8 @@ impl Bench {
     /// Compiles one file to nothing.
     pub(crate) fn compile(&self, compiler: &str, standard: &str, flags: &[&str], source: &Path) {
         let mut command = Command::new(compiler);
-        command
-            .arg(standard)
-            .args(flags)
-            .arg("-I")
-            .arg(sources("include"));
-        command
-            .arg("-c")
-            .arg(source)
-            .arg("-o")
-            .arg(self.path("object.o"));
+        command.arg(standard).args(flags).arg("-I").arg(sources("include"));
+        command.arg("-c").arg(source).arg("-o").arg(self.path("object.o"));
         said(&mut command);
     }
 
@@ -147,17 +125,8 @@ impl Bench {
         self.library()?;
         let program = self.path(name);
         let mut command = Command::new(compiler);
-        command
-            .args(flags)
-            .arg("-I")
-            .arg(sources("include"))
-            .arg(sources(source));
-        command
-            .arg("-o")
-            .arg(&program)
-            .arg("-L")
-            .arg(self.folder.path())
-            .arg("-lzonda");
+        command.args(flags).arg("-I").arg(sources("include")).arg(sources(source));
+        command.arg("-o").arg(&program).arg("-L").arg(self.folder.path()).arg("-lzonda");
         said(&mut command)?;
         Some(program)
     }
@@ -165,9 +134,7 @@ impl Bench {
     /// Runs a program of this bench, which must succeed, and gives its stdout.
     pub(crate) fn run<const N: usize>(&self, program: &Path, arguments: [&str; N]) -> String {
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env("LD_LIBRARY_PATH", self.folder.path());
+        command.args(arguments).env("LD_LIBRARY_PATH", self.folder.path());
         said(&mut command).expect("it was built just now")
     }
 
@@ -176,10 +143,7 @@ impl Bench {
         let mut command = Command::new("valgrind");
         command.args(["-q", "--error-exitcode=9", "--leak-check=full"]);
         command.arg("--errors-for-leak-kinds=definite,indirect");
-        command
-            .arg(program)
-            .args(arguments)
-            .env("LD_LIBRARY_PATH", self.folder.path());
+        command.arg(program).args(arguments).env("LD_LIBRARY_PATH", self.folder.path());
         said(&mut command);
     }
 }

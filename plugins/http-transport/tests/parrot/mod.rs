@@ -25,10 +25,7 @@ pub(crate) struct Parrot {
 
 impl Service for Parrot {
     fn submit(&self, request: Request) -> Result<Reply, Fault> {
-        self.asked
-            .lock()
-            .expect("no test panics here")
-            .push(request.clone());
+        self.asked.lock().expect("no test panics here").push(request.clone());
         let busy = Fault::new(FaultCode::Busy, "8 requests wait already").retry_after_ms(1500);
         let (sink, reply) = reply_pair(request.id.clone(), EVENTS_MAX);
         match request.model.as_str() {
@@ -37,10 +34,7 @@ impl Service for Parrot {
             "late" => send_all(&sink, &[Event::Failed(busy)]),
             "broken" => {
                 let fault = Fault::new(FaultCode::Internal, "the parrot flew away");
-                send_all(
-                    &sink,
-                    &[accepted(&request.id), word("Hel"), Event::Failed(fault)],
-                );
+                send_all(&sink, &[accepted(&request.id), word("Hel"), Event::Failed(fault)]);
             }
             "patient" => {
                 send_all(&sink, &[accepted(&request.id), word("wait")]);
@@ -67,15 +61,8 @@ impl Service for Parrot {
             created: 1_700_000_000,
             encoding: "v3".into(),
         };
-        let load = Load {
-            active: 1,
-            queued: 2,
-            queue_requests_max: 8,
-        };
-        Description {
-            models: vec![card],
-            load,
-        }
+        let load = Load { active: 1, queued: 2, queue_requests_max: 8 };
+        Description { models: vec![card], load }
     }
 }
 
@@ -83,11 +70,7 @@ impl Service for Parrot {
 impl Parrot {
     /// The last request, once there is one.
     pub(crate) fn last_request(&self) -> Option<Request> {
-        self.asked
-            .lock()
-            .expect("no test panics here")
-            .last()
-            .cloned()
+        self.asked.lock().expect("no test panics here").last().cloned()
     }
 
     /// Waits for an answer that is kept open.
@@ -116,28 +99,16 @@ pub(crate) fn send_all(sink: &EventSink, events: &[Event]) {
 }
 
 pub(crate) fn finished(reason: FinishReason, completion_tokens: u32) -> Event {
-    let usage = Usage {
-        prompt_tokens: 5,
-        cached_tokens: 2,
-        completion_tokens,
-    };
+    let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens };
     Event::Finished { reason, usage }
 }
 
 fn accepted(id: &RequestId) -> Event {
-    Event::Accepted {
-        id: id.clone(),
-        model: "parrot".into(),
-        prompt_tokens: 5,
-        cached_tokens: 2,
-    }
+    Event::Accepted { id: id.clone(), model: "parrot".into(), prompt_tokens: 5, cached_tokens: 2 }
 }
 
 fn word(text: &str) -> Event {
-    Event::Text {
-        text: text.to_owned(),
-        tokens: 1,
-    }
+    Event::Text { text: text.to_owned(), tokens: 1 }
 }
 
 fn answer(request: &Request) -> Vec<Event> {
@@ -154,23 +125,11 @@ fn answer(request: &Request) -> Vec<Event> {
     }
     let heard = heard(request);
     let words: Vec<_> = heard.split_inclusive(' ').collect();
-    let tokens_max = request
-        .limits
-        .max_tokens
-        .map_or(words.len(), |tokens| tokens as usize);
-    let mut reason = if words.len() > tokens_max {
-        FinishReason::Length
-    } else {
-        FinishReason::Stop
-    };
+    let tokens_max = request.limits.max_tokens.map_or(words.len(), |tokens| tokens as usize);
+    let mut reason =
+        if words.len() > tokens_max { FinishReason::Length } else { FinishReason::Stop };
     let mut said = words[..words.len().min(tokens_max)].concat();
-    if let Some(end) = request
-        .limits
-        .stop
-        .iter()
-        .filter_map(|stop| said.find(stop))
-        .min()
-    {
+    if let Some(end) = request.limits.stop.iter().filter_map(|stop| said.find(stop)).min() {
         said.truncate(end);
         reason = FinishReason::Stop;
     }

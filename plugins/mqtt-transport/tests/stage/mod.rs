@@ -38,12 +38,7 @@ fn free_port() -> u16 {
 
 fn installed(program: &str) -> bool {
     let mut help = Command::new(program);
-    let found = help
-        .arg("--help")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok();
+    let found = help.arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
         eprintln!("skipped: no {program}");
     }
@@ -69,11 +64,7 @@ impl Mosquitto {
             return None;
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut broker = Self {
-            child: None,
-            directory,
-            port: free_port(),
-        };
+        let mut broker = Self { child: None, directory, port: free_port() };
         broker.restart();
         Some(broker)
     }
@@ -101,9 +92,7 @@ impl Mosquitto {
             .spawn()
             .expect("mosquitto starts");
         self.child = Some(child);
-        until("mosquitto listens", || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
-        });
+        until("mosquitto listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok());
     }
 }
 
@@ -141,11 +130,7 @@ impl Heard {
     pub fn text(&self) -> String {
         let choice = &self.json()["choices"][0];
         let content = [&choice["delta"]["content"], &choice["message"]["content"]];
-        content
-            .iter()
-            .find_map(|value| value.as_str())
-            .unwrap_or_default()
-            .to_owned()
+        content.iter().find_map(|value| value.as_str()).unwrap_or_default().to_owned()
     }
 }
 
@@ -162,40 +147,21 @@ impl Ear {
         let mark = format!("mark/{}", MARKS.fetch_add(1, Ordering::SeqCst));
         say(port, "311", &mark, "subscribed", &["-r"]);
         let mut command = Command::new("mosquitto_sub");
-        command.args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-            "-V",
-            version,
-            "-q",
-            "1",
-        ]);
+        command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "-q", "1"]);
         command.args(["-F", "heard\\t%t\\t%q\\t%r\\t%D\\t%P\\t%p"]);
         for filter in filters.iter().chain([&mark.as_str()]) {
             command.args(["-t", filter]);
         }
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let (sender, heard) = flume::unbounded();
         let (ready_in, ready) = flume::bounded(1);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let fields: Vec<&str> = line.splitn(7, '\t').collect();
-                if let [
-                    "heard",
-                    topic,
-                    qos,
-                    retained,
-                    correlation,
-                    properties,
-                    payload,
-                ] = fields[..]
+                if let ["heard", topic, qos, retained, correlation, properties, payload] =
+                    fields[..]
                 {
                     if topic == mark {
                         let _first = ready_in.try_send(());
@@ -246,16 +212,7 @@ impl Drop for Ear {
 /// Publishes with `mosquitto_pub` at QoS 1.
 pub fn say(port: u16, version: &str, topic: &str, payload: &str, more: &[&str]) {
     let mut child = Command::new("mosquitto_pub")
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-            "-V",
-            version,
-            "-q",
-            "1",
-        ])
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "-q", "1"])
         .args(["-t", topic, if payload.is_empty() { "-n" } else { "-s" }])
         .args(more)
         .stdin(Stdio::piped())
@@ -267,27 +224,13 @@ pub fn say(port: u16, version: &str, topic: &str, payload: &str, more: &[&str]) 
         input.write_all(payload.as_bytes()).expect("written");
     }
     drop(input);
-    assert!(
-        child.wait().expect("ends").success(),
-        "mosquitto_pub to {topic}"
-    );
+    assert!(child.wait().expect("ends").success(), "mosquitto_pub to {topic}");
 }
 
 /// Begins to ask with `mosquitto_rr`.
 pub fn ask(port: u16, topic: &str, reply: &str, payload: &str, more: &[&str]) -> Child {
     Command::new("mosquitto_rr")
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-            "-V",
-            "5",
-            "-q",
-            "1",
-            "-W",
-            "20",
-        ])
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "1", "-W", "20"])
         .args(["-t", topic, "-e", reply, "-m", payload])
         .args(more)
         .stdout(Stdio::piped())
@@ -314,27 +257,14 @@ impl Service for ByHand {
             return Err(fault);
         }
         let (sink, reply) = reply_pair(request.id.clone(), 64);
-        self.requests
-            .send((request, sink))
-            .expect("the test listens");
+        self.requests.send((request, sink)).expect("the test listens");
         Ok(reply)
     }
 
     fn describe(&self) -> Description {
-        let card = ModelCard {
-            id: "tiny".into(),
-            context_tokens_max: 64,
-            ..ModelCard::default()
-        };
-        let load = Load {
-            active: 0,
-            queued: 0,
-            queue_requests_max: 8,
-        };
-        Description {
-            models: vec![card],
-            load,
-        }
+        let card = ModelCard { id: "tiny".into(), context_tokens_max: 64, ..ModelCard::default() };
+        let load = Load { active: 0, queued: 0, queue_requests_max: 8 };
+        Description { models: vec![card], load }
     }
 }
 
@@ -355,10 +285,7 @@ impl Asked {
     }
 
     pub fn text(&self, text: &str) {
-        self.send(Event::Text {
-            text: text.into(),
-            tokens: 1,
-        });
+        self.send(Event::Text { text: text.into(), tokens: 1 });
     }
 
     pub fn finish(&self) {
@@ -366,11 +293,7 @@ impl Asked {
     }
 
     pub fn end(&self, reason: FinishReason) {
-        let usage = Usage {
-            prompt_tokens: 3,
-            cached_tokens: 0,
-            completion_tokens: 2,
-        };
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 };
         self.send(Event::Finished { reason, usage });
     }
 
@@ -410,20 +333,11 @@ impl Node {
         let transport = Box::new(MqttTransport::new(config).expect("a valid configuration"));
         let gauge = transport.gauge();
         let (sender, requests) = flume::unbounded();
-        let service = Arc::new(ByHand {
-            requests: sender,
-            refuses: Mutex::new(None),
-        });
+        let service = Arc::new(ByHand { requests: sender, refuses: Mutex::new(None) });
         let (handle, stop) = Stop::pair();
         let served: Arc<dyn Service> = Arc::clone(&service) as Arc<dyn Service>;
         let thread = std::thread::spawn(move || transport.serve(served, stop));
-        let node = Self {
-            gauge,
-            service,
-            requests,
-            stop: Some(handle),
-            thread: Some(thread),
-        };
+        let node = Self { gauge, service, requests, stop: Some(handle), thread: Some(thread) };
         node.online();
         node
     }
@@ -523,11 +437,7 @@ fn twin(stream: &TcpStream) -> TcpStream {
 /// The protocol level of CONNECT is its ninth byte, behind a header of two.
 fn speaks_5(stream: &TcpStream) -> bool {
     let mut head = [0; 9];
-    until("CONNECT came", || {
-        stream
-            .peek(&mut head)
-            .is_ok_and(|count| count == head.len())
-    });
+    until("CONNECT came", || stream.peek(&mut head).is_ok_and(|count| count == head.len()));
     if head[8] != 5 {
         return false;
     }

@@ -169,10 +169,7 @@ fn alignment(file: &Mapped, values: &HashMap<&str, Value<'_>>) -> Result<u64, We
         }
         Some(other) => Err(file.malformed(
             KEY,
-            format!(
-                "{} is not a power of two from 8 to {ALIGNMENT_MAX}",
-                other.show()
-            ),
+            format!("{} is not a power of two from 8 to {ALIGNMENT_MAX}", other.show()),
         )),
     }
 }
@@ -208,11 +205,7 @@ fn place_tensors(
     for tensor in stated {
         let name = tensor.name;
         if tensor.offset != expected {
-            let found = if tensor.offset < expected {
-                "overlaps"
-            } else {
-                "leaves a gap after"
-            };
+            let found = if tensor.offset < expected { "overlaps" } else { "leaves a gap after" };
             let problem = format!(
                 "offset {} {found} the tensor before it, expected {expected}",
                 tensor.offset
@@ -220,27 +213,15 @@ fn place_tensors(
             return Err(file.malformed(format!("tensor `{name}`"), problem));
         }
         let begin = data.checked_add(expected).ok_or_else(|| too_far(name))?;
-        let end = begin
-            .checked_add(tensor.bytes as u64)
-            .ok_or_else(|| too_far(name))?;
-        expected = (end - data)
-            .checked_next_multiple_of(alignment)
-            .ok_or_else(|| too_far(name))?;
+        let end = begin.checked_add(tensor.bytes as u64).ok_or_else(|| too_far(name))?;
+        expected = (end - data).checked_next_multiple_of(alignment).ok_or_else(|| too_far(name))?;
         // The padding belongs to the tensor, the last one's too.
-        if data
-            .checked_add(expected)
-            .is_none_or(|padded| padded > file_bytes)
-        {
+        if data.checked_add(expected).is_none_or(|padded| padded > file_bytes) {
             return Err(too_far(name));
         }
         // Both are at most the length of a slice.
         let range = begin as usize..end as usize;
-        let place = Place {
-            file: 0,
-            shape: tensor.shape,
-            encoding: tensor.encoding,
-            range,
-        };
+        let place = Place { file: 0, shape: tensor.shape, encoding: tensor.encoding, range };
         table.insert(file, name.to_owned(), place)?;
     }
     Ok(table)
@@ -256,11 +237,7 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     fn new(file: &'a Mapped) -> Self {
         let end = usize::try_from(HEADER_BYTES_MAX).map_or(usize::MAX, |limit| limit);
-        Self {
-            file,
-            bytes: &file.bytes[..file.bytes.len().min(end)],
-            at: 0,
-        }
+        Self { file, bytes: &file.bytes[..file.bytes.len().min(end)], at: 0 }
     }
 
     fn remaining(&self) -> usize {
@@ -268,19 +245,12 @@ impl<'a> Cursor<'a> {
     }
 
     fn take(&mut self, count: u64, what: &str) -> Result<&'a [u8], WeightsError> {
-        let Some(count) = usize::try_from(count)
-            .ok()
-            .filter(|&count| count <= self.remaining())
+        let Some(count) = usize::try_from(count).ok().filter(|&count| count <= self.remaining())
         else {
-            let room = if self.bytes.len() < self.file.bytes.len() {
-                "the limit"
-            } else {
-                "the end"
-            };
-            let problem = format!(
-                "{what} needs {count} bytes, {} are left to {room}",
-                self.remaining()
-            );
+            let room =
+                if self.bytes.len() < self.file.bytes.len() { "the limit" } else { "the end" };
+            let problem =
+                format!("{what} needs {count} bytes, {} are left to {room}", self.remaining());
             return Err(self.file.malformed(format!("byte {}", self.at), problem));
         };
         let taken = &self.bytes[self.at..self.at + count];
@@ -311,22 +281,12 @@ impl<'a> Cursor<'a> {
             return Ok(());
         }
         let (what, advice) = if (1..=3).contains(&version.swap_bytes()) {
-            (
-                "a big-endian GGUF file".to_owned(),
-                "Convert the model to little-endian.",
-            )
+            ("a big-endian GGUF file".to_owned(), "Convert the model to little-endian.")
         } else {
-            (
-                format!("GGUF version {version}"),
-                "Use a file of version 2 or 3.",
-            )
+            (format!("GGUF version {version}"), "Use a file of version 2 or 3.")
         };
         let path = self.file.path.clone();
-        Err(WeightsError::Unsupported {
-            path,
-            what,
-            advice: advice.into(),
-        })
+        Err(WeightsError::Unsupported { path, what, advice: advice.into() })
     }
 
     fn text(&mut self, what: &str, limit: u64) -> Result<&'a str, WeightsError> {
@@ -341,33 +301,25 @@ impl<'a> Cursor<'a> {
             )?;
         }
         let bytes = self.take(length, what)?;
-        std::str::from_utf8(bytes).map_err(|_| {
-            self.file
-                .malformed(format!("byte {at}"), format!("{what} is not UTF-8"))
-        })
+        std::str::from_utf8(bytes)
+            .map_err(|_| self.file.malformed(format!("byte {at}"), format!("{what} is not UTF-8")))
     }
 
     fn key(&mut self) -> Result<&'a str, WeightsError> {
         let at = self.at;
         let key = self.text("a key", KEY_BYTES_MAX)?;
         if key.is_empty() {
-            return Err(self
-                .file
-                .malformed(format!("byte {at}"), "the key is empty"));
+            return Err(self.file.malformed(format!("byte {at}"), "the key is empty"));
         }
         Ok(key)
     }
 
     fn kind(&mut self, key: &str) -> Result<Kind, WeightsError> {
         let number = self.u32("a value's type")?;
-        let kind = usize::try_from(number)
-            .ok()
-            .and_then(|index| Kind::ALL.get(index));
+        let kind = usize::try_from(number).ok().and_then(|index| Kind::ALL.get(index));
         kind.copied().ok_or_else(|| {
-            self.file.malformed(
-                format!("key `{key}`"),
-                format!("{number} is no type of the format"),
-            )
+            self.file
+                .malformed(format!("key `{key}`"), format!("{number} is no type of the format"))
         })
     }
 
@@ -410,9 +362,7 @@ impl<'a> Cursor<'a> {
         }
         let room = self.remaining() / kind.bytes_min();
         let Some(count) = usize::try_from(stated).ok().filter(|&count| count <= room) else {
-            return Err(wrong(format!(
-                "{stated} elements cannot be in the {room} places left"
-            )));
+            return Err(wrong(format!("{stated} elements cannot be in the {room} places left")));
         };
         let begin = self.at;
         match kind {
@@ -426,11 +376,7 @@ impl<'a> Cursor<'a> {
                 self.take((count * kind.bytes_min()) as u64, key)?;
             }
         }
-        Ok(Array {
-            kind,
-            count,
-            bytes: &self.bytes[begin..self.at],
-        })
+        Ok(Array { kind, count, bytes: &self.bytes[begin..self.at] })
     }
 
     fn tensor(&mut self) -> Result<Stated<'a>, WeightsError> {
@@ -471,12 +417,6 @@ impl<'a> Cursor<'a> {
                 encoding.name()
             ))
         })?;
-        Ok(Stated {
-            name,
-            shape,
-            encoding,
-            bytes,
-            offset,
-        })
+        Ok(Stated { name, shape, encoding, bytes, offset })
     }
 }

@@ -23,10 +23,7 @@ pub(super) fn read(keys: &Keys<'_>) -> Result<Option<Vocabulary>, WeightsError> 
     }
     if !matches!(model, "llama" | "gpt2") {
         return Err(keys.unsupported(
-            format!(
-                "tokenizer model {:?}",
-                model.chars().take(60).collect::<String>()
-            ),
+            format!("tokenizer model {:?}", model.chars().take(60).collect::<String>()),
             "Only \"llama\" (SentencePiece) and \"gpt2\" (byte-pair) vocabularies are read.",
         ));
     }
@@ -52,11 +49,8 @@ fn texts(keys: &Keys<'_>, key: &str, limit: u64) -> Result<Option<Vec<String>>, 
     let Some(array) = keys.array(key)? else {
         return Ok(None);
     };
-    keys.file
-        .within(format!("the length of `{key}`"), array.count as u64, limit)?;
-    let texts = array
-        .texts()
-        .ok_or_else(|| keys.wrong(key, "an array of text"))?;
+    keys.file.within(format!("the length of `{key}`"), array.count as u64, limit)?;
+    let texts = array.texts().ok_or_else(|| keys.wrong(key, "an array of text"))?;
     Ok(Some(texts.map(str::to_owned).collect()))
 }
 
@@ -79,9 +73,7 @@ fn scores(keys: &Keys<'_>, count: usize) -> Result<Vec<f32>, WeightsError> {
     let Some(array) = of_tokens(keys, SCORES, count)? else {
         return Ok(Vec::new());
     };
-    let words = array
-        .words(Kind::F32)
-        .ok_or_else(|| keys.wrong(SCORES, "an array of f32"))?;
+    let words = array.words(Kind::F32).ok_or_else(|| keys.wrong(SCORES, "an array of f32"))?;
     let scores: Vec<f32> = words.map(f32::from_le_bytes).collect();
     if scores.iter().any(|score| score.is_nan()) {
         return Err(keys.wrong(SCORES, "numbers"));
@@ -115,7 +107,5 @@ fn token_id(keys: &Keys<'_>, key: &str, count: usize) -> Result<Option<u32>, Wei
         return Ok(None);
     };
     let known = u32::try_from(id).ok().filter(|&id| (id as usize) < count);
-    known
-        .map(Some)
-        .ok_or_else(|| keys.wrong(key, format!("a token id below {count}")))
+    known.map(Some).ok_or_else(|| keys.wrong(key, format!("a token id below {count}")))
 }

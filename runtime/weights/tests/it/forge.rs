@@ -23,10 +23,7 @@ pub(crate) fn shapes(spelled: [&'static str; 12]) -> Vec<(&'static str, Vec<usiz
         &[6, 4],
         &[4, 6],
     ];
-    spelled
-        .into_iter()
-        .zip(shapes.map(<[usize]>::to_vec))
-        .collect()
+    spelled.into_iter().zip(shapes.map(<[usize]>::to_vec)).collect()
 }
 
 pub(crate) const GGUF_NAMES: [&str; 12] = [
@@ -105,12 +102,7 @@ pub(crate) fn text_value(content: &str) -> Vec<u8> {
 }
 
 pub(crate) fn array_value(kind: u32, count: u64, elements: &[u8]) -> Vec<u8> {
-    let head = [
-        &9_u32.to_le_bytes()[..],
-        &kind.to_le_bytes(),
-        &count.to_le_bytes(),
-    ]
-    .concat();
+    let head = [&9_u32.to_le_bytes()[..], &kind.to_le_bytes(), &count.to_le_bytes()].concat();
     [&head[..], elements].concat()
 }
 
@@ -154,21 +146,14 @@ impl Gguf {
             ("tokenizer.ggml.model", text_value("llama")),
             ("tokenizer.ggml.tokens", array_value(8, 3, &tokens)),
             ("tokenizer.ggml.scores", array_value(6, 3, &[0; 12])),
-            (
-                "tokenizer.ggml.token_type",
-                array_value(5, 3, &[2, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0]),
-            ),
+            ("tokenizer.ggml.token_type", array_value(5, 3, &[2, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0])),
             ("tokenizer.ggml.bos_token_id", u32_value(1)),
             ("tokenizer.ggml.eos_token_id", u32_value(2)),
             ("tokenizer.ggml.add_bos_token", bool_value(1)),
         ];
         let tensor = |(position, (name, shape)): (usize, (&str, Vec<usize>))| GgufTensor {
             name: name.to_owned(),
-            dimensions: shape
-                .iter()
-                .rev()
-                .map(|&dimension| dimension as u64)
-                .collect(),
+            dimensions: shape.iter().rev().map(|&dimension| dimension as u64).collect(),
             kind: 0,
             bytes: bytes_of(position, shape.iter().product()),
             offset: None,
@@ -177,11 +162,7 @@ impl Gguf {
             version: 3,
             alignment: 32,
             keys: keys.map(|(key, value)| (key.to_owned(), value)).to_vec(),
-            tensors: shapes(GGUF_NAMES)
-                .into_iter()
-                .enumerate()
-                .map(tensor)
-                .collect(),
+            tensors: shapes(GGUF_NAMES).into_iter().enumerate().map(tensor).collect(),
             key_count: None,
             tensor_count: None,
         }
@@ -200,10 +181,7 @@ impl Gguf {
     }
 
     pub(crate) fn tensor(&mut self, name: &str) -> &mut GgufTensor {
-        self.tensors
-            .iter_mut()
-            .find(|tensor| tensor.name == name)
-            .expect("a forged name")
+        self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a forged name")
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -260,44 +238,26 @@ pub(crate) fn tensors(spelled: [&'static str; 12]) -> Vec<Tensor> {
         bytes: bytes_of(position, shape.iter().product()),
         shape,
     };
-    shapes(spelled)
-        .into_iter()
-        .enumerate()
-        .map(tensor)
-        .collect()
+    shapes(spelled).into_iter().enumerate().map(tensor).collect()
 }
 
 /// A sound safetensors file.
 pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     let mut end = 0;
     let mut lines = Vec::new();
-    for Tensor {
-        name,
-        dtype,
-        shape,
-        bytes,
-    } in tensors
-    {
+    for Tensor { name, dtype, shape, bytes } in tensors {
         let begin = end;
         end += bytes.len();
         lines.push(format!(
             r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#
         ));
     }
-    let data: Vec<u8> = tensors
-        .iter()
-        .flat_map(|tensor| tensor.bytes.clone())
-        .collect();
+    let data: Vec<u8> = tensors.iter().flat_map(|tensor| tensor.bytes.clone()).collect();
     with_header(&format!("{{{}}}", lines.join(",")), &data)
 }
 
 pub(crate) fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes()[..],
-        header.as_bytes(),
-        data,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 pub(crate) const CONFIG: &str = r#"{

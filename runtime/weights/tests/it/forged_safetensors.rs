@@ -15,9 +15,7 @@ fn says(bytes: &[u8], words: &str) {
 
 fn reads(bytes: &[u8]) -> usize {
     let folder = folder(&[("a.safetensors", bytes)]);
-    safetensors_contents(&folder.path().join("a.safetensors"))
-        .unwrap()
-        .len()
+    safetensors_contents(&folder.path().join("a.safetensors")).unwrap().len()
 }
 
 fn line(name: &str, shape: &str, begin: u64, end: u64) -> String {
@@ -32,21 +30,9 @@ fn file(lines: &[String], data_bytes: usize) -> Vec<u8> {
 fn sound_headers_are_read() {
     assert_eq!(reads(&file(&[line("a", "[2]", 0, 8)], 8)), 1);
     assert_eq!(reads(&file(&[line("a", "[]", 0, 4)], 4)), 1);
-    assert_eq!(
-        reads(&file(
-            &[line("a", "[0,4]", 0, 0), line("b", "[1]", 0, 4)],
-            4
-        )),
-        2
-    );
-    assert_eq!(
-        reads(&file(&[line("b", "[1]", 4, 8), line("a", "[1]", 0, 4)], 8)),
-        2
-    );
-    let noted = [
-        r#""__metadata__":{"k":"v"}"#.to_owned(),
-        line("a", "[1]", 0, 4),
-    ];
+    assert_eq!(reads(&file(&[line("a", "[0,4]", 0, 0), line("b", "[1]", 0, 4)], 4)), 2);
+    assert_eq!(reads(&file(&[line("b", "[1]", 4, 8), line("a", "[1]", 0, 4)], 8)), 2);
+    let noted = [r#""__metadata__":{"k":"v"}"#.to_owned(), line("a", "[1]", 0, 4)];
     assert_eq!(reads(&file(&noted, 4)), 1);
     let padded = format!("{{{}}}   ", line("a", "[1]", 0, 4));
     assert_eq!(reads(&with_header(&padded, &[0; 4])), 1);
@@ -65,58 +51,28 @@ fn a_header_length_is_compared_before_it_is_believed() {
 
 #[test]
 fn tensors_must_tile_the_data() {
-    says(
-        &file(&[line("a", "[2]", 0, 8), line("b", "[2]", 4, 12)], 12),
-        "overlaps",
-    );
-    says(
-        &file(&[line("a", "[1]", 0, 4), line("b", "[1]", 8, 12)], 12),
-        "leaves a gap",
-    );
+    says(&file(&[line("a", "[2]", 0, 8), line("b", "[2]", 4, 12)], 12), "overlaps");
+    says(&file(&[line("a", "[1]", 0, 4), line("b", "[1]", 8, 12)], 12), "leaves a gap");
     says(&file(&[line("a", "[1]", 4, 8)], 8), "leaves a gap");
-    says(
-        &file(&[line("a", "[1]", 0, 4)], 5),
-        "the tensors end at 4, the data at 5 bytes",
-    );
-    says(
-        &file(&[line("a", "[4]", 0, 16)], 8),
-        "ends at 16 of 8 bytes",
-    );
+    says(&file(&[line("a", "[1]", 0, 4)], 5), "the tensors end at 4, the data at 5 bytes");
+    says(&file(&[line("a", "[4]", 0, 16)], 8), "ends at 16 of 8 bytes");
 }
 
 #[test]
 fn shape_and_offsets_must_agree() {
-    says(
-        &file(&[line("a", "[3]", 0, 8)], 8),
-        "is 12 bytes, the offsets are 0 to 8",
-    );
+    says(&file(&[line("a", "[3]", 0, 8)], 8), "is 12 bytes, the offsets are 0 to 8");
     says(&file(&[line("a", "[2]", 8, 0)], 8), "tensor `a`");
-    says(
-        &file(&[line("a", "[4294967296,4294967296]", 0, 0)], 0),
-        "too large",
-    );
-    says(
-        &file(&[line("a", "[4611686018427387904,4,2]", 0, 8)], 8),
-        "too large",
-    );
+    says(&file(&[line("a", "[4294967296,4294967296]", 0, 0)], 0), "too large");
+    says(&file(&[line("a", "[4611686018427387904,4,2]", 0, 8)], 8), "too large");
     says(&file(&[line("a", "[-1]", 0, 4)], 4), "the header");
     says(&file(&[line("a", "[1.0]", 0, 4)], 4), "the header");
-    says(
-        &file(&[line("a", "[1,1,1,1,1,1,1,1,1]", 0, 4)], 4),
-        "at most 8 dimensions",
-    );
+    says(&file(&[line("a", "[1,1,1,1,1,1,1,1,1]", 0, 4)], 4), "at most 8 dimensions");
 }
 
 #[test]
 fn names_are_there_once() {
-    says(
-        &file(&[line("a", "[1]", 0, 4), line("a", "[1]", 4, 8)], 8),
-        "the name is there twice",
-    );
-    says(
-        &file(&[line("a", "[0]", 0, 0), line("a", "[0]", 0, 0)], 0),
-        "the name is there twice",
-    );
+    says(&file(&[line("a", "[1]", 0, 4), line("a", "[1]", 4, 8)], 8), "the name is there twice");
+    says(&file(&[line("a", "[0]", 0, 0), line("a", "[0]", 0, 0)], 0), "the name is there twice");
     let noted = r#""__metadata__":{"k":"v","k":"w"}"#.to_owned();
     says(&file(&[noted], 0), "`k` is there twice");
     let noted = r#""__metadata__":{}"#.to_owned();
@@ -125,13 +81,9 @@ fn names_are_there_once() {
 
 #[test]
 fn names_and_tensors_have_limits() {
-    says(
-        &file(&[line(&"x".repeat(257), "[1]", 0, 4)], 4),
-        "the limit is 256",
-    );
-    let many: Vec<String> = (0..65_537)
-        .map(|index| line(&index.to_string(), "[0]", 0, 0))
-        .collect();
+    says(&file(&[line(&"x".repeat(257), "[1]", 0, 4)], 4), "the limit is 256");
+    let many: Vec<String> =
+        (0..65_537).map(|index| line(&index.to_string(), "[0]", 0, 0)).collect();
     says(&file(&many, 0), "at most 65536 tensors");
     assert_eq!(reads(&file(&many[1..], 0)), 65_536);
 }
@@ -139,10 +91,7 @@ fn names_and_tensors_have_limits() {
 #[test]
 fn only_floats_are_read() {
     let eight = r#""a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}"#.to_owned();
-    says(
-        &file(&[eight], 1),
-        "dtype \"F8_E4M3\" of tensor `a` is not supported",
-    );
+    says(&file(&[eight], 1), "dtype \"F8_E4M3\" of tensor `a` is not supported");
 }
 
 #[test]
@@ -154,15 +103,9 @@ fn a_header_nested_deep_is_refused_without_recursion() {
 #[test]
 fn a_lone_file_needs_its_configuration() {
     refused(
-        open_bytes(
-            "model.safetensors",
-            &safetensors(&tensors(HUGGING_FACE_NAMES)),
-        ),
+        open_bytes("model.safetensors", &safetensors(&tensors(HUGGING_FACE_NAMES))),
         "neither config.json nor params.json lies beside it",
     );
-    refused(
-        open_bytes("model.bin", b"PK\x03\x04 and so on"),
-        "does not begin with GGUF",
-    );
+    refused(open_bytes("model.bin", b"PK\x03\x04 and so on"), "does not begin with GGUF");
     refused(open_bytes("model.gguf", b""), "it is empty");
 }

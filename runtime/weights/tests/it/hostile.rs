@@ -15,10 +15,7 @@ fn walk(path: &Path) -> Result<usize, weights::WeightsError> {
     let mut values = 0;
     for layer in 0..u16::try_from(archive.hyper().layers).unwrap() {
         for part in weights::Part::ALL {
-            values += archive
-                .tensor(weights::TensorName::Block { layer, part })?
-                .to_f32()?
-                .len();
+            values += archive.tensor(weights::TensorName::Block { layer, part })?.to_f32()?.len();
         }
     }
     Ok(values)
@@ -116,11 +113,7 @@ fn the_corpus_of_malformed_files_is_refused() {
             wrong.push(format!("{} ({}): {opened:?}", text("file"), text("why")));
         }
         if text("kind") != "gguf" {
-            assert!(
-                weights::open(&path).is_err(),
-                "{} has no configuration",
-                text("file")
-            );
+            assert!(weights::open(&path).is_err(), "{} has no configuration", text("file"));
         }
     }
     println!("{} files", index.len());

@@ -23,14 +23,10 @@ fn numbers(hyper: &Hyper) -> [u32; 8] {
 fn all_names(hyper: &Hyper) -> Vec<TensorName> {
     let layers = 0..u16::try_from(hyper.layers).unwrap();
     let blocks = layers.flat_map(|layer| Part::ALL.map(|part| TensorName::Block { layer, part }));
-    [
-        TensorName::Embedding,
-        TensorName::OutputNorm,
-        TensorName::Output,
-    ]
-    .into_iter()
-    .chain(blocks)
-    .collect()
+    [TensorName::Embedding, TensorName::OutputNorm, TensorName::Output]
+        .into_iter()
+        .chain(blocks)
+        .collect()
 }
 
 /// Opens, checks what every model has, and unpacks all of it to finite numbers.
@@ -38,15 +34,8 @@ fn open(path: &Path) -> Arc<dyn Archive> {
     let archive = weights::open(path).unwrap_or_else(|error| panic!("{error}"));
     for name in all_names(archive.hyper()) {
         let values = archive.tensor(name).unwrap().to_f32().unwrap();
-        assert_eq!(
-            values.len(),
-            archive.hyper().shape_of(name).iter().product::<usize>()
-        );
-        assert!(
-            values.iter().all(|value| value.is_finite()),
-            "{name:?} of {}",
-            path.display()
-        );
+        assert_eq!(values.len(), archive.hyper().shape_of(name).iter().product::<usize>());
+        assert!(values.iter().all(|value| value.is_finite()), "{name:?} of {}", path.display());
     }
     archive
 }
@@ -71,18 +60,11 @@ fn stories_are_the_same_model_in_every_container() {
         let archive = open(&folder.join(name));
         let hyper = archive.hyper();
         assert_eq!(numbers(hyper), STORIES, "{name}");
-        assert!(
-            hyper.tied_embeddings && hyper.sliding_window.is_none(),
-            "{name}"
-        );
+        assert!(hyper.tied_embeddings && hyper.sliding_window.is_none(), "{name}");
         assert_eq!(hyper.rope_theta, 10_000.0);
         assert!((hyper.rms_epsilon - 1e-5).abs() < 1e-9);
         let gguf = archive.container() == Container::Gguf;
-        let pairing = if gguf {
-            RopePairing::Adjacent
-        } else {
-            RopePairing::HalfSplit
-        };
+        let pairing = if gguf { RopePairing::Adjacent } else { RopePairing::HalfSplit };
         assert_eq!(hyper.pairing, pairing, "{name}");
         assert_eq!(archive.vocabulary().is_some(), gguf);
         assert_eq!(archive.tokenizer_path().is_some(), !gguf);
@@ -107,10 +89,7 @@ fn error(values: &[f32], expected: &[f32]) -> f64 {
     let squares = |each: &mut dyn Iterator<Item = f32>| -> f64 {
         each.map(|value| f64::from(value) * f64::from(value)).sum()
     };
-    let mut differences = values
-        .iter()
-        .zip(expected)
-        .map(|(value, expected)| value - expected);
+    let mut differences = values.iter().zip(expected).map(|(value, expected)| value - expected);
     squares(&mut differences) / squares(&mut expected.iter().copied())
 }
 
@@ -120,32 +99,12 @@ fn tiny_models_state_their_numbers() {
     let folder = shared.join("data/models/tiny-random");
     for (name, expected, window, tied) in [
         ("tiny-k", [512, 256, 512, 2, 8, 2, 32, 512], None, false),
-        (
-            "tiny-nemo",
-            [131_072, 40, 112, 2, 4, 2, 32, 1024],
-            None,
-            true,
-        ),
-        (
-            "tiny-swa-v1",
-            [32_000, 64, 96, 3, 8, 2, 8, 512],
-            Some(16),
-            false,
-        ),
+        ("tiny-nemo", [131_072, 40, 112, 2, 4, 2, 32, 1024], None, true),
+        ("tiny-swa-v1", [32_000, 64, 96, 3, 8, 2, 8, 512], Some(16), false),
         ("tiny-v3", [32_768, 64, 160, 2, 8, 2, 16, 2048], None, false),
         ("tiny-v7", [32_768, 96, 224, 2, 12, 1, 8, 2048], None, false),
-        (
-            "tiny-v3-bf16.gguf",
-            [32_768, 64, 160, 2, 8, 2, 16, 2048],
-            None,
-            false,
-        ),
-        (
-            "tiny-v3-q8_0.gguf",
-            [32_768, 64, 160, 2, 8, 2, 16, 2048],
-            None,
-            false,
-        ),
+        ("tiny-v3-bf16.gguf", [32_768, 64, 160, 2, 8, 2, 16, 2048], None, false),
+        ("tiny-v3-q8_0.gguf", [32_768, 64, 160, 2, 8, 2, 16, 2048], None, false),
     ] {
         let archive = open(&folder.join(name));
         assert_eq!(numbers(archive.hyper()), expected, "{name}");
@@ -176,11 +135,7 @@ fn every_encoding_of_one_model_is_near_its_original() {
         ("Q8_0", Encoding::Q8_0, 1e-4),
     ] {
         let archive = open(&folder.join(format!("tiny-k-{name}.gguf")));
-        assert_eq!(
-            numbers(archive.hyper()),
-            numbers(original.hyper()),
-            "{name}"
-        );
+        assert_eq!(numbers(archive.hyper()), numbers(original.hyper()), "{name}");
         let tensor = archive.tensor(gate).unwrap();
         assert_eq!(tensor.encoding, encoding, "{name}");
         let error = error(&tensor.to_f32().unwrap(), &expected);
@@ -194,10 +149,7 @@ fn a_vocabulary_comes_whole_out_of_the_file() {
     let Some(shared) = shared() else { return };
     let archive = open(&shared.join("data/models/tiny-random/tiny-v3-q8_0.gguf"));
     let vocabulary = archive.vocabulary().unwrap();
-    assert_eq!(
-        (vocabulary.model.as_str(), vocabulary.pre.as_deref()),
-        ("llama", Some("default"))
-    );
+    assert_eq!((vocabulary.model.as_str(), vocabulary.pre.as_deref()), ("llama", Some("default")));
     assert_eq!(vocabulary.tokens.len(), 32_768);
     assert_eq!(vocabulary.kinds.len(), 32_768);
     assert_eq!(vocabulary.scores.len(), 32_768);
@@ -216,10 +168,7 @@ fn a_file_of_nothing_but_vocabulary_gives_it() {
     ] {
         let path = shared.join("data/gguf_vocab").join(name);
         let vocabulary = weights::gguf_vocabulary(&path).unwrap().unwrap();
-        assert_eq!(
-            (vocabulary.model.as_str(), vocabulary.tokens.len()),
-            (model, tokens)
-        );
+        assert_eq!((vocabulary.model.as_str(), vocabulary.tokens.len()), (model, tokens));
         assert_eq!(vocabulary.merges.is_empty(), !merges, "{name}");
         assert!(weights::open(&path).is_err(), "{name} is no model");
     }

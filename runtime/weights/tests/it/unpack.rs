@@ -26,11 +26,7 @@ fn every_encoding_unpacks_to_the_reference_bit_for_bit() {
             let expected = f32::from_bits(*expected);
             // Zeroes may differ in sign: the reference adds where this subtracts.
             let same = value.to_bits() == expected.to_bits() || (*value == 0.0 && expected == 0.0);
-            assert!(
-                same,
-                "{} value {index}: {value}, expected {expected}",
-                encoding.name()
-            );
+            assert!(same, "{} value {index}: {value}, expected {expected}", encoding.name());
         }
     }
 }
