@@ -178,7 +178,7 @@ mod tests {
         let start = Instant::now();
         while !holds() {
             assert!(start.elapsed() < PATIENCE, "{what} does not hold");
-            thread::yield_now();
+            std::thread::yield_now();
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         let mut reply = filtered.submit(request("ask")).unwrap();
         let sink = open.sinks.lock().unwrap()[0].clone();
         // Both queues, and the event in the relay's hand.
-        let room = RELAY_EVENTS_MAX + 4 + 1;
+        let room = crate::relay::RELAY_EVENTS_MAX + 4 + 1;
         for number in 0..room {
             let event = text(&number.to_string());
             until("there is room", || sink.send(event.clone()) == SendOutcome::Sent);

@@ -14,7 +14,7 @@ use protocol::{
 };
 
 /// Events between a relay and its reader; what waits before it is held back by the engine's queue.
-const RELAY_EVENTS_MAX: usize = 16;
+pub(crate) const RELAY_EVENTS_MAX: usize = 16;
 /// How long a relay may not notice that its reader is gone or cancels.
 const NOTICE: Duration = Duration::from_millis(20);
 /// How long it waits before it offers an event to a full queue again.

@@ -1,5 +1,9 @@
 //! Bad input is told what is wrong with it, and the daemon serves on.
-#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops where something is wrong, and tells what it skips"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -243,7 +247,9 @@ fn bad_mqtt_messages_are_told_so_and_the_daemon_serves_on() {
     };
     let foreign = ["-D", "publish", "response-topic", "plc/valve/set"];
     let other = ["-D", "publish", "response-topic", "zonda/v1/plant1/client/plc8/reply/1"];
-    let table: Vec<(&str, Vec<u8>, &[&str], &[u64])> = vec![
+    /// What is wrong, payload, further arguments of the publisher, statuses.
+    type BadMessage<'a> = (&'a str, Vec<u8>, &'a [&'a str], &'a [u64]);
+    let table: Vec<BadMessage<'_>> = vec![
         ("no JSON", b"turn on the light".to_vec(), &[], &[400]),
         ("no UTF-8", vec![0xff, 0xfe, 0x00], &[], &[400]),
         ("unknown ext field", body("ext", json!({ "repyl_to": "x" })), &[], &[400, 422]),

@@ -1,5 +1,9 @@
 //! The command line keeps its contract: formats of lines and objects, golden ids and logits.
-#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops where something is wrong, and tells what it skips"
+)]
 
 use std::path::Path;
 

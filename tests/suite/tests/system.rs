@@ -1,5 +1,9 @@
 //! The real program, a real broker and real clients give one and the same answer.
-#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops where something is wrong, and tells what it skips"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
