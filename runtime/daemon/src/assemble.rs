@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::{Alias, Counters, EngineLimits, EngineService, Serving};
 use firmware_config::{Loaded, Profile, ProfileError};
 use model::{BackendChoice, CacheLimits, LoadError, Network, OpenDevice};
-use protocol::{ModelCard, Service};
+use protocol::{ModelCard, Service, TransportError};
 use text::{Codec, TemplateVersion, TextError};
 use weights::{Archive, WeightsError};
 
@@ -81,7 +81,7 @@ pub enum AssembleError {
     Engine(#[from] engine::EngineError),
     /// A transport cannot start or broke.
     #[error("{0}")]
-    Transport(#[from] protocol::TransportError),
+    Transport(#[from] TransportError),
     /// What was given to read is not what was asked for.
     #[error("{message}")]
     Input {
@@ -115,7 +115,9 @@ impl AssembleError {
     /// What kind of failure.
     pub fn kind(&self) -> AssembleKind {
         match self {
-            Self::Profile(_) | Self::Configuration { .. } => AssembleKind::Configuration,
+            Self::Profile(_)
+            | Self::Configuration { .. }
+            | Self::Transport(TransportError::Configuration { .. }) => AssembleKind::Configuration,
             Self::Device(_) => AssembleKind::Device,
             Self::Memory { .. } => AssembleKind::Memory,
             Self::Load(error) if error.is_out_of_memory() => AssembleKind::Memory,

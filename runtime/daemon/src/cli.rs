@@ -62,6 +62,20 @@ pub(crate) struct Setup {
     pub(crate) set: Vec<String>,
 }
 
+/// How an answer is drawn, and how long it may be.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Drawing {
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 always takes the likeliest token
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+    /// Same seed, same answer
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+}
+
 /// Arguments of `zonda serve`.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -96,15 +110,9 @@ pub(crate) struct Run {
     /// A chat-completions request in JSON; - reads standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) request: Option<PathBuf>,
-    /// Longest answer, in tokens
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<u32>,
-    /// 0 always takes the likeliest token
-    #[arg(long, value_name = "T")]
-    pub(crate) temperature: Option<f32>,
-    /// Same seed, same answer
-    #[arg(long, value_name = "S")]
-    pub(crate) seed: Option<u64>,
+    /// How the answer is drawn.
+    #[command(flatten)]
+    pub(crate) drawing: Drawing,
     /// Print the chat.completion object instead of the text
     #[arg(long)]
     pub(crate) json: bool,
@@ -119,15 +127,9 @@ pub(crate) struct Chat {
     /// Instructions before the conversation
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Longest answer, in tokens
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<u32>,
-    /// 0 always takes the likeliest token
-    #[arg(long, value_name = "T")]
-    pub(crate) temperature: Option<f32>,
-    /// Same seed, same answers
-    #[arg(long, value_name = "S")]
-    pub(crate) seed: Option<u64>,
+    /// How answers are drawn.
+    #[command(flatten)]
+    pub(crate) drawing: Drawing,
 }
 
 /// Arguments of `zonda encode`.

@@ -23,7 +23,7 @@ pub(crate) fn run(
 ) -> Result<(), AssembleError> {
     // A request that cannot be read is said before a model is loaded for it.
     let mut chat = parse_chat(&body(arguments)?, RequestId("run".into()), Strictness::Lenient)?;
-    apply(arguments, &mut chat.request);
+    arguments.drawing.apply(&mut chat.request);
     if arguments.raw {
         chat.request.input = Input::Text(arguments.prompt.clone().unwrap_or_default());
     }
@@ -64,16 +64,12 @@ fn body(arguments: &cli::Run) -> Result<Vec<u8>, AssembleError> {
     Ok(body)
 }
 
-/// Flags win over what the request file says.
-fn apply(arguments: &cli::Run, request: &mut Request) {
-    if arguments.max_tokens.is_some() {
-        request.limits.max_tokens = arguments.max_tokens;
-    }
-    if arguments.temperature.is_some() {
-        request.sampling.temperature = arguments.temperature;
-    }
-    if arguments.seed.is_some() {
-        request.sampling.seed = arguments.seed;
+impl cli::Drawing {
+    /// Flags win over what the request says.
+    fn apply(&self, request: &mut Request) {
+        request.limits.max_tokens = self.max_tokens.or(request.limits.max_tokens);
+        request.sampling.temperature = self.temperature.or(request.sampling.temperature);
+        request.sampling.seed = self.seed.or(request.sampling.seed);
     }
 }
 
@@ -166,9 +162,7 @@ impl<'a> Conversation<'a> {
         let mut messages = self.messages.clone();
         messages.push(Message::User { content: vec![words.to_owned()] });
         let mut request = Request::new("chat", Input::Chat(messages.clone()));
-        request.limits.max_tokens = self.arguments.max_tokens;
-        request.sampling.temperature = self.arguments.temperature;
-        request.sampling.seed = self.arguments.seed;
+        self.arguments.drawing.apply(&mut request);
         let answer = stream(service, request, output)?;
         messages.push(Message::Assistant {
             content: Some(vec![answer]),

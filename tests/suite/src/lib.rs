@@ -125,7 +125,7 @@ pub struct Daemon {
     pub mqtt_port: u16,
     /// The line that it printed when it was ready.
     pub ready: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// The node name of every daemon of the tests.
@@ -143,18 +143,20 @@ impl Daemon {
             .arg(model)
             .args(arguments)
             .current_dir(folder.path())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(folder.path().join("log")).unwrap());
         let mut child = command.spawn().unwrap();
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert!(ready.starts_with("zonda ready: "), "no ready line but: {ready:?}");
+        let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+        assert!(ready.starts_with("zonda ready: "), "no ready line but {ready:?} and {}", log());
         let value = |key: &str| {
             let start = ready.find(key).unwrap_or_else(|| panic!("no {key} in {ready:?}"));
             ready[start + key.len()..].split_whitespace().next().unwrap().to_owned()
         };
         let http = value("http=http://").parse().unwrap();
         let mqtt_port = value("mqtt=mqtt://").rsplit(':').next().unwrap().parse().unwrap();
-        let daemon = Self { child, http, mqtt_port, ready, _folder: folder };
+        let daemon = Self { child, http, mqtt_port, ready, folder };
         if installed("mosquitto_sub").is_some() {
             daemon.wait_for_status("online");
         }
@@ -201,9 +203,15 @@ impl Daemon {
         answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
     }
 
-    /// The process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// All that it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Tells it to stop, without waiting.
+    pub fn tell_to_stop(&self) {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Whether it still runs.
@@ -213,8 +221,7 @@ impl Daemon {
 
     /// Sends SIGTERM and waits for the end.
     pub fn terminate(&mut self) -> ExitStatus {
-        let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success());
+        self.tell_to_stop();
         self.child.wait().unwrap()
     }
 }

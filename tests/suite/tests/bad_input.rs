@@ -135,6 +135,8 @@ fn bad_configuration_and_usage_have_their_exit_codes() {
     assert!(message.contains("flex"), "what this box has is not listed: {message:?}");
     let (code, message) = check(&["run", "--prompt", "x", "--model", model, "--backend", "abacus"]);
     assert_eq!(code, Some(78), "{message}");
+    let (code, message) = check(&["serve", "--model", model, "--http", "0.0.0.0:0"]);
+    assert_eq!(code, Some(78), "beyond loopback without tokens: {message}");
     assert_eq!(check(&["run"]).0, Some(2));
     assert_eq!(check(&["no-such-verb"]).0, Some(2));
     assert_eq!(check(&["config", "check"]).0, Some(0));

@@ -5,6 +5,7 @@
     reason = "a test stops where something is wrong, and tells what it skips"
 )]
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -336,11 +337,45 @@ fn an_alias_answers_with_its_own_encoding_and_says_who_answered() {
 }
 
 #[test]
-fn sigterm_ends_a_running_answer_and_exits_0() {
+fn sigterm_lets_a_running_answer_end_and_exits_0() {
     let mut daemon = Daemon::start(&tiny_gguf(), &[]);
+    let body = json!({
+        "model": "default", "stream": true, "temperature": 0, "min_tokens": 400, "max_tokens": 400,
+        "messages": [{ "role": "user", "content": PROMPT }],
+    });
+    let mut stream = std::net::TcpStream::connect(daemon.http).unwrap();
+    let body = body.to_string();
+    write!(
+        stream,
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\
+         Content-Type: application/json\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("\"content\":\"The\"")), "the answer began");
+    daemon.tell_to_stop();
+    assert!(lines.any(|line| line == "data: [DONE]"), "the answer ended whole");
+    assert_eq!(daemon.terminate().code(), Some(0));
+}
+
+#[test]
+fn prompts_and_answers_are_in_no_log() {
+    let daemon = Daemon::start(&tiny_gguf(), &["--set", "log.level=trace"]);
+    let canary = "kitchen canary-7f3a";
+    daemon.chat(canary);
+    let (status, _) =
+        daemon.post("/v1/chat/completions", &format!("{{\"messages\":\"{canary}\"}}"));
+    assert!((400..500).contains(&status));
     assert_eq!(daemon.chat(PROMPT), ANSWER);
-    let status = daemon.terminate();
-    assert_eq!(status.code(), Some(0), "{status}");
+    if installed("mosquitto_rr").is_some() {
+        assert_eq!(rr_final(daemon.mqtt_port, PROMPT), ANSWER);
+    }
+    let log = daemon.log();
+    assert!(log.contains("loading the model"), "{log}");
+    for secret in ["canary-7f3a", "Turn on the", "light is on"] {
+        assert!(!log.contains(secret), "the log holds {secret:?}");
+    }
 }
 
 #[test]
