@@ -59,6 +59,82 @@ fn logits_of_the_fixture_are_those_of_the_reference_network() {
     }
 }
 
+/// The Hugging Face fixture in Mistral's own layout: other names, and the rows of each query and
+/// key head dealt out so that rotary pairs are neighbours.
+fn mistral_layout(folder: &Path) {
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(tiny_hf().join("config.json")).unwrap()).unwrap();
+    let file = std::fs::read(tiny_hf().join("model.safetensors")).unwrap();
+    let header_bytes = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..8 + header_bytes]).unwrap();
+    let (mut new_header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, entry) in header.as_object().unwrap() {
+        if name == "__metadata__" {
+            continue;
+        }
+        let parts: Vec<&str> = name.split('.').collect();
+        let part = parts[parts.len() - 2];
+        let (own, heads) = match part {
+            "embed_tokens" => ("tok_embeddings", 0),
+            "norm" => ("norm", 0),
+            "lm_head" => ("output", 0),
+            "input_layernorm" => ("attention_norm", 0),
+            "post_attention_layernorm" => ("ffn_norm", 0),
+            "q_proj" => ("attention.wq", config["num_attention_heads"].as_u64().unwrap()),
+            "k_proj" => ("attention.wk", config["num_key_value_heads"].as_u64().unwrap()),
+            "v_proj" => ("attention.wv", 0),
+            "o_proj" => ("attention.wo", 0),
+            "gate_proj" => ("feed_forward.w1", 0),
+            "up_proj" => ("feed_forward.w3", 0),
+            "down_proj" => ("feed_forward.w2", 0),
+            other => panic!("unknown tensor {other}"),
+        };
+        let layer =
+            if parts[1] == "layers" { format!("layers.{}.", parts[2]) } else { String::new() };
+        let at = |index: usize| entry["data_offsets"][index].as_u64().unwrap() as usize;
+        let bytes = &file[8 + header_bytes..][at(0)..at(1)];
+        let begin = data.len();
+        if heads == 0 {
+            data.extend_from_slice(bytes);
+        } else {
+            let rows = entry["shape"][0].as_u64().unwrap() as usize;
+            let (head_rows, row_bytes) = (rows / heads as usize, bytes.len() / rows);
+            for row in 0..rows {
+                let (head, within) = (row / head_rows, row % head_rows);
+                let from = head * head_rows + within / 2 + (within % 2) * head_rows / 2;
+                data.extend_from_slice(&bytes[from * row_bytes..(from + 1) * row_bytes]);
+            }
+        }
+        let mut entry = entry.clone();
+        entry["data_offsets"] = json!([begin, data.len()]);
+        new_header.insert(format!("{layer}{own}.weight"), entry);
+    }
+    let head = Value::from(new_header).to_string();
+    let whole = [&(head.len() as u64).to_le_bytes(), head.as_bytes(), &data].concat();
+    std::fs::write(folder.join("consolidated.safetensors"), whole).unwrap();
+    let params = json!({
+        "dim": config["hidden_size"], "n_layers": config["num_hidden_layers"],
+        "head_dim": config["head_dim"], "hidden_dim": config["intermediate_size"],
+        "n_heads": config["num_attention_heads"], "n_kv_heads": config["num_key_value_heads"],
+        "norm_eps": config["rms_norm_eps"], "vocab_size": config["vocab_size"],
+        "rope_theta": config["rope_theta"],
+    });
+    std::fs::write(folder.join("params.json"), params.to_string()).unwrap();
+    std::fs::copy(tiny_hf().join("tokenizer.model"), folder.join("tokenizer.model.v3")).unwrap();
+}
+
+#[test]
+fn mistrals_own_layout_gives_the_same_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    mistral_layout(folder.path());
+    let error = logits_error(folder.path(), "hf", "flex");
+    println!("consolidated on flex: largest difference {error:.1e}");
+    assert!(error < LOGIT_TOLERANCE, "{error}");
+    let facts = stdout_of(zonda().args(["model", "inspect", "--json"]).arg(folder.path()));
+    let facts: Value = serde_json::from_str(&facts).unwrap();
+    assert_eq!(facts["container"], "mistral");
+}
+
 #[test]
 fn greedy_answers_of_the_fixture_are_the_golden_ones() {
     for (model, container) in [(tiny_hf(), "hf"), (tiny_gguf(), "gguf")] {
