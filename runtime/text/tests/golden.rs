@@ -79,7 +79,8 @@ fn tokenizer_folder() -> Option<PathBuf> {
         return Some(folder.into());
     }
     let script = "import importlib.util as u; print(u.find_spec('mistral_common').submodule_search_locations[0])";
-    let output = Command::new("python3").args(["-c", script]).output().ok()?;
+    let python = std::env::var_os("ZONDA_PYTHON").unwrap_or_else(|| "python3".into());
+    let output = Command::new(python).args(["-c", script]).output().ok()?;
     let folder = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).join("data");
     output.status.success().then_some(folder).filter(|folder| folder.is_dir())
 }

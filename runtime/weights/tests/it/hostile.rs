@@ -84,7 +84,8 @@ proptest! {
 fn the_corpus_of_malformed_files_is_refused() {
     let Some(shared) = shared() else { return };
     let corpus = tempfile::tempdir().unwrap();
-    let made = Command::new("python3")
+    let python = std::env::var_os("ZONDA_PYTHON").unwrap_or_else(|| "python3".into());
+    let made = Command::new(python)
         .arg(shared.join("tools/make_malformed.py"))
         .arg(shared.join("data/models/stories260K/stories260K-q4_0.gguf"))
         .arg(corpus.path())
