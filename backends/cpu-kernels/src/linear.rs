@@ -42,22 +42,12 @@ impl<'a> PackedMatrix<'a> {
 /// Panics: when the slices do not have these lengths, or a row is not whole blocks.
 pub fn linear(weight: PackedMatrix<'_>, x: &[f32], y: &mut [f32]) {
     let PackedMatrix { rows, cols, .. } = weight;
-    assert!(
-        rows > 0 && cols > 0,
-        "a matrix of {rows} rows and {cols} columns"
-    );
+    assert!(rows > 0 && cols > 0, "a matrix of {rows} rows and {cols} columns");
     let tokens = x.len() / cols;
-    let row_bytes = weight
-        .encoding
-        .row_bytes(cols)
-        .expect("rows are whole blocks");
+    let row_bytes = weight.encoding.row_bytes(cols).expect("rows are whole blocks");
     assert_eq!(x.len(), tokens * cols, "x is not whole rows of {cols}");
     assert_eq!(y.len(), tokens * rows, "y is not [{tokens}, {rows}]");
-    assert_eq!(
-        weight.bytes.len(),
-        rows * row_bytes,
-        "weight is not [{rows}, {cols}]"
-    );
+    assert_eq!(weight.bytes.len(), rows * row_bytes, "weight is not [{rows}, {cols}]");
     match tokens {
         0 => {}
         1 => transposed_linear(weight, row_bytes, x, 1, y),
@@ -82,21 +72,17 @@ fn transposed_linear(
     y: &mut [f32],
 ) {
     let products = weight.cols * tokens;
-    let task_rows = TASK_PRODUCTS_MIN
-        .div_ceil(products)
-        .next_multiple_of(TILE_ROWS);
-    y.par_chunks_mut(task_rows * tokens)
-        .enumerate()
-        .for_each_init(
-            || vec![0.0; TILE_ROWS * weight.cols],
-            |scratch, (task, y)| {
-                for (tile, y) in y.chunks_mut(TILE_ROWS * tokens).enumerate() {
-                    let first_row = task * task_rows + tile * TILE_ROWS;
-                    let rows = tile_rows(weight, row_bytes, first_row, y.len() / tokens, scratch);
-                    tile_times_tokens(rows, x, tokens, y);
-                }
-            },
-        );
+    let task_rows = TASK_PRODUCTS_MIN.div_ceil(products).next_multiple_of(TILE_ROWS);
+    y.par_chunks_mut(task_rows * tokens).enumerate().for_each_init(
+        || vec![0.0; TILE_ROWS * weight.cols],
+        |scratch, (task, y)| {
+            for (tile, y) in y.chunks_mut(TILE_ROWS * tokens).enumerate() {
+                let first_row = task * task_rows + tile * TILE_ROWS;
+                let rows = tile_rows(weight, row_bytes, first_row, y.len() / tokens, scratch);
+                tile_times_tokens(rows, x, tokens, y);
+            }
+        },
+    );
 }
 
 /// Up to [`TILE_ROWS`] rows as `f32`; a tile at the matrix's end repeats its last row.
@@ -114,16 +100,9 @@ fn tile_rows<'s>(
             return [a, b, c, d];
         }
     }
-    for (i, row) in scratch
-        .chunks_exact_mut(weight.cols)
-        .take(count)
-        .enumerate()
-    {
+    for (i, row) in scratch.chunks_exact_mut(weight.cols).take(count).enumerate() {
         let packed = weight.row(first_row + i, row_bytes);
-        weight
-            .encoding
-            .unpack(packed, row)
-            .expect("a row's bytes hold a row's values");
+        weight.encoding.unpack(packed, row).expect("a row's bytes hold a row's values");
     }
     let scratch: &'s [f32] = scratch;
     std::array::from_fn(|i| {
@@ -221,9 +200,7 @@ mod tests {
         let mut state = seed;
         (0..count)
             .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
             })
             .collect()
@@ -234,14 +211,12 @@ mod tests {
         let numbers = noise(seed, values);
         match encoding {
             Encoding::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Encoding::F16 => numbers
-                .iter()
-                .flat_map(|v| half::f16::from_f32(*v).to_le_bytes())
-                .collect(),
-            Encoding::Bf16 => numbers
-                .iter()
-                .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())
-                .collect(),
+            Encoding::F16 => {
+                numbers.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()
+            }
+            Encoding::Bf16 => {
+                numbers.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect()
+            }
             // 0x24 in every byte keeps half-precision scales near 0.016.
             _ => (0..encoding.row_bytes(values).unwrap())
                 .map(|i| 0x20 | (numbers[i % values].to_bits() as u8 & 0x07))
@@ -256,16 +231,7 @@ mod tests {
         let bytes = &file[skew..];
         let x = noise(11, tokens * cols);
         let mut y = vec![f32::NAN; tokens * rows];
-        linear(
-            PackedMatrix {
-                bytes,
-                encoding,
-                rows,
-                cols,
-            },
-            &x,
-            &mut y,
-        );
+        linear(PackedMatrix { bytes, encoding, rows, cols }, &x, &mut y);
         let mut dense = vec![0.0; rows * cols];
         encoding.unpack(bytes, &mut dense).unwrap();
         let (mut wrong, mut whole) = (0.0, 0.0);
@@ -295,10 +261,7 @@ mod tests {
     fn odd_shapes_and_long_rows_keep_the_bound() {
         for (rows, cols, tokens) in [(1, 5, 1), (3, 1, 2), (5, 17, 4), (2, 4099, 3), (700, 40, 9)] {
             let error = error_of(Encoding::F32, rows, cols, tokens, 0);
-            assert!(
-                error < 1e-12,
-                "[{rows}, {cols}], {tokens} tokens: {error:e}"
-            );
+            assert!(error < 1e-12, "[{rows}, {cols}], {tokens} tokens: {error:e}");
         }
     }
 
@@ -314,12 +277,7 @@ mod tests {
     fn a_token_alone_and_among_others_gives_the_same_bits() {
         let (rows, cols, tokens) = (50, 1500, 5);
         let bytes = &blocks(Encoding::F32, 3, rows * cols)[..];
-        let matrix = PackedMatrix {
-            bytes,
-            encoding: Encoding::F32,
-            rows,
-            cols,
-        };
+        let matrix = PackedMatrix { bytes, encoding: Encoding::F32, rows, cols };
         let x = noise(5, tokens * cols);
         let mut together = vec![0.0; tokens * rows];
         linear(matrix, &x, &mut together);

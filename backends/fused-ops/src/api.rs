@@ -90,14 +90,11 @@ pub fn rope_table(
     device: &Device,
 ) -> Tensor<2> {
     let half = head_dim / 2;
-    let frequencies: Vec<f64> = (0..half)
-        .map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64))
-        .collect();
+    let frequencies: Vec<f64> =
+        (0..half).map(|pair| theta.powf(-2.0 * pair as f64 / head_dim as f64)).collect();
     let mut table = Vec::with_capacity(context_tokens * head_dim);
     for position in 0..context_tokens {
-        let angles = frequencies
-            .iter()
-            .map(|frequency| position as f64 * frequency);
+        let angles = frequencies.iter().map(|frequency| position as f64 * frequency);
         table.extend(angles.clone().map(|angle| angle.cos() as f32));
         table.extend(angles.map(|angle| angle.sin() as f32));
     }

@@ -99,14 +99,8 @@ pub enum DeviceError {
 
 impl BackendChoice {
     /// Every choice that names one backend, the ones that `auto` prefers first.
-    const NAMED: [Self; 6] = [
-        Self::Cuda,
-        Self::Metal,
-        Self::Vulkan,
-        Self::Wgpu,
-        Self::Flex,
-        Self::NdArray,
-    ];
+    const NAMED: [Self; 6] =
+        [Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::NdArray];
 
     /// The word for it in profiles and flags.
     pub fn name(self) -> &'static str {
@@ -175,24 +169,14 @@ pub fn open(choice: BackendChoice) -> Result<OpenDevice, DeviceError> {
         return open_auto();
     }
     if !choice.is_built() {
-        return Err(DeviceError::NotBuilt {
-            choice,
-            available: listing(),
-        });
+        return Err(DeviceError::NotBuilt { choice, available: listing() });
     }
     let mut found = candidates(choice);
     found.sort_by_key(|candidate| candidate.software);
     let Some(first) = found.into_iter().next() else {
-        return Err(DeviceError::NotPresent {
-            choice,
-            available: listing(),
-        });
+        return Err(DeviceError::NotPresent { choice, available: listing() });
     };
-    first.start().map_err(|reason| DeviceError::Broken {
-        choice,
-        reason,
-        available: listing(),
-    })
+    first.start().map_err(|reason| DeviceError::Broken { choice, reason, available: listing() })
 }
 
 /// Every device that this build can use on this box.
@@ -223,11 +207,7 @@ fn open_auto() -> Result<OpenDevice, DeviceError> {
 
 fn listing() -> String {
     let names: Vec<String> = available().into_iter().map(|device| device.name).collect();
-    if names.is_empty() {
-        "none".into()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 /// A device that was listed and not yet touched.
@@ -240,11 +220,7 @@ struct Candidate {
 impl Candidate {
     /// Touches the device for the first time; a driver that panics gives its words.
     fn start(self) -> Result<OpenDevice, String> {
-        let Self {
-            choice,
-            device,
-            software,
-        } = self;
+        let Self { choice, device, software } = self;
         let touched = device.clone();
         let adapter = quietly(move || {
             let adapter = adapter_name(&touched);
@@ -255,12 +231,7 @@ impl Candidate {
             None => choice.name().into(),
             Some(adapter) => format!("{choice}: {adapter}"),
         };
-        Ok(OpenDevice {
-            device,
-            name,
-            choice,
-            software,
-        })
+        Ok(OpenDevice { device, name, choice, software })
     }
 }
 
@@ -269,11 +240,7 @@ fn candidates(choice: BackendChoice) -> Vec<Candidate> {
     quietly(move || listed(choice))
         .unwrap_or_default()
         .into_iter()
-        .map(|device| Candidate {
-            choice,
-            software: is_software(&device),
-            device,
-        })
+        .map(|device| Candidate { choice, software: is_software(&device), device })
         .collect()
 }
 
@@ -343,10 +310,7 @@ mod tests {
 
     #[test]
     fn every_choice_reads_back_from_its_name() {
-        for choice in BackendChoice::NAMED
-            .into_iter()
-            .chain([BackendChoice::Auto])
-        {
+        for choice in BackendChoice::NAMED.into_iter().chain([BackendChoice::Auto]) {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
     }
@@ -373,10 +337,7 @@ mod tests {
             } else {
                 let error = open(choice).unwrap_err().to_string();
                 assert!(error.contains(choice.name()), "{error}");
-                assert!(
-                    here.iter().all(|device| error.contains(&device.name)),
-                    "{error}"
-                );
+                assert!(here.iter().all(|device| error.contains(&device.name)), "{error}");
             }
         }
     }

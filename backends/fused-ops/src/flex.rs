@@ -12,23 +12,10 @@ impl FusedOps for Flex {
         let x = x.to_contiguous();
         let x: &[f32] = x.as_slice().expect("activations are contiguous f32");
         let bytes: &[u8] = blocks.as_slice().expect("blocks are contiguous bytes");
-        let PackedLayout {
-            encoding,
-            rows,
-            cols,
-        } = layout;
+        let PackedLayout { encoding, rows, cols } = layout;
         let tokens = x.len() / cols;
         let mut y = vec![0.0; tokens * rows];
-        linear(
-            PackedMatrix {
-                bytes,
-                encoding,
-                rows,
-                cols,
-            },
-            x,
-            &mut y,
-        );
+        linear(PackedMatrix { bytes, encoding, rows, cols }, x, &mut y);
         FlexTensor::from_data(TensorData::new(y, [tokens, rows]))
     }
 }

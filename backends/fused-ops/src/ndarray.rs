@@ -23,23 +23,10 @@ impl FusedOps for NdArray {
         let x = x.as_standard_layout();
         let x = x.as_slice().expect("a standard layout is contiguous");
         let bytes = blocks.as_slice().expect("blocks are contiguous bytes");
-        let PackedLayout {
-            encoding,
-            rows,
-            cols,
-        } = layout;
+        let PackedLayout { encoding, rows, cols } = layout;
         let tokens = x.len() / cols;
         let mut y = vec![0.0; tokens * rows];
-        linear(
-            PackedMatrix {
-                bytes,
-                encoding,
-                rows,
-                cols,
-            },
-            x,
-            &mut y,
-        );
+        linear(PackedMatrix { bytes, encoding, rows, cols }, x, &mut y);
         NdArrayTensor::from_data(TensorData::new(y, [tokens, rows]))
     }
 }

@@ -1,10 +1,7 @@
 //! The operations that need a kernel of ours.
 #![cfg_attr(
     feature = "ndarray",
-    expect(
-        deprecated,
-        reason = "the macro names the ndarray backend, deprecated as a whole"
-    )
+    expect(deprecated, reason = "the macro names the ndarray backend, deprecated as a whole")
 )]
 
 use burn::backend::tensor::{FloatTensor, IntTensor};

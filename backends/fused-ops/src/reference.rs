@@ -32,11 +32,7 @@ pub fn rope(
         RopePairing::HalfSplit => ([tokens, heads, 2, half], 2),
         RopePairing::Adjacent => ([tokens, heads, half, 2], 3),
     };
-    let angles = if axis == 2 {
-        [tokens, 1, 1, half]
-    } else {
-        [tokens, 1, half, 1]
-    };
+    let angles = if axis == 2 { [tokens, 1, 1, half] } else { [tokens, 1, half, 1] };
     let rows = table.select(0, positions); // [tokens, head_dim]
     let cos = rows.clone().narrow(1, 0, half).reshape(angles);
     let sin = rows.narrow(1, half, half).reshape(angles);
@@ -93,15 +89,11 @@ impl Context {
         let [slots, width] = pool.dims();
         let (page_tokens, kv_heads) = (map.page_tokens, options.kv_heads);
         let first_query = span.context_tokens - span.query_tokens;
-        let first_position = options
-            .window_tokens
-            .map_or(0, |window| (first_query + 1).saturating_sub(window));
+        let first_position =
+            options.window_tokens.map_or(0, |window| (first_query + 1).saturating_sub(window));
         let first_page = first_position / page_tokens;
         let pages = span.context_tokens.div_ceil(page_tokens) - first_page;
-        let table = map
-            .pages
-            .clone()
-            .narrow(0, span.first_page + first_page, pages);
+        let table = map.pages.clone().narrow(0, span.first_page + first_page, pages);
         let rows = pool
             .clone()
             .reshape([slots / page_tokens, page_tokens * width])
@@ -113,10 +105,7 @@ impl Context {
                 span.context_tokens - first_position,
             )
             .swap_dims(0, 1);
-        Self {
-            rows,
-            first_position,
-        }
+        Self { rows, first_position }
     }
 
     fn tokens(&self) -> usize {
@@ -132,10 +121,7 @@ fn unseen_bias(positions: Tensor<1, Int>, keys: &Context, window: Option<usize>)
     let age = positions.unsqueeze_dim::<2>(1) - seen.unsqueeze_dim::<2>(0); // [queries, keys]
     let unseen = match window {
         None => age.lower_elem(0),
-        Some(window) => age
-            .clone()
-            .lower_elem(0)
-            .bool_or(age.greater_equal_elem(window as i64)),
+        Some(window) => age.clone().lower_elem(0).bool_or(age.greater_equal_elem(window as i64)),
     };
     unseen.float() * UNSEEN
 }

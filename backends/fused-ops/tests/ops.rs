@@ -2,10 +2,7 @@
 //!
 //! `ZONDA_TEST_BACKENDS=flex,ndarray,wgpu` names the backends; without it, the CPU ones.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
-#![cfg_attr(
-    feature = "ndarray",
-    expect(deprecated, reason = "so is the ndarray backend")
-)]
+#![cfg_attr(feature = "ndarray", expect(deprecated, reason = "so is the ndarray backend"))]
 
 use burn::tensor::{AllocationProperty, Bytes, DType, Int, Tensor, TensorData};
 use fused_ops::{
@@ -19,19 +16,14 @@ const CLOSE: f64 = 1e-10;
 
 fn devices() -> Vec<OpenDevice> {
     let names = std::env::var("ZONDA_TEST_BACKENDS").unwrap_or_else(|_| "flex,ndarray".into());
-    names
-        .split(',')
-        .map(|name| open(name.parse().unwrap()).unwrap())
-        .collect()
+    names.split(',').map(|name| open(name.parse().unwrap()).unwrap()).collect()
 }
 
 fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     (0..count)
         .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
         })
         .collect()
@@ -54,11 +46,7 @@ fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 #[track_caller]
 fn assert_close(what: &str, device: &OpenDevice, found: &[f32], expected: &[f64]) {
     assert_eq!(found.len(), expected.len(), "{what} on {}", device.name);
-    let wrong: f64 = found
-        .iter()
-        .zip(expected)
-        .map(|(f, e)| (f64::from(*f) - e).powi(2))
-        .sum();
+    let wrong: f64 = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).powi(2)).sum();
     let whole: f64 = expected.iter().map(|e| e * e).sum();
     let error = wrong / whole;
     assert!(error < CLOSE, "{what} on {}: error {error:e}", device.name);
@@ -73,20 +61,13 @@ fn rms_norm_follows_its_definition() {
         .flat_map(|row| {
             let square: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
             let root = (square / width as f64 + epsilon).sqrt();
-            row.iter()
-                .zip(&gain)
-                .map(move |(v, g)| f64::from(*v) / root * f64::from(*g))
+            row.iter().zip(&gain).map(move |(v, g)| f64::from(*v) / root * f64::from(*g))
         })
         .collect();
     for device in devices() {
         let x = floats(x.clone(), [tokens, width], &device);
         let gain = floats(gain.clone(), [width], &device);
-        assert_close(
-            "rms_norm",
-            &device,
-            &host(rms_norm(x, gain, epsilon)),
-            &expected,
-        );
+        assert_close("rms_norm", &device, &host(rms_norm(x, gain, epsilon)), &expected);
     }
 }
 
@@ -97,10 +78,8 @@ fn rope_turns_the_pairs_that_the_archive_names() {
     let x = noise(3, positions.len() * heads * head_dim);
     for pairing in [RopePairing::Adjacent, RopePairing::HalfSplit] {
         let mut expected = vec![0.0; x.len()];
-        for (row, (x, y)) in x
-            .chunks_exact(head_dim)
-            .zip(expected.chunks_exact_mut(head_dim))
-            .enumerate()
+        for (row, (x, y)) in
+            x.chunks_exact(head_dim).zip(expected.chunks_exact_mut(head_dim)).enumerate()
         {
             for pair in 0..head_dim / 2 {
                 let (a, b) = match pairing {
@@ -179,11 +158,7 @@ fn pool_stays_where_it_is_when_it_is_written_and_read() {
                 page_tokens,
             };
             let query = floats(noise(9, 8), [1, 2, 4], &device);
-            let options = AttentionOptions {
-                kv_heads: 2,
-                scale: 0.5,
-                window_tokens: None,
-            };
+            let options = AttentionOptions { kv_heads: 2, scale: 0.5, window_tokens: None };
             let seen = paged_attention(query, pool.clone(), pool.clone(), &map, options);
             assert_eq!(host(seen).len(), 8);
             assert_eq!(address(&pool), Some(before), "{}", device.name);
@@ -222,24 +197,13 @@ impl Step {
         let mut free = (0..self.slots / self.page_tokens).rev();
         for &(query_tokens, context_tokens) in &self.sequences {
             let first_page = pages.len();
-            pages.extend(
-                free.by_ref()
-                    .take(context_tokens.div_ceil(self.page_tokens)),
-            );
+            pages.extend(free.by_ref().take(context_tokens.div_ceil(self.page_tokens)));
             positions.extend(context_tokens - query_tokens..context_tokens);
-            spans.push(PageSpan {
-                query_start,
-                query_tokens,
-                context_tokens,
-                first_page,
-            });
+            spans.push(PageSpan { query_start, query_tokens, context_tokens, first_page });
             query_start += query_tokens;
         }
         Drawn {
-            query: noise(21, tokens * self.heads * self.head_dim)
-                .iter()
-                .map(|v| v * 3.0)
-                .collect(),
+            query: noise(21, tokens * self.heads * self.head_dim).iter().map(|v| v * 3.0).collect(),
             keys: noise(22, self.slots * width),
             values: noise(23, self.slots * width),
             pages,
@@ -323,16 +287,7 @@ fn attention_mixes_prompts_and_answers_in_one_step() {
     for (heads, kv_heads) in [(8, 2), (12, 1), (4, 4)] {
         let (head_dim, page_tokens, slots, window) = (8, 4, 64, None);
         let sequences = sequences.clone();
-        Step {
-            heads,
-            kv_heads,
-            head_dim,
-            page_tokens,
-            slots,
-            sequences,
-            window,
-        }
-        .check();
+        Step { heads, kv_heads, head_dim, page_tokens, slots, sequences, window }.check();
     }
 }
 
@@ -342,16 +297,7 @@ fn attention_sees_no_further_than_its_window() {
     for window in [1, 3, 6, 100] {
         let (heads, kv_heads, head_dim, page_tokens, slots) = (8, 2, 8, 4, 96);
         let (sequences, window) = (sequences.clone(), Some(window));
-        Step {
-            heads,
-            kv_heads,
-            head_dim,
-            page_tokens,
-            slots,
-            sequences,
-            window,
-        }
-        .check();
+        Step { heads, kv_heads, head_dim, page_tokens, slots, sequences, window }.check();
     }
 }
 
@@ -359,16 +305,7 @@ fn attention_sees_no_further_than_its_window() {
 fn long_prompts_are_cut_into_slices_of_bounded_scores() {
     let (heads, kv_heads, head_dim, page_tokens, slots) = (8, 2, 8, 16, 4096);
     let (sequences, window) = (vec![(600, 4000)], None);
-    Step {
-        heads,
-        kv_heads,
-        head_dim,
-        page_tokens,
-        slots,
-        sequences,
-        window,
-    }
-    .check();
+    Step { heads, kv_heads, head_dim, page_tokens, slots, sequences, window }.check();
 }
 
 #[test]
@@ -383,26 +320,16 @@ fn packed_linear_reads_every_encoding_as_its_unpack_says() {
             .chunks_exact(cols)
             .flat_map(|x| {
                 dense.chunks_exact(cols).map(move |row| {
-                    row.iter()
-                        .zip(x)
-                        .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                        .sum()
+                    row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
                 })
             })
             .collect();
-        for device in devices()
-            .into_iter()
-            .filter(OpenDevice::reads_packed_weights)
-        {
+        for device in devices().into_iter().filter(OpenDevice::reads_packed_weights) {
             let length = bytes.len();
             let shared = Bytes::from_shared(bytes.clone().into(), AllocationProperty::File);
             let data = TensorData::from_bytes(shared, [length], DType::U8);
             let packed = Tensor::<1, Int>::from_data(data, (&device.device, DType::U8));
-            let layout = PackedLayout {
-                encoding,
-                rows,
-                cols,
-            };
+            let layout = PackedLayout { encoding, rows, cols };
             let x = floats(x.clone(), [tokens, cols], &device);
             let found = host(packed_linear(x, packed, layout));
             assert_close(encoding.name(), &device, &found, &expected);
@@ -417,10 +344,7 @@ fn packed_weights_are_read_where_they_lie() {
     // An odd address, as tensors of a mapped file may have.
     let shared = bytes::Bytes::from(file).slice(1..1 + 34 * 1000);
     let lies_at = shared.as_ptr().addr();
-    for device in devices()
-        .into_iter()
-        .filter(OpenDevice::reads_packed_weights)
-    {
+    for device in devices().into_iter().filter(OpenDevice::reads_packed_weights) {
         let owned = Bytes::from_shared(shared.clone(), AllocationProperty::File);
         let data = TensorData::from_bytes(owned, [34 * 1000], DType::U8);
         let packed = Tensor::<1, Int>::from_data(data, (&device.device, DType::U8));

@@ -27,20 +27,10 @@ impl Embedding {
         let mut rows = vec![0.0; tokens.len() * hidden];
         for (token, row) in tokens.iter().zip(rows.chunks_exact_mut(hidden)) {
             let start = token.0 as usize * self.row_bytes;
-            let packed = self
-                .table
-                .bytes
-                .get(start..start + self.row_bytes)
-                .ok_or_else(|| {
-                    format!(
-                        "token {} is outside the vocabulary of {}",
-                        token.0, self.table.shape[0]
-                    )
-                })?;
-            self.table
-                .encoding
-                .unpack(packed, row)
-                .map_err(|error| error.to_string())?;
+            let packed = self.table.bytes.get(start..start + self.row_bytes).ok_or_else(|| {
+                format!("token {} is outside the vocabulary of {}", token.0, self.table.shape[0])
+            })?;
+            self.table.encoding.unpack(packed, row).map_err(|error| error.to_string())?;
         }
         Ok(rows)
     }

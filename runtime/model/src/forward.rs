@@ -37,22 +37,13 @@ impl Forward for Network {
 fn download(logits: Tensor<2>, rows: &[Row]) -> Result<Logits, ForwardError> {
     let vocabulary = logits.dims()[1];
     let lost = |reason: String| ForwardError::DeviceLost { reason };
-    let data = logits
-        .try_into_data()
-        .map_err(|error| lost(error.to_string()))?;
-    let values: Vec<f32> = data
-        .try_into_vec()
-        .map_err(|error| lost(format!("{error:?}")))?;
-    let rows = values
-        .chunks_exact(vocabulary)
-        .zip(rows)
-        .map(|(logits, row)| match row.want {
-            Want::Logits => RowLogits::All(logits.to_vec()),
-            Want::Argmax => RowLogits::Argmax(likeliest(logits)),
-        });
-    Ok(Logits {
-        rows: rows.collect(),
-    })
+    let data = logits.try_into_data().map_err(|error| lost(error.to_string()))?;
+    let values: Vec<f32> = data.try_into_vec().map_err(|error| lost(format!("{error:?}")))?;
+    let rows = values.chunks_exact(vocabulary).zip(rows).map(|(logits, row)| match row.want {
+        Want::Logits => RowLogits::All(logits.to_vec()),
+        Want::Argmax => RowLogits::Argmax(likeliest(logits)),
+    });
+    Ok(Logits { rows: rows.collect() })
 }
 
 /// The lowest id among those with the highest logit.

@@ -33,11 +33,7 @@ impl Weight {
         let data = TensorData::from_bytes(bytes, [length], DType::U8);
         Ok(Self::Packed {
             blocks: Tensor::from_data(data, (&device.device, DType::U8)),
-            layout: PackedLayout {
-                encoding: raw.encoding,
-                rows,
-                cols,
-            },
+            layout: PackedLayout { encoding: raw.encoding, rows, cols },
         })
     }
 

@@ -116,24 +116,13 @@ impl Network {
             check_fit(hyper, footprint, available_bytes)?;
         }
         tracing::info!(device = %device.name, memory = %footprint, "loading the model");
-        let mut loader = Loader {
-            archive,
-            device,
-            done_bytes: 0,
-            weights_bytes,
-            progress,
-        };
+        let mut loader = Loader { archive, device, done_bytes: 0, weights_bytes, progress };
         let mistral = Mistral::load(&mut loader, capacity.context_tokens_max as usize)?;
         let width = hyper.kv_heads as usize * hyper.head_dim as usize;
         Ok(Self {
             mistral,
             embedding: Embedding::new(archive.tensor(TensorName::Embedding)?)?,
-            pool: Pool::new(
-                hyper.layers as usize,
-                slots(cache) as usize,
-                width,
-                &device.device,
-            ),
+            pool: Pool::new(hyper.layers as usize, slots(cache) as usize, width, &device.device),
             capacity,
             device: device.device.clone(),
         })
@@ -163,9 +152,7 @@ impl Loader<'_> {
         let bytes = held_bytes(&raw, self.device);
         let weight = Weight::new(raw, self.device)?;
         self.done_bytes += bytes;
-        (self.progress)(
-            (self.done_bytes as f64 / self.weights_bytes.max(1) as f64).min(1.0) as f32,
-        );
+        (self.progress)((self.done_bytes as f64 / self.weights_bytes.max(1) as f64).min(1.0) as f32);
         Ok(weight)
     }
 
@@ -174,10 +161,7 @@ impl Loader<'_> {
         let length = raw.shape[0];
         let mut values = vec![0.0; length];
         raw.encoding.unpack(&raw.bytes, &mut values)?;
-        Ok(Tensor::from_data(
-            TensorData::new(values, [length]),
-            &self.device.device,
-        ))
+        Ok(Tensor::from_data(TensorData::new(values, [length]), &self.device.device))
     }
 }
 
@@ -187,11 +171,7 @@ fn slots(cache: CacheLimits) -> u64 {
 
 fn capacity(hyper: &Hyper, cache: CacheLimits) -> Result<Capacity, LoadError> {
     within("cache pages", cache.pages.into(), SLOTS_MAX)?;
-    within(
-        "tokens of a cache page",
-        cache.page_tokens.into(),
-        SLOTS_MAX,
-    )?;
+    within("tokens of a cache page", cache.page_tokens.into(), SLOTS_MAX)?;
     within("tokens of the cache", slots(cache), SLOTS_MAX)?;
     within("tokens of a step", cache.batch_tokens_max.into(), SLOTS_MAX)?;
     let context = u64::from(hyper.context_tokens_max).min(slots(cache));
@@ -216,20 +196,15 @@ fn held_bytes(raw: &RawTensor, device: &OpenDevice) -> u64 {
     if device.reads_packed_weights() {
         raw.bytes.len() as u64
     } else {
-        raw.shape
-            .iter()
-            .fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64))
+        raw.shape.iter().fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64))
     }
 }
 
 fn weights_bytes(archive: &dyn Archive, device: &OpenDevice) -> Result<u64, LoadError> {
     let layers =
         u16::try_from(archive.hyper().layers).map_err(|_| LoadError::layers(archive.hyper()))?;
-    let blocks = (0..layers).flat_map(|layer| {
-        Part::ALL
-            .into_iter()
-            .map(move |part| TensorName::Block { layer, part })
-    });
+    let blocks = (0..layers)
+        .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
     let mut bytes: u64 = 0;
     for name in blocks.chain([TensorName::OutputNorm, TensorName::Output]) {
         bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?, device));
@@ -245,9 +220,7 @@ fn check_fit(hyper: &Hyper, footprint: Footprint, available_bytes: u64) -> Resul
     if footprint.total_bytes() <= available_bytes {
         return Ok(());
     }
-    let without_pool = footprint
-        .weights_bytes
-        .saturating_add(footprint.workspace_bytes);
+    let without_pool = footprint.weights_bytes.saturating_add(footprint.workspace_bytes);
     let context_tokens_max =
         available_bytes.saturating_sub(without_pool) / token_bytes(hyper).max(1);
     let advice = if context_tokens_max == 0 {
@@ -256,10 +229,5 @@ fn check_fit(hyper: &Hyper, footprint: Footprint, available_bytes: u64) -> Resul
     } else {
         format!("Give the cache at most {context_tokens_max} tokens, or take a smaller encoding")
     };
-    Err(LoadError::DoesNotFit {
-        footprint,
-        available_bytes,
-        context_tokens_max,
-        advice,
-    })
+    Err(LoadError::DoesNotFit { footprint, available_bytes, context_tokens_max, advice })
 }

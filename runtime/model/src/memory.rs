@@ -24,19 +24,13 @@ pub struct Footprint {
 impl Footprint {
     /// All of it.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes
-            .saturating_add(self.pool_bytes)
-            .saturating_add(self.workspace_bytes)
+        self.weights_bytes.saturating_add(self.pool_bytes).saturating_add(self.workspace_bytes)
     }
 }
 
 impl fmt::Display for Footprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            weights_bytes,
-            pool_bytes,
-            workspace_bytes,
-        } = *self;
+        let Self { weights_bytes, pool_bytes, workspace_bytes } = *self;
         write!(
             f,
             "weights {} + cache {} + workspace {} = {}",
@@ -66,10 +60,7 @@ pub(crate) fn token_bytes(hyper: &Hyper) -> u64 {
 /// Bytes of activations that a step of so many tokens over so long a context may take.
 pub(crate) fn workspace_bytes(hyper: &Hyper, batch_tokens: u64, context_tokens: u64) -> u64 {
     let head_dim = u64::from(hyper.head_dim);
-    let (query, kv) = (
-        u64::from(hyper.heads) * head_dim,
-        u64::from(hyper.kv_heads) * head_dim,
-    );
+    let (query, kv) = (u64::from(hyper.heads) * head_dim, u64::from(hyper.kv_heads) * head_dim);
     // Some tensors live side by side: the residual and its norms, queries before and after the
     // rotation, both halves of the feed-forward with a product and its transpose.
     let token =
@@ -89,9 +80,7 @@ pub(crate) fn workspace_bytes(hyper: &Hyper, batch_tokens: u64, context_tokens: 
 /// Memory that this box can give to programs without swapping, where it says so.
 pub fn available_bytes() -> Option<u64> {
     let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }

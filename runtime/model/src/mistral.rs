@@ -139,19 +139,11 @@ impl Attention {
         let tokens = x.dims()[0];
         let (heads, kv_heads, head_dim) = (self.heads, self.options.kv_heads, self.head_dim);
         let positions = &step.map.positions;
-        let query = self
-            .query
-            .apply(x.clone())
-            .reshape([tokens, heads, head_dim]);
-        let key = self
-            .key
-            .apply(x.clone())
-            .reshape([tokens, kv_heads, head_dim]);
+        let query = self.query.apply(x.clone()).reshape([tokens, heads, head_dim]);
+        let key = self.key.apply(x.clone()).reshape([tokens, kv_heads, head_dim]);
         let value = self.value.apply(x); // [tokens, kv_heads * head_dim]
         let query = rotation.apply(query, positions);
-        let key = rotation
-            .apply(key, positions)
-            .reshape([tokens, kv_heads * head_dim]);
+        let key = rotation.apply(key, positions).reshape([tokens, kv_heads * head_dim]);
         pool.store(key, value, &step.slots);
         let (keys, values) = pool.read();
         let seen = paged_attention(query, keys, values, &step.map, self.options);
@@ -185,10 +177,7 @@ struct Norm {
 
 impl Norm {
     fn load(loader: &Loader<'_>, hyper: &Hyper, name: TensorName) -> Result<Self, LoadError> {
-        Ok(Self {
-            gain: loader.vector(name)?,
-            epsilon: hyper.rms_epsilon,
-        })
+        Ok(Self { gain: loader.vector(name)?, epsilon: hyper.rms_epsilon })
     }
 
     fn apply(&self, x: Tensor<2>) -> Tensor<2> {

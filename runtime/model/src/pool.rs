@@ -19,12 +19,7 @@ pub(crate) struct LayerPool {
 impl Pool {
     pub(crate) fn new(layers: usize, slots: usize, width: usize, device: &Device) -> Self {
         let zeros = || Tensor::zeros([slots, width], device);
-        let layers = (0..layers)
-            .map(|_| LayerPool {
-                keys: zeros(),
-                values: zeros(),
-            })
-            .collect();
+        let layers = (0..layers).map(|_| LayerPool { keys: zeros(), values: zeros() }).collect();
         Self { layers }
     }
 
@@ -36,10 +31,8 @@ impl Pool {
 impl LayerPool {
     /// Writes the keys and values of a step's tokens, each `[tokens, kv_heads * head_dim]`.
     pub(crate) fn store(&mut self, keys: Tensor<2>, values: Tensor<2>, slots: &Tensor<1, Int>) {
-        self.keys
-            .inplace(|pool| store_kv(pool, keys, slots.clone()));
-        self.values
-            .inplace(|pool| store_kv(pool, values, slots.clone()));
+        self.keys.inplace(|pool| store_kv(pool, keys, slots.clone()));
+        self.values.inplace(|pool| store_kv(pool, values, slots.clone()));
     }
 
     /// All keys and all values. To be dropped before the next [`store`](Self::store), which would

@@ -28,10 +28,7 @@ pub(crate) fn upload(
     embedding: &Embedding,
     device: &Device,
 ) -> Result<StepTensors, ForwardError> {
-    let rejected = |reason| ForwardError::Rejected {
-        tokens: batch.tokens.len(),
-        reason,
-    };
+    let rejected = |reason| ForwardError::Rejected { tokens: batch.tokens.len(), reason };
     let spans = checked_spans(batch, capacity).map_err(rejected)?;
     let rows = embedding.rows(&batch.tokens).map_err(rejected)?;
     let tokens = batch.tokens.len();
@@ -63,16 +60,9 @@ fn checked_spans(batch: &Batch, capacity: &Capacity) -> Result<Vec<PageSpan>, St
     require(tokens <= capacity.batch_tokens_max as usize, || {
         format!("the limit is {} tokens", capacity.batch_tokens_max)
     })?;
-    require(
-        batch.positions.len() == tokens && batch.slots.len() == tokens,
-        || {
-            format!(
-                "{} positions and {} slots",
-                batch.positions.len(),
-                batch.slots.len()
-            )
-        },
-    )?;
+    require(batch.positions.len() == tokens && batch.slots.len() == tokens, || {
+        format!("{} positions and {} slots", batch.positions.len(), batch.slots.len())
+    })?;
     let slots = u64::from(capacity.pages) * u64::from(capacity.page_tokens);
     all_below("slot", batch.slots.iter().copied(), slots)?;
     all_below("page", batch.pages.iter().copied(), capacity.pages.into())?;
@@ -100,36 +90,20 @@ fn check_span(
     span: PageSpan,
     start: usize,
 ) -> Result<(), String> {
-    let PageSpan {
-        query_start,
-        query_tokens,
-        context_tokens,
-        first_page,
-    } = span;
-    require(query_start == start, || {
-        format!("begins at {query_start}, not at {start}")
-    })?;
+    let PageSpan { query_start, query_tokens, context_tokens, first_page } = span;
+    require(query_start == start, || format!("begins at {query_start}, not at {start}"))?;
     require(0 < query_tokens && query_tokens <= context_tokens, || {
         format!("{query_tokens} tokens of a context of {context_tokens}")
     })?;
-    require(
-        context_tokens <= capacity.context_tokens_max as usize,
-        || {
-            let limit = capacity.context_tokens_max;
-            format!("a context of {context_tokens} tokens, the limit is {limit}")
-        },
-    )?;
+    require(context_tokens <= capacity.context_tokens_max as usize, || {
+        let limit = capacity.context_tokens_max;
+        format!("a context of {context_tokens} tokens, the limit is {limit}")
+    })?;
     let pages = context_tokens.div_ceil(capacity.page_tokens as usize);
     require(first_page + pages <= batch.pages.len(), || {
-        format!(
-            "{pages} pages from {first_page}, the table has {}",
-            batch.pages.len()
-        )
+        format!("{pages} pages from {first_page}, the table has {}", batch.pages.len())
     })?;
-    let positions = batch
-        .positions
-        .get(start..start + query_tokens)
-        .unwrap_or_default();
+    let positions = batch.positions.get(start..start + query_tokens).unwrap_or_default();
     let expected = context_tokens - query_tokens..context_tokens;
     require(positions.iter().map(|p| *p as usize).eq(expected), || {
         "its positions are not the end of its context".into()

@@ -2,11 +2,7 @@
 //!
 //! Needs the shared data (`ZONDA_SHARED`, or `shared` beside the checkout). The backends are those
 //! of `ZONDA_TEST_BACKENDS`, such as `flex,ndarray,wgpu`; without it, the CPU ones.
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test may fail and speak"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and speak")]
 
 use std::path::{Path, PathBuf};
 
@@ -32,10 +28,7 @@ const FOLDERS: [(&str, &str); 7] = [
     ("tiny-random/tiny-nemo", "models/tiny-nemo.json"),
     ("tiny-random/tiny-k", "models/tiny-k.json"),
     ("stories260K/hf-mistral-f32", "models/stories260K.json"),
-    (
-        "stories260K/stories260K-f32.gguf",
-        "models/stories260K.json",
-    ),
+    ("stories260K/stories260K-f32.gguf", "models/stories260K.json"),
 ];
 
 #[derive(Deserialize)]
@@ -75,24 +68,14 @@ impl Case {
             assert_eq!(all.len(), found.len());
             listed.extend(all.iter().copied().enumerate());
         }
-        if let Some(Summary {
-            top,
-            first16,
-            abs_mean,
-        }) = &self.logits_last
-        {
+        if let Some(Summary { top, first16, abs_mean }) = &self.logits_last {
             let sum: f64 = found.iter().map(|v| f64::from(v.abs())).sum();
             error = (sum / found.len() as f64 - abs_mean).abs();
-            listed.extend(
-                top.iter()
-                    .copied()
-                    .chain(first16.iter().copied().enumerate()),
-            );
+            listed.extend(top.iter().copied().chain(first16.iter().copied().enumerate()));
         }
         assert!(!listed.is_empty());
-        let differences = listed
-            .into_iter()
-            .map(|(id, expected)| (f64::from(found[id]) - expected).abs());
+        let differences =
+            listed.into_iter().map(|(id, expected)| (f64::from(found[id]) - expected).abs());
         differences.fold(error, f64::max)
     }
 }
@@ -110,10 +93,7 @@ fn shared() -> Option<PathBuf> {
 
 fn devices() -> Vec<OpenDevice> {
     let names = std::env::var("ZONDA_TEST_BACKENDS").unwrap_or_else(|_| "flex,ndarray".into());
-    names
-        .split(',')
-        .map(|name| open(name.parse().unwrap()).unwrap())
-        .collect()
+    names.split(',').map(|name| open(name.parse().unwrap()).unwrap()).collect()
 }
 
 /// One sequence alone in the cache.
@@ -125,16 +105,9 @@ struct Alone {
 impl Alone {
     fn load(path: &Path, device: &OpenDevice) -> Self {
         let archive = weights::open(path).unwrap();
-        let cache = CacheLimits {
-            pages: PAGES,
-            page_tokens: PAGE_TOKENS,
-            batch_tokens_max: 256,
-        };
+        let cache = CacheLimits { pages: PAGES, page_tokens: PAGE_TOKENS, batch_tokens_max: 256 };
         let network = Network::load(archive.as_ref(), device, cache, &mut |_| {}).unwrap();
-        Self {
-            network,
-            context: 0,
-        }
+        Self { network, context: 0 }
     }
 
     /// Reads tokens behind those read before; gives the logits behind each of them.
@@ -153,12 +126,7 @@ impl Alone {
                 first_page: 0,
             }],
             pages: (0..self.context.div_ceil(PAGE_TOKENS)).collect(),
-            rows: (0..count)
-                .map(|token| Row {
-                    token,
-                    want: Want::Logits,
-                })
-                .collect(),
+            rows: (0..count).map(|token| Row { token, want: Want::Logits }).collect(),
         };
         let rows = self.network.forward(&batch).unwrap().rows;
         rows.into_iter()
@@ -201,10 +169,7 @@ fn check(data: &Path, device: &OpenDevice, path: &str, golden: &str) -> Seen {
         for (position, (row, expected)) in logits.iter().zip(&case.argmax).enumerate() {
             let found = argmax(row);
             let margin = row[found as usize] - row[*expected as usize];
-            assert!(
-                f64::from(margin) < MARGIN_MIN,
-                "{at}: position {position} gives {found}"
-            );
+            assert!(f64::from(margin) < MARGIN_MIN, "{at}: position {position} gives {found}");
             seen.positions += 1;
         }
         let mut last = argmax(logits.last().unwrap());
@@ -224,11 +189,7 @@ fn check_all(pairs: impl Iterator<Item = (String, String)> + Clone) {
     let Some(data) = shared() else { return };
     for device in devices() {
         for (path, golden) in pairs.clone() {
-            let Seen {
-                error,
-                positions,
-                greedy,
-            } = check(&data, &device, &path, &golden);
+            let Seen { error, positions, greedy } = check(&data, &device, &path, &golden);
             println!(
                 "{}: {path}: largest error {error:.1e}, {positions} positions, {greedy} greedy tokens",
                 device.name
@@ -240,11 +201,7 @@ fn check_all(pairs: impl Iterator<Item = (String, String)> + Clone) {
 
 #[test]
 fn checkpoints_give_the_logits_of_transformers() {
-    check_all(
-        FOLDERS
-            .into_iter()
-            .map(|(path, golden)| (path.into(), golden.into())),
-    );
+    check_all(FOLDERS.into_iter().map(|(path, golden)| (path.into(), golden.into())));
 }
 
 #[test]
@@ -258,14 +215,7 @@ fn gguf_files_give_the_logits_of_their_dequantised_weights() {
     names.sort();
     assert!(!names.is_empty());
     check_all(names.iter().map(|name| {
-        let family = if name.starts_with("tiny") {
-            "tiny-random"
-        } else {
-            "stories260K"
-        };
-        (
-            format!("{family}/{name}.gguf"),
-            format!("gguf/{name}.exact.json"),
-        )
+        let family = if name.starts_with("tiny") { "tiny-random" } else { "stories260K" };
+        (format!("{family}/{name}.gguf"), format!("gguf/{name}.exact.json"))
     }));
 }

@@ -1,0 +1,230 @@
+//! The network on made-up weights against a plain computation in f64.
+//!
+//! `ZONDA_TEST_BACKENDS=flex,ndarray,wgpu` names the backends; without it, the CPU ones.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and speak")]
+
+mod made;
+mod plain;
+
+use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want};
+use fused_ops::{OpenDevice, open};
+use model::{CacheLimits, LoadError, Network};
+use protocol::TokenId;
+use weights::RopePairing;
+
+use crate::made::{Made, hyper, variants};
+use crate::plain::Plain;
+
+/// Absolute difference of a logit, on logits of scale 1.
+const LOGIT_TOLERANCE: f64 = 2e-5;
+const PAGE_TOKENS: u32 = 4;
+const CACHE: CacheLimits =
+    CacheLimits { pages: 32, page_tokens: PAGE_TOKENS, batch_tokens_max: 64 };
+
+fn devices() -> Vec<OpenDevice> {
+    let names = std::env::var("ZONDA_TEST_BACKENDS").unwrap_or_else(|_| "flex,ndarray".into());
+    names.split(',').map(|name| open(name.parse().unwrap()).unwrap()).collect()
+}
+
+fn network(made: &Made, device: &OpenDevice) -> Network {
+    Network::load(made, device, CACHE, &mut |_| {}).unwrap()
+}
+
+/// A sequence on its own pages.
+struct Sequence {
+    tokens: Vec<u32>,
+    pages: Vec<u32>,
+    read: usize,
+}
+
+/// One step for several sequences: how many further tokens each reads.
+fn batch(sequences: &mut [Sequence], counts: &[usize], want: Want) -> Batch {
+    let mut batch = Batch::default();
+    for (sequence, count) in sequences.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
+        let (start, end) = (sequence.read, sequence.read + count);
+        batch.spans.push(Span {
+            query_start: batch.tokens.len() as u32,
+            query_tokens: *count as u32,
+            context_tokens: end as u32,
+            first_page: batch.pages.len() as u32,
+        });
+        for position in start as u32..end as u32 {
+            let token = batch.tokens.len() as u32;
+            batch.tokens.push(TokenId(sequence.tokens[position as usize]));
+            batch.positions.push(position);
+            let page = sequence.pages[(position / PAGE_TOKENS) as usize];
+            batch.slots.push(page * PAGE_TOKENS + position % PAGE_TOKENS);
+            batch.rows.push(Row { token, want });
+        }
+        batch.pages.extend(&sequence.pages[..(end as u32).div_ceil(PAGE_TOKENS) as usize]);
+        sequence.read = end;
+    }
+    batch
+}
+
+/// Three sequences whose pages lie in and out of order.
+fn three() -> Vec<Sequence> {
+    let tokens = |seed: u32, count: u32| (0..count).map(|i| (i * 7 + seed * 13) % 50).collect();
+    vec![
+        Sequence { tokens: tokens(1, 21), pages: vec![31, 3, 4, 0, 17, 8], read: 0 },
+        Sequence { tokens: tokens(2, 9), pages: vec![1, 2, 30], read: 0 },
+        Sequence { tokens: tokens(3, 14), pages: vec![12, 11, 10, 9], read: 0 },
+    ]
+}
+
+/// Prompts, answers and chunks of prompts side by side, in a few steps.
+const PLAN: [[usize; 3]; 5] = [[12, 0, 5], [1, 6, 5], [1, 1, 1], [6, 1, 2], [1, 1, 1]];
+
+fn all(row: RowLogits) -> Vec<f32> {
+    match row {
+        RowLogits::All(logits) => logits,
+        RowLogits::Argmax(_) => panic!("logits were asked for"),
+    }
+}
+
+#[track_caller]
+fn assert_near(found: &[f32], expected: &[f64], at: &str) {
+    assert_eq!(found.len(), expected.len(), "{at}");
+    let error =
+        found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+    assert!(error < LOGIT_TOLERANCE, "{at}: a logit is {error:e} off");
+}
+
+#[test]
+fn mixed_steps_give_each_sequence_what_the_definition_gives_it_alone() {
+    for made in &variants() {
+        let expected: Vec<_> = three().iter().map(|s| Plain::logits(made, &s.tokens)).collect();
+        for device in devices() {
+            let mut network = network(made, &device);
+            let mut sequences = three();
+            for (step, counts) in PLAN.iter().enumerate() {
+                let before: Vec<usize> = sequences.iter().map(|s| s.read).collect();
+                let batch = batch(&mut sequences, counts, Want::Logits);
+                let mut rows = network.forward(&batch).unwrap().rows.into_iter();
+                for (index, sequence) in sequences.iter().enumerate() {
+                    for expected in &expected[index][before[index]..sequence.read] {
+                        let at = format!("{} step {step} sequence {index}", device.name);
+                        let found = all(rows.next().unwrap());
+                        assert_near(&found, expected, &at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn argmax_is_the_highest_of_the_logits() {
+    let made = &variants()[0];
+    for device in devices() {
+        let mut network = network(made, &device);
+        let whole = network.forward(&batch(&mut three(), &[12, 9, 3], Want::Logits)).unwrap();
+        let best = network.forward(&batch(&mut three(), &[12, 9, 3], Want::Argmax)).unwrap();
+        for (logits, best) in whole.rows.into_iter().zip(best.rows) {
+            let RowLogits::Argmax(best) = best else { panic!("the argmax was asked for") };
+            let logits = all(logits);
+            assert!(logits.iter().all(|logit| *logit <= logits[best.0 as usize]));
+        }
+    }
+}
+
+#[test]
+fn step_that_wants_no_row_still_fills_the_cache() {
+    let made = &variants()[0];
+    let expected = Plain::logits(made, &three()[0].tokens);
+    for device in devices() {
+        let mut network = network(made, &device);
+        let mut sequences = three();
+        let mut silent = batch(&mut sequences, &[20], Want::Logits);
+        silent.rows.clear();
+        assert!(network.forward(&silent).unwrap().rows.is_empty());
+        let rows = network.forward(&batch(&mut sequences, &[1], Want::Logits)).unwrap().rows;
+        assert_near(&all(rows.into_iter().next().unwrap()), &expected[20], &device.name);
+    }
+}
+
+/// One way to break a batch, and a word of the reason.
+type Breakage = (fn(&mut Batch), &'static str);
+
+const BREAKAGES: [Breakage; 10] = [
+    (|b| *b = Batch::default(), "empty"),
+    (|b| b.tokens[2] = TokenId(50), "vocabulary"),
+    (|b| b.slots[0] = 32 * PAGE_TOKENS, "slot"),
+    (|b| b.pages[0] = 32, "page"),
+    (|b| b.rows[0].token = 24, "row"),
+    (|b| b.positions[3] = 9, "positions"),
+    (|b| b.spans[1].query_start = 3, "begins"),
+    (|b| b.spans[2].first_page = 50, "pages"),
+    (|b| b.spans[0].context_tokens = u32::MAX, "context"),
+    (|b| b.spans.truncate(2), "cover"),
+];
+
+#[test]
+fn broken_batch_is_rejected_and_the_next_one_runs() {
+    let made = &variants()[0];
+    for device in devices() {
+        let mut network = network(made, &device);
+        let sound = batch(&mut three(), &[12, 9, 3], Want::Argmax);
+        for (break_it, word) in BREAKAGES {
+            let mut broken = sound.clone();
+            break_it(&mut broken);
+            let error = network.forward(&broken).unwrap_err();
+            let ForwardError::Rejected { reason, .. } = &error else { panic!("{error}") };
+            assert!(reason.contains(word), "{reason}");
+        }
+        assert_eq!(network.forward(&sound).unwrap().rows.len(), 24);
+    }
+}
+
+#[test]
+fn capacity_is_the_lesser_of_model_and_cache() {
+    let made = &variants()[0];
+    let device = &devices()[0];
+    let capacity = network(made, device).capacity();
+    assert_eq!((capacity.vocabulary, capacity.context_tokens_max), (50, 100));
+    let small = CacheLimits { pages: 3, page_tokens: 4, batch_tokens_max: 8 };
+    let network = Network::load(made, device, small, &mut |_| {}).unwrap();
+    assert_eq!(network.capacity().context_tokens_max, 12);
+}
+
+#[test]
+fn cache_beyond_the_memory_is_refused_with_the_context_that_fits() {
+    if model::available_bytes().is_none() {
+        println!("skipped: this system does not say how much memory it has");
+        return;
+    }
+    let device = &devices()[0];
+    let huge = CacheLimits { pages: 1 << 30, page_tokens: 1, batch_tokens_max: 8 };
+    let mut hyper = hyper(RopePairing::Adjacent, 12, None, true);
+    hyper.context_tokens_max = 1 << 20;
+    let error = Network::load(&Made::new(hyper), device, huge, &mut |_| {}).unwrap_err();
+    let words = error.to_string();
+    let LoadError::DoesNotFit { context_tokens_max, footprint, available_bytes, .. } = error else {
+        panic!("{words}")
+    };
+    assert!(footprint.total_bytes() > available_bytes);
+    assert!(words.contains(&format!("at most {context_tokens_max} tokens")), "{words}");
+}
+
+#[test]
+fn cache_without_room_for_a_token_is_refused() {
+    let device = &devices()[0];
+    for limits in [
+        CacheLimits { pages: 0, ..CACHE },
+        CacheLimits { page_tokens: 0, ..CACHE },
+        CacheLimits { batch_tokens_max: 0, ..CACHE },
+        CacheLimits { pages: u32::MAX, page_tokens: u32::MAX, batch_tokens_max: 1 },
+    ] {
+        let error = Network::load(&variants()[0], device, limits, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, LoadError::Limit { .. }), "{error}");
+    }
+}
+
+#[test]
+fn progress_rises_to_one() {
+    let mut shares = Vec::new();
+    Network::load(&variants()[0], &devices()[0], CACHE, &mut |share| shares.push(share)).unwrap();
+    assert!(shares.is_sorted() && shares.len() > 10);
+    let last = *shares.last().unwrap();
+    assert!((0.9..=1.0).contains(&last), "{last}");
+}
