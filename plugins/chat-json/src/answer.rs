@@ -3,7 +3,8 @@
 use protocol::{Event, Fault, FinishReason, ToolCall, Usage};
 use serde_json::{Value, json};
 
-use crate::chat::{Chat, Dialect};
+use crate::chat::Chat;
+use crate::settings::Dialect;
 
 /// One answer as it grows.
 ///

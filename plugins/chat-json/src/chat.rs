@@ -6,15 +6,12 @@ use crate::call_ids::settle_call_ids;
 use crate::ext::Ext;
 use crate::fields::{Fields, Notes, Strictness, invalid};
 use crate::json::parse_json;
-use crate::messages::read_messages;
+use crate::messages::{MESSAGES_MAX, read_messages};
 use crate::settings::{
-    LOCAL_FIELDS, OPENAI_FIELDS, read_delivery, read_limits, read_model, read_sampling,
+    Dialect, LOCAL_FIELDS, OPENAI_FIELDS, read_delivery, read_limits, read_model, read_sampling,
     refuse_unsupported,
 };
 use crate::tools::{Parameters, TOOLS_MAX, read_choice, read_tools};
-
-/// Most messages of one conversation.
-pub const MESSAGES_MAX: usize = 1024;
 
 /// A request and what its answer must look like.
 #[derive(Debug, Clone)]
@@ -35,16 +32,6 @@ pub struct Chat {
     pub ext: Ext,
     /// What the client began the answer with; the answer's text starts with it.
     pub prefix_text: Option<String>,
-}
-
-/// Whose clients an answer is made for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Dialect {
-    /// Usage on the last chunk, `model_length`, empty content beside tool calls.
-    #[default]
-    Mistral,
-    /// Recognised by fields that only OpenAI's clients send.
-    OpenAi,
 }
 
 /// The chat fields of Mistral's API, and our own `ext`.

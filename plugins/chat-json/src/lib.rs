@@ -24,10 +24,11 @@ mod tools;
 
 pub use answer::Answer;
 pub use bodies::{fault_body, model_body, models_body};
-pub use chat::{Chat, Dialect, MESSAGES_MAX, parse_chat};
+pub use chat::{Chat, parse_chat};
 pub use ext::{Ext, Mode};
 pub use fields::Strictness;
 pub use fill::parse_fill;
 pub use json::{DEPTH_MAX, VALUES_MAX, parse_json};
-pub use messages::parse_messages;
+pub use messages::{MESSAGES_MAX, parse_messages};
+pub use settings::Dialect;
 pub use tools::{TOOLS_MAX, parse_tools};

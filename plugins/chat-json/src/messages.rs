@@ -3,8 +3,10 @@
 use protocol::{Fault, Message, ToolCall};
 use serde_json::Value;
 
-use crate::chat::MESSAGES_MAX;
 use crate::fields::{Fields, Notes, Strictness, invalid, unsupported, wrong_type};
+
+/// Most messages of one conversation.
+pub const MESSAGES_MAX: usize = 1024;
 
 /// Most chunks of one message's content.
 const CHUNKS_MAX: usize = 256;

@@ -5,9 +5,18 @@ use std::time::{Duration, Instant};
 use protocol::{Fault, Limits, Sampling, TokenId};
 use serde_json::Value;
 
-use crate::chat::Dialect;
 use crate::ext::{Ext, read_ext};
 use crate::fields::{Fields, Notes, invalid, unsupported, wrong_type};
+
+/// Whose clients an answer is made for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Usage on the last chunk, `model_length`, empty content beside tool calls.
+    #[default]
+    Mistral,
+    /// Recognised by fields that only OpenAI's clients send.
+    OpenAi,
+}
 
 /// Most stop texts of one request.
 const STOPS_MAX: usize = 64;

@@ -8,8 +8,9 @@ use firmware_config::Profile;
 use protocol::TokenId;
 use serde_json::{Value, json};
 
-use crate::assemble::{AssembleError, open_model};
+use crate::assemble::open_model;
 use crate::cli;
+use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
 use crate::single::Single;
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::json;
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 
 /// One device.
 #[derive(Debug, Clone, PartialEq)]

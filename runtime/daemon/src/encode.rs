@@ -8,7 +8,7 @@ use protocol::{Fault, Input, Message, Request, TokenId};
 use serde_json::{Value, json};
 use text::{Codec, StreamDecoder, TemplateVersion, Tokenizer};
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 
 /// Reads lines of `kind` chat, fim, encode or decode, and answers each in order.
 ///

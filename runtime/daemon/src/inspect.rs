@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 use weights::{Archive, RopePairing};
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
 
 /// Prints what `files` state, for people or as one JSON object.

@@ -10,6 +10,7 @@ mod bench;
 mod cli;
 mod devices;
 mod encode;
+mod error;
 mod filtered;
 mod inspect;
 mod lines;
@@ -24,8 +25,9 @@ mod single;
 mod tool_loop;
 mod verbs;
 
-pub use assemble::{AssembleError, AssembleKind, House, load_profile};
+pub use assemble::{House, load_profile};
 pub use devices::{DeviceSummary, devices};
+pub use error::{AssembleError, AssembleKind};
 pub use firmware_config::{Loaded, Override};
 pub use model_files::ModelFiles;
 pub use verbs::run;

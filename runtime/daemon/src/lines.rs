@@ -5,7 +5,7 @@ use std::io::{BufRead, Write};
 use protocol::{Fault, TokenId};
 use serde_json::{Value, json};
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 
 /// Longest line that is read, in bytes.
 const LINE_BYTES_MAX: u64 = 64 << 20;

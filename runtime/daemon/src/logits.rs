@@ -6,7 +6,8 @@ use engine::{RowLogits, Want};
 use firmware_config::Profile;
 use serde_json::{Value, json};
 
-use crate::assemble::{AssembleError, open_model};
+use crate::assemble::open_model;
+use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
 use crate::single::Single;
 

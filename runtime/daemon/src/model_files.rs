@@ -6,7 +6,7 @@ use std::sync::Arc;
 use text::Tokenizer;
 use weights::{Archive, WeightsError};
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 
 /// The model that the program carries, so that a first run needs nothing: it confirms device
 /// commands and reads a clock tool.

@@ -7,7 +7,7 @@ use http_transport::{HttpConfig, HttpTransport};
 use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport};
 use protocol::{Filter, Tool, Transport};
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 use crate::tool_loop::ToolLimits;
 
 /// A transport that is ready to serve, and what to tell people of it.

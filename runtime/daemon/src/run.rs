@@ -7,8 +7,9 @@ use firmware_config::Profile;
 use protocol::{Event, Fault, FinishReason, Input, Message, Request, RequestId, Service};
 use serde_json::json;
 
-use crate::assemble::{AssembleError, House};
+use crate::assemble::House;
 use crate::cli;
+use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
 
 /// Largest request file, in bytes; as much as the HTTP API takes by default.

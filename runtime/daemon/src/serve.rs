@@ -9,7 +9,8 @@ use protocol::{Stop, StopHandle, TransportError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::assemble::{AssembleError, House};
+use crate::assemble::House;
+use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
 use crate::plugins::{self, Entrance};
 

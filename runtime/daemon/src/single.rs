@@ -4,7 +4,7 @@ use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want};
 use model::Network;
 use protocol::TokenId;
 
-use crate::assemble::AssembleError;
+use crate::error::AssembleError;
 
 /// A sequence that owns the whole cache and grows from its first page on.
 pub(crate) struct Single<'a> {

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use firmware_config::{Loaded, Override};
 
-use crate::assemble::{AssembleError, AssembleKind, load_profile};
+use crate::assemble::load_profile;
 use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, Setup};
+use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
 use crate::{bench, devices, encode, inspect, logits, run as answers, serve};
 

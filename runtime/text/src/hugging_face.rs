@@ -10,8 +10,8 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::TextError;
+use crate::lexicon::{Decoding, Token, Vocabulary};
 use crate::sentencepiece::byte_value;
-use crate::tokenizer::{Decoding, Token, Vocabulary};
 
 const CONTAINER: &str = "tokenizer.json";
 const SPACE: &str = "\u{2581}";

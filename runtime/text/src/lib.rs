@@ -8,9 +8,12 @@
 
 mod codec;
 mod constraint;
+mod cutter;
 mod decoder;
 mod error;
 mod hugging_face;
+mod joiner;
+mod lexicon;
 mod merge;
 mod python_json;
 mod schema;

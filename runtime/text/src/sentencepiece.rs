@@ -7,8 +7,8 @@
 
 use std::cmp::Reverse;
 
+use crate::lexicon::{Decoding, Token, Vocabulary};
 use crate::merge::{Piece, Pieces};
-use crate::tokenizer::{Decoding, Token, Vocabulary};
 use crate::{TextError, wire};
 
 const CONTAINER: &str = "SentencePiece model";

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use crate::lexicon::{Decoding, Token, Vocabulary};
 use crate::merge::{Piece, Pieces};
-use crate::tokenizer::{Decoding, Token, Vocabulary};
 use crate::words::{PATTERN, Words};
 use crate::{TemplateVersion, TextError};
 

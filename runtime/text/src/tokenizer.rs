@@ -4,17 +4,15 @@
 //! token says is one table for all of them, so decoding is written once. Control tokens are in that
 //! table and nowhere in the cutters: text can never become one.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use protocol::TokenId;
 
-use crate::decoder::Joiner;
-use crate::hugging_face::HuggingFace;
-use crate::sentencepiece::SentencePiece;
-use crate::tekken::Tekken;
+use crate::cutter::Cutter;
+use crate::joiner::Joiner;
+use crate::lexicon::{Decoding, Token, Vocabulary};
 use crate::{TemplateVersion, TextError, hugging_face, sentencepiece, tekken, vocabulary};
 
 /// Bytes of a tokenizer file; the largest published one has 20 MB.
@@ -30,13 +28,6 @@ pub struct Tokenizer {
     bos: TokenId,
     eos: TokenId,
     version: TemplateVersion,
-}
-
-#[derive(Debug)]
-pub(crate) enum Cutter {
-    SentencePiece(SentencePiece),
-    Tekken(Tekken),
-    HuggingFace(Box<HuggingFace>),
 }
 
 impl Tokenizer {
@@ -203,77 +194,5 @@ impl Tokenizer {
 
     pub(crate) fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
-    }
-}
-
-/// What one token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Token {
-    /// These bytes; not always whole characters.
-    Text(Vec<u8>),
-    /// One byte of a character that has no token of its own.
-    Byte(u8),
-    /// Nothing.
-    Control(String),
-    /// That something could not be said.
-    Unknown { name: String, surface: String },
-}
-
-/// How tokens become text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decoding {
-    /// Texts are whole characters, bytes come as tokens of their own. Encoding put a space in front,
-    /// so decoding takes it away.
-    SentencePiece { strips_space: bool },
-    /// Texts are bytes.
-    Bytes,
-}
-
-/// What every token says, by id.
-#[derive(Debug)]
-pub(crate) struct Vocabulary {
-    tokens: Vec<Token>,
-    controls: HashMap<String, TokenId>,
-    unknown: Option<TokenId>,
-    pub(crate) decoding: Decoding,
-}
-
-impl Vocabulary {
-    pub(crate) fn new(tokens: Vec<Token>, decoding: Decoding) -> Self {
-        let mut controls = HashMap::new();
-        let mut unknown = None;
-        for (id, token) in (0..).map(TokenId).zip(&tokens) {
-            match token {
-                Token::Control(name) => {
-                    controls.entry(name.clone()).or_insert(id);
-                    if name == "<unk>" {
-                        unknown.get_or_insert(id);
-                    }
-                }
-                Token::Unknown { .. } => {
-                    unknown.get_or_insert(id);
-                }
-                Token::Text(_) | Token::Byte(_) => {}
-            }
-        }
-        Self { tokens, controls, unknown, decoding }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
-    pub(crate) fn token(&self, token: TokenId) -> Option<&Token> {
-        self.tokens.get(token.0 as usize)
-    }
-
-    pub(crate) fn control(&self, name: &str) -> Option<TokenId> {
-        self.controls.get(name).copied()
-    }
-
-    pub(crate) fn controls(&self) -> impl Iterator<Item = TokenId> {
-        self.tokens.iter().zip(0..).filter_map(|(token, id)| {
-            matches!(token, Token::Control(_) | Token::Unknown { .. }).then_some(TokenId(id))
-        })
     }
 }

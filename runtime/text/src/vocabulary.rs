@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use weights::TokenKind;
 
 use crate::TextError;
+use crate::cutter::Cutter;
 use crate::hugging_face::{HuggingFace, bytes_of};
+use crate::lexicon::{Decoding, Token, Vocabulary};
 use crate::merge::{Piece, Pieces};
 use crate::sentencepiece::{Entry, PieceKind, SentencePiece, Settings};
 use crate::tekken::Tekken;
-use crate::tokenizer::{Cutter, Decoding, Token, Vocabulary};
 
 const CONTAINER: &str = "GGUF vocabulary";
 

@@ -21,16 +21,15 @@ mod hyper;
 mod json;
 mod mapped;
 mod names;
+mod open;
 mod safetensors;
 mod table;
 mod vocabulary;
 
-pub use archive::{
-    Archive, Container, RawTensor, TensorSummary, gguf_vocabulary, open, open_embedded,
-    safetensors_contents,
-};
+pub use archive::{Archive, Container, RawTensor, TensorSummary};
 pub use encoding::Encoding;
 pub use error::WeightsError;
 pub use hyper::{Hyper, RopePairing};
 pub use names::{Part, TensorName};
+pub use open::{gguf_vocabulary, open, open_embedded, safetensors_contents};
 pub use vocabulary::{TokenKind, Vocabulary};
