@@ -2,12 +2,13 @@
 //!
 //! Burn opens a device on first use and panics when there is none, so every device is looked for
 //! before it is touched. `auto` takes a real GPU or the CPU, never a software GPU: drivers of that
-//! kind are known to compute wrong numbers and to crash.
+//! kind are known to compute wrong numbers and to crash. A GPU of either kind has to multiply two
+//! matrices correctly before it counts as open.
 
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 
 /// Where a model computes, as a profile or a flag says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -120,7 +121,7 @@ impl BackendChoice {
             Self::Auto => true,
             Self::Flex => cfg!(feature = "flex"),
             Self::NdArray => cfg!(feature = "ndarray"),
-            Self::Vulkan => cfg!(feature = "vulkan"),
+            Self::Vulkan => cfg!(feature = "wgpu"),
             Self::Wgpu => cfg!(feature = "wgpu"),
             Self::Metal => cfg!(feature = "metal"),
             Self::Cuda => cfg!(feature = "cuda"),
@@ -224,7 +225,9 @@ impl Candidate {
         let touched = device.clone();
         let adapter = quietly(move || {
             let adapter = adapter_name(&touched);
-            touched.sync().map_err(|error| error.to_string())?;
+            if adapter.is_some() {
+                check_product(&touched)?;
+            }
             Ok::<_, String>(adapter)
         })??;
         let name = match adapter {
@@ -233,6 +236,24 @@ impl Candidate {
         };
         Ok(OpenDevice { device, name, choice, software })
     }
+}
+
+/// Multiplies two small matrices of whole numbers, because there are drivers that answer zeros
+/// without an error.
+fn check_product(device: &Device) -> Result<(), String> {
+    const SIDE: usize = 40;
+    let number = |i: usize| (i * i % 7) as f32 - 3.0;
+    let numbers: Vec<f32> = (0..SIDE * SIDE).map(number).collect();
+    let matrix = Tensor::<2>::from_data(TensorData::new(numbers.clone(), [SIDE, SIDE]), device);
+    let product = matrix.clone().matmul(matrix.transpose());
+    let data = product.try_into_data().map_err(|error| error.to_string())?;
+    let found: Vec<f32> = data.try_into_vec().map_err(|error| format!("{error:?}"))?;
+    let rows = || numbers.chunks_exact(SIDE);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    if rows().flat_map(|a| rows().map(move |b| dot(a, b))).eq(found) {
+        return Ok(());
+    }
+    Err("its driver computes wrong numbers; update the driver, or use another backend".into())
 }
 
 /// Lists without opening. A driver that panics here has no devices.
@@ -253,6 +274,8 @@ fn listed(choice: BackendChoice) -> Vec<Device> {
         BackendChoice::NdArray => vec![Device::ndarray()],
         #[cfg(feature = "vulkan")]
         BackendChoice::Vulkan => enumerated(burn::tensor::DeviceType::Vulkan),
+        #[cfg(all(feature = "wgpu", not(feature = "vulkan")))]
+        BackendChoice::Vulkan => on_vulkan(enumerated(burn::tensor::DeviceType::Wgpu)),
         #[cfg(feature = "wgpu")]
         BackendChoice::Wgpu => enumerated(burn::tensor::DeviceType::Wgpu),
         #[cfg(feature = "metal")]
@@ -266,6 +289,19 @@ fn listed(choice: BackendChoice) -> Vec<Device> {
 #[cfg(feature = "cube")]
 fn enumerated(kind: burn::tensor::DeviceType) -> Vec<Device> {
     Device::enumerate(kind).into_vec()
+}
+
+/// The same adapters, pinned to Vulkan: without Burn's own Vulkan compiler, kernels go there as WGSL.
+#[cfg(all(feature = "wgpu", not(feature = "vulkan")))]
+fn on_vulkan(devices: Vec<Device>) -> Vec<Device> {
+    use burn::backend::{CubeDevice, DispatchDevice, WgpuBackend};
+    let pinned = devices.iter().filter_map(|device| match device.as_dispatch() {
+        DispatchDevice::Cube(CubeDevice::Wgpu(wgpu)) => {
+            Some(Device::new(CubeDevice::Wgpu(wgpu.clone().on(WgpuBackend::Vulkan))))
+        }
+        _ => None,
+    });
+    pinned.collect()
 }
 
 #[cfg(feature = "wgpu")]

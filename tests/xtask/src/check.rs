@@ -40,11 +40,7 @@ pub(crate) fn check_gpu() -> Result<()> {
         environment.push(("VK_DRIVER_FILES", driver.display().to_string()));
         environment.push(("VK_ICD_FILENAMES", driver.display().to_string()));
     }
-    test(
-        &["-p", "fused-ops", "-p", "model", "--features", "model/vulkan,model/wgpu"],
-        &environment,
-    )?
-    .close()
+    test(&["-p", "fused-ops", "-p", "model", "--features", "model/wgpu"], &environment)?.close()
 }
 
 /// Counts over all test programs.
