@@ -40,7 +40,18 @@ pub(crate) fn check_gpu() -> Result<()> {
         environment.push(("VK_DRIVER_FILES", driver.display().to_string()));
         environment.push(("VK_ICD_FILENAMES", driver.display().to_string()));
     }
-    test(&["-p", "fused-ops", "-p", "model", "--features", "model/wgpu"], &environment)?.close()
+    // The program is named so that Burn's dependencies get the features that it gives them, and
+    // nothing is built twice.
+    let selection = [
+        ["-p", "daemon"],
+        ["-p", "model"],
+        ["-p", "fused-ops"],
+        ["--features", "model/wgpu"],
+        ["--test", "ops"],
+        ["--test", "network"],
+        ["--test", "parity"],
+    ];
+    test(&selection.concat(), &environment)?.close()
 }
 
 /// Counts over all test programs.

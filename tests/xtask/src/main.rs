@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 const USAGE: &str = "\
 cargo xtask setup          install what the tests need: mosquitto, and Python packages in a venv
 cargo xtask check          format, tidy, lints, every test, documentation
-cargo xtask check --gpu    the tensor tests again through wgpu (a software Vulkan device will do)
+cargo xtask check --gpu    the tensor tests again through wgpu (on a software Vulkan device: half an hour)
 cargo xtask tidy           limits of files and functions, names in the documents
 ";
 
