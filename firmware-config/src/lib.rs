@@ -26,8 +26,8 @@ pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, 
 pub use hardware::Hardware;
 pub use origin::{Origin, Problem, ProfileError};
 pub use profile::{
-    AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, LogSection, MemoryConfig,
-    ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
+    AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
+    MemoryConfig, ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
 };
 pub use secret::Secret;
 pub use sources::{Loaded, Override, Setting, Sources};

@@ -50,6 +50,18 @@ pub struct DeviceConfig {
     pub threads: u32,
 }
 
+/// Numbers of the cache of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvDtype {
+    /// 16-bit floats.
+    #[default]
+    F16,
+    /// 8-bit integers with a scale for each token and head: about half the memory.
+    Int8,
+    /// 32-bit floats: twice the memory, for comparisons.
+    F32,
+}
+
 /// How much memory may be used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryConfig {
@@ -57,6 +69,8 @@ pub struct MemoryConfig {
     pub model_budget_bytes: u64,
     /// At most this for the paged cache of keys and values, taken once at start.
     pub kv_pool_bytes: u64,
+    /// How keys and values are kept there.
+    pub kv_dtype: KvDtype,
     /// What the rest of the system keeps.
     pub reserve_bytes: u64,
 }

@@ -6,8 +6,8 @@ use serde_json::{Map, Number, Value as Json};
 
 use crate::layer::{Item, Layer, Value};
 use crate::profile::{
-    AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, LogSection, MemoryConfig,
-    ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
+    AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
+    MemoryConfig, ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
 };
 use crate::reader::Reader;
 use crate::{Hardware, Origin, Problem, ProfileFile};
@@ -68,6 +68,10 @@ fn memory(reader: &mut Reader) -> MemoryConfig {
     MemoryConfig {
         model_budget_bytes: reader.bytes("memory.model_budget_bytes", 4 * GIB, MIB..=64 * TIB),
         kv_pool_bytes: reader.bytes("memory.kv_pool_bytes", 512 * MIB, MIB..=64 * TIB),
+        kv_dtype: reader.choice(
+            "memory.kv_dtype",
+            &[("f16", KvDtype::F16), ("int8", KvDtype::Int8), ("f32", KvDtype::F32)],
+        ),
         reserve_bytes: reader.bytes("memory.reserve_bytes", GIB, 0..=64 * TIB),
     }
 }

@@ -1,21 +1,28 @@
 //! Functions over slices for the CPU backends, without Burn and without I/O.
 //!
-//! A kernel here reads weights as the file holds them, through [`weights::Encoding`], and
-//! activations as plain `f32` slices. It hides how work is cut for caches and threads; what it
-//! computes is defined elsewhere, by the scalar unpack of the encoding.
+//! A kernel reads weights as panels of 16 rows, which hold the very bytes of the file
+//! ([`pack`]), and activations as plain `f32` slices. It hides how work is cut for caches, vectors
+//! and threads; what it computes is defined elsewhere, by the scalar unpack of the encoding.
 
+mod activations;
+mod attention;
+mod encodings;
+mod kernels;
+mod kv;
+mod limits;
 mod linear;
+mod memory;
+mod norm;
+mod panels;
+mod simd;
+mod threads;
 
-pub use linear::{PackedMatrix, linear};
-
-/// Sets how many threads compute, in this crate and in everything else that shares its pool;
-/// 0 takes all cores.
-///
-/// Only the first call of a process counts: a pool that works cannot be resized.
-pub fn use_threads(threads: u32) {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads as usize)
-        .thread_name(|index| format!("compute-{index}"));
-    // A pool that stands already was set by an earlier call, or has all cores.
-    let _first = pool.build_global();
-}
+pub use attention::{Attention, PageMap, Span, attend};
+pub use kv::{KvEncoding, KvLayout, Rotation, store};
+pub use limits::int8_peak;
+pub use linear::{Outcome, PackedMatrix, linear};
+pub use memory::PanelMemory;
+pub use norm::rms_norm;
+pub use panels::{pack, panel_bytes, panel_count};
+pub use simd::Isa;
+pub use threads::{count as thread_count, use_threads};

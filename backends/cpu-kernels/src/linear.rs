@@ -1,26 +1,98 @@
-//! `y = x · Wᵀ` with `W` as the blocks of a file.
+//! `y = x · Wᵀ` with `W` as panels: one pass over the weights for all tokens of a step.
 //!
-//! A few rows are unpacked to `f32` once and serve every token of the step, so that decoding and
-//! reading a prompt are one function. Sums are `f32` in eight lanes for each row, cut at
-//! [`PANEL_COLS`], which keeps the error of a sum over thousands of columns near that of one over
-//! hundreds.
+//! A task is a few panels with all tokens, so that each weight comes from memory once, whatever
+//! the number of tokens; threads take tasks as they become free.
 
-use rayon::prelude::*;
+use std::marker::PhantomData;
+
 use weights::Encoding;
 
-/// Rows that are multiplied side by side: each `x` that is loaded serves all of them.
-const TILE_ROWS: usize = 4;
-/// Columns of a tile that are multiplied before the next: four such rows fit into an L1 cache.
-const PANEL_COLS: usize = 1024;
-const LANES: usize = 8;
-/// Multiplications below which a task costs more than it brings.
-const TASK_PRODUCTS_MIN: usize = 64 * 1024;
+use crate::activations::{Activations, Form, Tile};
+use crate::encodings::*;
+use crate::kernels::{Bf16, By32, By256, F16, F32, Floats, Kernel, RUN, STAGE_BYTES};
+use crate::panels::{ROWS, panel_bytes, panel_count};
+use crate::simd::{self, Isa, Simd, Work};
+use crate::threads;
 
-/// A weight matrix, row after row, in the encoding of its file.
+#[cfg(test)]
+mod tests;
+
+/// Panels that one task takes at least, in bytes: enough that taking it costs nothing.
+const TASK_BYTES: usize = 96 << 10;
+
+/// Calls a generic function for the kernel of an encoding.
+macro_rules! with_kernel {
+    ($encoding:expr, $kernel:ident => $body:expr) => {
+        match $encoding {
+            Encoding::F32 => {
+                type $kernel = Floats<F32>;
+                $body
+            }
+            Encoding::F16 => {
+                type $kernel = Floats<F16>;
+                $body
+            }
+            Encoding::Bf16 => {
+                type $kernel = Floats<Bf16>;
+                $body
+            }
+            Encoding::Q8_0 => {
+                type $kernel = By32<Q8_0>;
+                $body
+            }
+            Encoding::Q4_0 => {
+                type $kernel = By32<Q4_0>;
+                $body
+            }
+            Encoding::Q4_1 => {
+                type $kernel = By32<Q4_1>;
+                $body
+            }
+            Encoding::Q5_0 => {
+                type $kernel = By32<Q5_0>;
+                $body
+            }
+            Encoding::Q5_1 => {
+                type $kernel = By32<Q5_1>;
+                $body
+            }
+            Encoding::Iq4Nl => {
+                type $kernel = By32<Iq4Nl>;
+                $body
+            }
+            Encoding::Q2K => {
+                type $kernel = By256<Q2K>;
+                $body
+            }
+            Encoding::Q3K => {
+                type $kernel = By256<Q3K>;
+                $body
+            }
+            Encoding::Q4K => {
+                type $kernel = By256<Q4K>;
+                $body
+            }
+            Encoding::Q5K => {
+                type $kernel = By256<Q5K>;
+                $body
+            }
+            Encoding::Q6K => {
+                type $kernel = By256<Q6K>;
+                $body
+            }
+            Encoding::Iq4Xs => {
+                type $kernel = By256<Iq4Xs>;
+                $body
+            }
+        }
+    };
+}
+
+/// A weight matrix as panels.
 #[derive(Debug, Clone, Copy)]
 pub struct PackedMatrix<'a> {
-    /// `rows * encoding.row_bytes(cols)` bytes.
-    pub bytes: &'a [u8],
+    /// `[panels][panel_bytes]`
+    pub panels: &'a [u8],
     /// How they stand for numbers.
     pub encoding: Encoding,
     /// Outputs.
@@ -29,262 +101,267 @@ pub struct PackedMatrix<'a> {
     pub cols: usize,
 }
 
-impl<'a> PackedMatrix<'a> {
-    fn row(&self, row: usize, row_bytes: usize) -> &'a [u8] {
-        &self.bytes[row * row_bytes..(row + 1) * row_bytes]
+impl PackedMatrix<'_> {
+    fn panel_bytes(&self) -> usize {
+        panel_bytes(self.encoding, self.cols).expect("rows are whole blocks")
+    }
+
+    fn check(&self) {
+        assert!(self.rows > 0 && self.cols > 0, "a matrix of {} rows", self.rows);
+        let bytes = panel_count(self.rows) * self.panel_bytes();
+        assert_eq!(self.panels.len(), bytes, "panels are not [{}, {}]", self.rows, self.cols);
     }
 }
 
-/// Multiplies each token's vector with the matrix.
+/// What becomes of the products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Those of all matrices stand behind each other in `y`.
+    Store,
+    /// Of one matrix; they are added to what `y` holds.
+    Add,
+    /// Of two matrices: the first one's, through `silu`, times the second one's.
+    Gate,
+}
+
+/// Multiplies each token's vector with matrices of the same width.
 ///
-/// Shapes: `weight: [rows, cols]`, `x: [tokens, cols]` → `y: [tokens, rows]`.
-/// Threads: spreads over the rayon pool of the caller.
+/// Shapes: `x: [tokens, cols]`, each matrix `[rows, cols]` → `y: [tokens, sum of rows]`, and for
+/// [`Outcome::Gate`] `[tokens, rows]`. Integers are summed exactly, blocks in f32; activations are
+/// rounded to 8 bits where the encoding is packed.
+/// Threads: all of the pool.
 /// Panics: when the slices do not have these lengths, or a row is not whole blocks.
-pub fn linear(weight: PackedMatrix<'_>, x: &[f32], y: &mut [f32]) {
-    let PackedMatrix { rows, cols, .. } = weight;
-    assert!(rows > 0 && cols > 0, "a matrix of {rows} rows and {cols} columns");
+pub fn linear(x: &[f32], matrices: &[PackedMatrix<'_>], outcome: Outcome, y: &mut [f32]) {
+    linear_on(Isa::best(), x, matrices, outcome, y);
+}
+
+pub(crate) fn linear_on(
+    isa: Isa,
+    x: &[f32],
+    matrices: &[PackedMatrix<'_>],
+    outcome: Outcome,
+    y: &mut [f32],
+) {
+    let cols = matrices.first().expect("a matrix").cols;
     let tokens = x.len() / cols;
-    let row_bytes = weight.encoding.row_bytes(cols).expect("rows are whole blocks");
     assert_eq!(x.len(), tokens * cols, "x is not whole rows of {cols}");
-    assert_eq!(y.len(), tokens * rows, "y is not [{tokens}, {rows}]");
-    assert_eq!(weight.bytes.len(), rows * row_bytes, "weight is not [{rows}, {cols}]");
-    match tokens {
-        0 => {}
-        1 => transposed_linear(weight, row_bytes, x, 1, y),
-        _ => {
-            let mut transposed = vec![0.0; y.len()]; // [rows, tokens]
-            transposed_linear(weight, row_bytes, x, tokens, &mut transposed);
-            y.par_chunks_mut(rows).enumerate().for_each(|(token, y)| {
-                for (y, row) in y.iter_mut().zip(transposed.chunks_exact(tokens)) {
-                    *y = row[token];
-                }
-            });
+    for matrix in matrices {
+        matrix.check();
+        assert_eq!(matrix.cols, cols, "matrices differ in their columns");
+    }
+    let width = match outcome {
+        Outcome::Store => matrices.iter().map(|matrix| matrix.rows).sum(),
+        Outcome::Add => {
+            assert_eq!(matrices.len(), 1, "one matrix is added");
+            matrices[0].rows
+        }
+        Outcome::Gate => {
+            assert!(
+                matrices.len() == 2 && matrices[0].rows == matrices[1].rows,
+                "two matrices of the same shape are a gate"
+            );
+            matrices[0].rows
+        }
+    };
+    assert_eq!(y.len(), tokens * width, "y is not [{tokens}, {width}]");
+    if tokens == 0 {
+        return;
+    }
+    let mut forms: Vec<Activations> = Vec::new();
+    for matrix in matrices {
+        let form = form_of(matrix.encoding, isa);
+        if !forms.iter().any(|activations| activations.form() == form) {
+            forms.push(Activations::new(isa, form, x, cols));
         }
     }
-}
-
-/// `y: [rows, tokens]`, so that every task owns one run of it.
-fn transposed_linear(
-    weight: PackedMatrix<'_>,
-    row_bytes: usize,
-    x: &[f32],
-    tokens: usize,
-    y: &mut [f32],
-) {
-    let products = weight.cols * tokens;
-    let task_rows = TASK_PRODUCTS_MIN.div_ceil(products).next_multiple_of(TILE_ROWS);
-    y.par_chunks_mut(task_rows * tokens).enumerate().for_each_init(
-        || vec![0.0; TILE_ROWS * weight.cols],
-        |scratch, (task, y)| {
-            for (tile, y) in y.chunks_mut(TILE_ROWS * tokens).enumerate() {
-                let first_row = task * task_rows + tile * TILE_ROWS;
-                let rows = tile_rows(weight, row_bytes, first_row, y.len() / tokens, scratch);
-                tile_times_tokens(rows, x, tokens, y);
+    let parts: Vec<Part<'_>> = parts(isa, matrices, &forms, outcome);
+    let y = Output { y: y.as_mut_ptr(), width, outcome };
+    let tasks: usize = parts.iter().map(Part::tasks).sum();
+    threads::for_each(tasks, |mut task| {
+        for part in &parts {
+            if task < part.tasks() {
+                return part.run(isa, task, &y);
             }
-        },
-    );
+            task -= part.tasks();
+        }
+    });
 }
 
-/// Up to [`TILE_ROWS`] rows as `f32`; a tile at the matrix's end repeats its last row.
-fn tile_rows<'s>(
-    weight: PackedMatrix<'s>,
-    row_bytes: usize,
-    first_row: usize,
+/// One matrix, or two that are one gate.
+struct Part<'a> {
+    matrices: [PackedMatrix<'a>; 2],
+    activations: [&'a Activations; 2],
+    /// 1, or 2 for a gate.
     count: usize,
-    scratch: &'s mut [f32],
-) -> [&'s [f32]; TILE_ROWS] {
-    if weight.encoding == Encoding::F32 {
-        let mapped: [Option<&[f32]>; TILE_ROWS] =
-            std::array::from_fn(|i| as_floats(weight.row(first_row + i.min(count - 1), row_bytes)));
-        if let [Some(a), Some(b), Some(c), Some(d)] = mapped {
-            return [a, b, c, d];
-        }
-    }
-    for (i, row) in scratch.chunks_exact_mut(weight.cols).take(count).enumerate() {
-        let packed = weight.row(first_row + i, row_bytes);
-        weight.encoding.unpack(packed, row).expect("a row's bytes hold a row's values");
-    }
-    let scratch: &'s [f32] = scratch;
-    std::array::from_fn(|i| {
-        let i = i.min(count - 1);
-        &scratch[i * weight.cols..(i + 1) * weight.cols]
-    })
+    /// Column of `y` where its products begin.
+    first_column: usize,
+    task_panels: usize,
 }
 
-/// The bytes as numbers, where the machine's byte order and the address allow it.
-fn as_floats(bytes: &[u8]) -> Option<&[f32]> {
-    if cfg!(target_endian = "big") {
-        return None;
+fn parts<'a>(
+    isa: Isa,
+    matrices: &[PackedMatrix<'a>],
+    forms: &'a [Activations],
+    outcome: Outcome,
+) -> Vec<Part<'a>> {
+    let activations = |matrix: &PackedMatrix<'_>| {
+        let form = form_of(matrix.encoding, isa);
+        forms.iter().find(|activations| activations.form() == form).expect("made above")
+    };
+    let count = if outcome == Outcome::Gate { 2 } else { 1 };
+    let mut first_column = 0;
+    let mut parts = Vec::with_capacity(matrices.len());
+    for chunk in matrices.chunks(count) {
+        let (first, last) = (chunk[0], chunk[count - 1]);
+        let panel_bytes = first.panel_bytes() * count;
+        let share = first.panels.len() * count / (4 * threads::count());
+        let task_bytes = share.clamp(TASK_BYTES, 4 * TASK_BYTES);
+        parts.push(Part {
+            matrices: [first, last],
+            activations: [activations(&first), activations(&last)],
+            count,
+            first_column,
+            task_panels: (task_bytes / panel_bytes).max(1),
+        });
+        first_column += first.rows;
     }
-    // SAFETY: every bit pattern is an f32, and align_to leaves misaligned bytes outside.
-    let (before, floats, after) = unsafe { bytes.align_to::<f32>() };
-    (before.is_empty() && after.is_empty()).then_some(floats)
+    parts
 }
 
-/// `rows: [TILE_ROWS][cols]`, `x: [tokens, cols]` → `y: [rows, tokens]`, by the widest registers
-/// that the machine has.
-fn tile_times_tokens(rows: [&[f32]; TILE_ROWS], x: &[f32], tokens: usize, y: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the machine has just said that it has both features.
-        return unsafe { tile_times_tokens_avx2(rows, x, tokens, y) };
+/// Where products go. Threads write different columns.
+struct Output {
+    y: *mut f32,
+    width: usize,
+    outcome: Outcome,
+}
+
+// SAFETY: each task writes the columns of its own panels, and nobody reads before all are done.
+unsafe impl Sync for Output {}
+
+thread_local! {
+    /// Sums of one panel, for each matrix of a part, and the stage.
+    static SCRATCH: std::cell::RefCell<(Vec<f32>, Vec<f32>, Box<Stage>)> =
+        std::cell::RefCell::new((Vec::new(), Vec::new(), Box::new(Stage([0; STAGE_BYTES]))));
+}
+
+/// Begins at a cache line.
+#[repr(align(64))]
+struct Stage([u8; STAGE_BYTES]);
+
+impl Part<'_> {
+    fn tasks(&self) -> usize {
+        panel_count(self.matrices[0].rows).div_ceil(self.task_panels)
     }
-    // Elsewhere the target's own baseline serves; only aarch64's has a fused product and sum.
-    tile_times_tokens_with::<{ cfg!(target_arch = "aarch64") }>(rows, x, tokens, y);
-}
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn tile_times_tokens_avx2(rows: [&[f32]; TILE_ROWS], x: &[f32], tokens: usize, y: &mut [f32]) {
-    tile_times_tokens_with::<true>(rows, x, tokens, y);
-}
-
-/// Inlined into each caller, so that it is compiled for that caller's registers.
-#[inline(always)]
-fn tile_times_tokens_with<const FUSED: bool>(
-    rows: [&[f32]; TILE_ROWS],
-    x: &[f32],
-    tokens: usize,
-    y: &mut [f32],
-) {
-    let cols = rows[0].len();
-    y.fill(0.0);
-    for start in (0..cols).step_by(PANEL_COLS) {
-        let panel = start..cols.min(start + PANEL_COLS);
-        let rows = rows.map(|row| &row[panel.clone()]);
-        for (token, x) in x.chunks_exact(cols).enumerate() {
-            let sums = dot::<FUSED>(rows, &x[panel.clone()]);
-            for (row, sum) in sums.into_iter().enumerate().take(y.len() / tokens) {
-                y[row * tokens + token] += sum;
+    fn run(&self, isa: Isa, task: usize, output: &Output) {
+        let first = task * self.task_panels;
+        let last = panel_count(self.matrices[0].rows).min(first + self.task_panels);
+        let tokens = self.activations[0].tokens();
+        SCRATCH.with_borrow_mut(|(sums, gated, stage)| {
+            for panel in first..last {
+                for (index, sums) in
+                    [&mut *sums, &mut *gated].into_iter().enumerate().take(self.count)
+                {
+                    sums.clear();
+                    sums.resize(tokens.next_multiple_of(8) * ROWS, 0.0);
+                    let matrix = &self.matrices[index];
+                    let bytes = matrix.panel_bytes();
+                    let work = PanelTimesTokens {
+                        panel: &matrix.panels[panel * bytes..(panel + 1) * bytes],
+                        cols: matrix.cols,
+                        activations: self.activations[index],
+                        stage: &mut stage.0,
+                        sums,
+                    };
+                    // SAFETY: callers choose among the kinds that the machine is; the slices were
+                    // checked against the shapes.
+                    with_kernel!(matrix.encoding, K => unsafe {
+                        simd::run(isa, OfKernel(work, PhantomData::<K>));
+                    });
+                }
+                let rows = ROWS.min(self.matrices[0].rows - panel * ROWS);
+                let column = self.first_column + panel * ROWS;
+                // SAFETY: `y` is `[tokens, width]`, and these columns are this task's.
+                unsafe { output.write(sums, gated, tokens, column, rows) }
             }
-        }
+        });
     }
 }
 
-/// Dot products of a few rows with one vector.
-#[inline(always)]
-fn dot<const FUSED: bool>(rows: [&[f32]; TILE_ROWS], x: &[f32]) -> [f32; TILE_ROWS] {
-    let mut lanes = [[0.0f32; LANES]; TILE_ROWS];
-    let (whole, rest) = x.as_chunks::<LANES>();
-    let wholes = rows.map(|row| &row.as_chunks::<LANES>().0[..whole.len()]);
-    for (chunk, x) in whole.iter().enumerate() {
-        for (lanes, row) in lanes.iter_mut().zip(wholes) {
-            for ((sum, w), x) in lanes.iter_mut().zip(&row[chunk]).zip(x) {
-                *sum = multiply_add::<FUSED>(*w, *x, *sum);
-            }
-        }
-    }
-    std::array::from_fn(|i| {
-        let row = &rows[i][x.len() - rest.len()..];
-        sum_of(lanes[i]) + row.iter().zip(rest).map(|(w, x)| w * x).sum::<f32>()
-    })
-}
-
-/// One rounding where the machine has the instruction; without it, that would be a library call.
-#[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FUSED { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// Pairwise, so that the order of addition is the same on every machine.
-fn sum_of(lanes: [f32; LANES]) -> f32 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + b) + (c + d)) + ((e + f) + (g + h))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn noise(seed: u64, count: usize) -> Vec<f32> {
-        let mut state = seed;
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
-
-    /// Bytes that are blocks of the encoding with small scales, whatever else they hold.
-    fn blocks(encoding: Encoding, seed: u64, values: usize) -> Vec<u8> {
-        let numbers = noise(seed, values);
-        match encoding {
-            Encoding::F32 => numbers.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Encoding::F16 => {
-                numbers.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect()
-            }
-            Encoding::Bf16 => {
-                numbers.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect()
-            }
-            // 0x24 in every byte keeps half-precision scales near 0.016.
-            _ => (0..encoding.row_bytes(values).unwrap())
-                .map(|i| 0x20 | (numbers[i % values].to_bits() as u8 & 0x07))
-                .collect(),
-        }
-    }
-
-    /// Normalised mean square error against a sum in f64 over the encoding's own unpack.
-    fn error_of(encoding: Encoding, rows: usize, cols: usize, tokens: usize, skew: usize) -> f64 {
-        let mut file = vec![0; skew];
-        file.extend(blocks(encoding, 7, rows * cols));
-        let bytes = &file[skew..];
-        let x = noise(11, tokens * cols);
-        let mut y = vec![f32::NAN; tokens * rows];
-        linear(PackedMatrix { bytes, encoding, rows, cols }, &x, &mut y);
-        let mut dense = vec![0.0; rows * cols];
-        encoding.unpack(bytes, &mut dense).unwrap();
-        let (mut wrong, mut whole) = (0.0, 0.0);
+impl Output {
+    /// # Safety
+    /// `y` has these columns in each of its rows, and nobody else writes them.
+    unsafe fn write(&self, sums: &[f32], gated: &[f32], tokens: usize, column: usize, rows: usize) {
         for token in 0..tokens {
-            for row in 0..rows {
-                let expected: f64 = (0..cols)
-                    .map(|c| f64::from(dense[row * cols + c]) * f64::from(x[token * cols + c]))
-                    .sum();
-                wrong += (f64::from(y[token * rows + row]) - expected).powi(2);
-                whole += expected.powi(2);
-            }
-        }
-        wrong / whole
-    }
-
-    #[test]
-    fn every_encoding_multiplies_as_its_unpack_says() {
-        for encoding in Encoding::ALL {
-            for tokens in [1, 3] {
-                let error = error_of(encoding, 37, 512, tokens, 0);
-                assert!(error < 1e-12, "{encoding:?}, {tokens} tokens: {error:e}");
+            // SAFETY: the caller's.
+            let y = unsafe {
+                std::slice::from_raw_parts_mut(self.y.add(token * self.width + column), rows)
+            };
+            let sums = &sums[token * ROWS..][..rows];
+            match self.outcome {
+                Outcome::Store => y.copy_from_slice(sums),
+                Outcome::Add => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+                Outcome::Gate => {
+                    let gated = &gated[token * ROWS..][..rows];
+                    for ((y, gate), up) in y.iter_mut().zip(sums).zip(gated) {
+                        *y = gate / (1.0 + (-gate).exp()) * up;
+                    }
+                }
             }
         }
     }
+}
 
-    #[test]
-    fn odd_shapes_and_long_rows_keep_the_bound() {
-        for (rows, cols, tokens) in [(1, 5, 1), (3, 1, 2), (5, 17, 4), (2, 4099, 3), (700, 40, 9)] {
-            let error = error_of(Encoding::F32, rows, cols, tokens, 0);
-            assert!(error < 1e-12, "[{rows}, {cols}], {tokens} tokens: {error:e}");
-        }
-    }
+/// One panel and all tokens.
+struct PanelTimesTokens<'a> {
+    panel: &'a [u8],
+    cols: usize,
+    activations: &'a Activations,
+    stage: &'a mut [u8; STAGE_BYTES],
+    /// `[tokens, filled up to whole tiles][16]`, zeros.
+    sums: &'a mut [f32],
+}
 
-    #[test]
-    fn misaligned_floats_are_read_from_their_bytes() {
-        for skew in 1..4 {
-            let error = error_of(Encoding::F32, 6, 33, 2, skew);
-            assert!(error < 1e-12, "skew {skew}: {error:e}");
-        }
-    }
+/// What a matrix in this encoding multiplies with.
+fn form_of(encoding: Encoding, isa: Isa) -> Form {
+    let offset = isa.signed_offset();
+    with_kernel!(encoding, K => K::form(offset))
+}
 
-    #[test]
-    fn a_token_alone_and_among_others_gives_the_same_bits() {
-        let (rows, cols, tokens) = (50, 1500, 5);
-        let bytes = &blocks(Encoding::F32, 3, rows * cols)[..];
-        let matrix = PackedMatrix { bytes, encoding: Encoding::F32, rows, cols };
-        let x = noise(5, tokens * cols);
-        let mut together = vec![0.0; tokens * rows];
-        linear(matrix, &x, &mut together);
-        for (x, expected) in x.chunks_exact(cols).zip(together.chunks_exact(rows)) {
-            let mut alone = vec![0.0; rows];
-            linear(matrix, x, &mut alone);
-            assert_eq!(alone, expected);
+/// The kernel is a type, so that each encoding is a function of its own.
+struct OfKernel<'a, K>(PanelTimesTokens<'a>, PhantomData<K>);
+
+impl<K: Kernel> Work for OfKernel<'_, K> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let PanelTimesTokens { panel, cols, activations, stage, sums } = self.0;
+        let blocks = cols / K::BLOCK;
+        let is_staged = activations.tokens() > K::DIRECT;
+        for first in (0..blocks).step_by(RUN / K::BLOCK) {
+            let count = (blocks - first).min(RUN / K::BLOCK);
+            let run = panel[first * K::BYTES..][..count * K::BYTES].as_ptr();
+            // SAFETY: the run has these blocks, the activations have them for each tile, and the
+            // sums have room for whole tiles.
+            unsafe {
+                if is_staged {
+                    K::stage::<S>(run, count, stage.as_mut_ptr());
+                }
+                let stage = stage.as_ptr();
+                for tile in Tile::cut(activations.tokens()) {
+                    let view = activations.at(&tile, first);
+                    let sums = sums[tile.first * ROWS..][..tile.width * ROWS].as_mut_ptr();
+                    match (is_staged, tile.width) {
+                        (false, 1) => K::direct::<S, 1>(run, count, view, sums),
+                        (false, 2) => K::direct::<S, 2>(run, count, view, sums),
+                        (false, 4) => K::direct::<S, 4>(run, count, view, sums),
+                        (false, _) => K::direct::<S, 8>(run, count, view, sums),
+                        (true, 1) => K::staged::<S, 1>(stage, count, view, sums),
+                        (true, 2) => K::staged::<S, 2>(stage, count, view, sums),
+                        (true, 4) => K::staged::<S, 4>(stage, count, view, sums),
+                        (true, _) => K::staged::<S, 8>(stage, count, view, sums),
+                    }
+                }
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What the model calls: functions over tensors, the same on every device.
 
 use burn::backend::Dispatch;
+use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use weights::RopePairing;
 
-use crate::{FusedOps, PackedLayout, reference};
+use crate::{FusedOps, Products, STACK_MAX, Stack, Weight, reference};
 
 /// Where the keys and values of a step's sequences lie.
 #[derive(Debug, Clone)]
@@ -43,17 +44,83 @@ pub struct AttentionOptions {
     pub window_tokens: Option<usize>,
 }
 
-/// Multiplies with a matrix that stays in the encoding of its file.
+/// A norm before a matrix: scales each token's vector to a mean square of one, then by `gain`.
+#[derive(Debug)]
+pub struct Norm {
+    /// `[width]`
+    pub gain: Tensor<1>,
+    /// Added to the mean square.
+    pub epsilon: f64,
+}
+
+/// Multiplies the normed vectors with each matrix of a stack.
 ///
-/// Shapes: `x: [tokens, cols]`, `blocks: [bytes]` of type U8 → `[tokens, rows]`. Sums in f32.
-/// Panics: on a device whose [`OpenDevice::reads_packed_weights`] is false.
+/// Shapes: `x: [tokens, cols]` → `[tokens, rows of all]`. Sums in f32; where weights are packed,
+/// activations are rounded to 8 bits.
+pub fn norm_linear(x: Tensor<2>, norm: &Norm, weight: &Weight) -> Tensor<2> {
+    match weight {
+        Weight::Dense(weight) => dense_norm_linear(x, norm, weight),
+        Weight::Packed { panels, stack } => {
+            packed_norm_linear(x, norm, panels, stack, Products::Stacked)
+        }
+    }
+}
+
+/// The two halves of a gated feed-forward: `silu(gate · normed) * (up · normed)`, with `gate` and
+/// `up` the two matrices of a stack.
 ///
-/// [`OpenDevice::reads_packed_weights`]: crate::OpenDevice::reads_packed_weights
-pub fn packed_linear(x: Tensor<2>, blocks: Tensor<1, Int>, layout: PackedLayout) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as FusedOps>::packed_linear(
+/// Shapes: `x: [tokens, cols]` → `[tokens, rows of one]`. Numbers as in [`norm_linear`].
+/// Source: Shazeer 2020, arXiv:2002.05202, `SwiGLU`.
+pub fn norm_gated(x: Tensor<2>, norm: &Norm, gate_up: &Weight) -> Tensor<2> {
+    match gate_up {
+        Weight::Dense(weight) => {
+            let both = dense_norm_linear(x, norm, weight);
+            let rows = both.dims()[1] / 2;
+            silu(both.clone().narrow(1, 0, rows)) * both.narrow(1, rows, rows)
+        }
+        Weight::Packed { panels, stack } => {
+            packed_norm_linear(x, norm, panels, stack, Products::Gated)
+        }
+    }
+}
+
+/// `sum + x · Wᵀ`, with a stack of one matrix.
+///
+/// Shapes: `x: [tokens, cols]`, `sum: [tokens, rows]` → as `sum`. Numbers as in [`norm_linear`].
+pub fn linear_add(x: Tensor<2>, weight: &Weight, sum: Tensor<2>) -> Tensor<2> {
+    match weight {
+        Weight::Dense(weight) => sum + x.matmul(weight.clone().transpose()),
+        Weight::Packed { panels, stack } => {
+            Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
+                x.into_dispatch(),
+                panels[0].clone().into_dispatch(),
+                *stack,
+                sum.into_dispatch(),
+            ))
+        }
+    }
+}
+
+fn dense_norm_linear(x: Tensor<2>, norm: &Norm, weight: &Tensor<2>) -> Tensor<2> {
+    rms_norm(x, norm.gain.clone(), norm.epsilon).matmul(weight.clone().transpose())
+}
+
+fn packed_norm_linear(
+    x: Tensor<2>,
+    norm: &Norm,
+    panels: &[Tensor<1, Int>; STACK_MAX],
+    stack: &Stack,
+    products: Products,
+) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::norm_linear(
         x.into_dispatch(),
-        blocks.into_dispatch(),
-        layout,
+        norm.gain.clone().into_dispatch(),
+        panels[0].clone().into_dispatch(),
+        panels[1].clone().into_dispatch(),
+        panels[2].clone().into_dispatch(),
+        *stack,
+        norm.epsilon as f32,
+        products,
     ))
 }
 

@@ -7,6 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod cache;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod cpu;
 mod device;
 #[cfg(feature = "flex")]
 mod flex;
@@ -14,11 +17,16 @@ mod flex;
 mod ndarray;
 mod ops;
 pub mod reference;
+mod weight;
 
 pub use api::{
-    AttentionOptions, PageMap, PageSpan, packed_linear, paged_attention, rms_norm, rope,
-    rope_table, store_kv,
+    AttentionOptions, Norm, PageMap, PageSpan, linear_add, norm_gated, norm_linear,
+    paged_attention, rms_norm, rope, rope_table, store_kv,
 };
-pub use cpu_kernels::use_threads;
+pub use cache::{Heads, KvPool, Rotation};
+pub use cpu_kernels::{
+    KvEncoding, KvLayout, int8_peak, pack, panel_bytes, panel_count, use_threads,
+};
 pub use device::{AvailableDevice, BackendChoice, DeviceError, OpenDevice, available, open};
-pub use ops::{FusedOps, PackedLayout};
+pub use ops::{FusedOps, HeadLayout, Products};
+pub use weight::{PackedLayout, STACK_MAX, Stack, Weight, WeightError};

@@ -6,17 +6,32 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
-use weights::Encoding;
+use weights::RopePairing;
 
-/// How the bytes of a packed matrix stand for numbers.
+use crate::{KvLayout, PageSpan, Stack};
+
+/// What becomes of the products of a stack of matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PackedLayout {
-    /// The file's encoding.
-    pub encoding: Encoding,
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs.
-    pub cols: usize,
+pub enum Products {
+    /// They stand behind each other.
+    Stacked,
+    /// Of two matrices: the first one's, through `silu`, times the second one's.
+    Gated,
+}
+
+/// What a layer's attention knows beside its tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadLayout {
+    /// Query heads.
+    pub heads: usize,
+    /// How the cache lies in memory; its heads divide the query heads.
+    pub cache: KvLayout,
+    /// How positions turn the vectors of queries and keys.
+    pub pairing: RopePairing,
+    /// Multiplies each product of query and key.
+    pub scale: f32,
+    /// Tokens that a query sees, itself included; `None` sees all before it.
+    pub window_tokens: Option<usize>,
 }
 
 /// What a backend computes by a kernel instead of by Burn's own operations.
@@ -27,12 +42,57 @@ pub struct PackedLayout {
 /// [`OpenDevice::reads_packed_weights`]: crate::OpenDevice::reads_packed_weights
 #[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"))]
 pub trait FusedOps: Backend {
-    /// `x · Wᵀ` with `W` as the blocks of a file.
+    /// See [`norm_linear`](crate::norm_linear) and [`norm_gated`](crate::norm_gated).
     ///
-    /// Shapes: `x: [tokens, cols]`, `blocks: [bytes]` of type U8 → `[tokens, rows]`.
-    fn packed_linear(
+    /// Shapes: `x: [tokens, cols]`, `gain: [cols]`, the panels of each matrix of the stack
+    /// `[bytes]` of type U8 → `[tokens, rows]`. Panels beyond those of the stack are not read.
+    #[allow(clippy::too_many_arguments, reason = "the macro finds tensors as arguments only")]
+    fn norm_linear(
         x: FloatTensor<Self>,
-        blocks: IntTensor<Self>,
-        layout: PackedLayout,
+        gain: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        second: IntTensor<Self>,
+        third: IntTensor<Self>,
+        stack: Stack,
+        epsilon: f32,
+        products: Products,
+    ) -> FloatTensor<Self>;
+
+    /// See [`linear_add`](crate::linear_add).
+    ///
+    /// Shapes: `x: [tokens, cols]`, `panels: [bytes]` of type U8, `sum: [tokens, rows]` → as `sum`.
+    fn linear_add(
+        x: FloatTensor<Self>,
+        panels: IntTensor<Self>,
+        stack: Stack,
+        sum: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// See [`KvPool::store`](crate::KvPool::store).
+    ///
+    /// Shapes: `pool: [bytes]` of type U8, `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`,
+    /// `slots: [tokens]`, `positions: [tokens]`, `angles: [context, head_dim]` → as `pool`, in
+    /// place when it is not shared.
+    fn store_packed_kv(
+        pool: IntTensor<Self>,
+        qkv: FloatTensor<Self>,
+        slots: IntTensor<Self>,
+        positions: IntTensor<Self>,
+        angles: FloatTensor<Self>,
+        layout: HeadLayout,
+    ) -> IntTensor<Self>;
+
+    /// See [`KvPool::attend`](crate::KvPool::attend).
+    ///
+    /// Shapes: as [`store_packed_kv`](Self::store_packed_kv), `pages: [pages]` →
+    /// `[tokens, heads · head_dim]`.
+    fn attend_packed_kv(
+        pool: IntTensor<Self>,
+        qkv: FloatTensor<Self>,
+        pages: IntTensor<Self>,
+        positions: IntTensor<Self>,
+        angles: FloatTensor<Self>,
+        spans: Vec<PageSpan>,
+        layout: HeadLayout,
     ) -> FloatTensor<Self>;
 }

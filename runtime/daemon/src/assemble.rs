@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Alias, Counters, EngineLimits, EngineService, Serving};
-use firmware_config::{Loaded, Profile};
-use model::{BackendChoice, CacheLimits, Network, OpenDevice};
+use firmware_config::{KvDtype, Loaded, Profile};
+use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
 use protocol::{ModelCard, Service};
 use text::{Codec, TemplateVersion, TextError};
 use weights::Archive;
@@ -35,6 +35,8 @@ pub(crate) struct Opened {
     pub(crate) network: Network,
     /// What computes, as it names itself.
     pub(crate) device: String,
+    /// Bytes that one token takes in the cache.
+    pub(crate) cache_token_bytes: u64,
 }
 
 /// Loads the weights of `files` onto the profile's device.
@@ -47,10 +49,11 @@ pub(crate) fn open_model(
 ) -> Result<Opened, AssembleError> {
     let device = open_device(profile)?;
     let archive = files.open()?;
-    let cache = cache_limits(profile, archive.as_ref());
-    check_budget(profile, archive.as_ref(), cache)?;
+    let cache = cache_limits(profile, archive.as_ref(), &device);
+    check_budget(profile, archive.as_ref(), cache, &device)?;
     let network = Network::load(archive.as_ref(), &device, cache, progress)?;
-    Ok(Opened { archive, network, device: device.name.clone() })
+    let cache_token_bytes = CacheLimits::token_bytes(archive.hyper(), &device, cache.encoding);
+    Ok(Opened { archive, network, device: device.name.clone(), cache_token_bytes })
 }
 
 /// `auto` takes the first of the profile's order that this build has and that is real hardware.
@@ -74,11 +77,13 @@ fn check_budget(
     profile: &Profile,
     archive: &dyn Archive,
     cache: CacheLimits,
+    device: &OpenDevice,
 ) -> Result<(), AssembleError> {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let weights = archive.file_bytes();
-    let page_bytes = CacheLimits::page_bytes(archive.hyper(), cache.page_tokens);
-    let pool = u64::from(cache.pages).saturating_mul(page_bytes);
+    let token_bytes = CacheLimits::token_bytes(archive.hyper(), device, cache.encoding);
+    let slots = u64::from(cache.pages) * u64::from(cache.page_tokens);
+    let pool = slots.saturating_mul(token_bytes);
     let wanted = weights.saturating_add(pool);
     let budget = profile.memory.model_budget_bytes;
     let reserve = profile.memory.reserve_bytes;
@@ -99,7 +104,7 @@ fn check_budget(
             gib(granted),
             gib(budget),
             gib(reserve),
-            granted.saturating_sub(weights) / page_bytes.max(1) * u64::from(cache.page_tokens)
+            granted.saturating_sub(weights) / token_bytes.max(1)
         ),
     })
 }
@@ -114,9 +119,15 @@ fn context_tokens_max(profile: &Profile, archive: &dyn Archive) -> u32 {
 }
 
 /// The cache that the profile's budget pays for, and not more than its sequences can use.
-fn cache_limits(profile: &Profile, archive: &dyn Archive) -> CacheLimits {
+fn cache_limits(profile: &Profile, archive: &dyn Archive, device: &OpenDevice) -> CacheLimits {
     let engine = &profile.engine;
-    let page_bytes = CacheLimits::page_bytes(archive.hyper(), engine.page_tokens).max(1);
+    let encoding = match profile.memory.kv_dtype {
+        KvDtype::F16 => KvEncoding::F16,
+        KvDtype::Int8 => KvEncoding::Int8,
+        KvDtype::F32 => KvEncoding::F32,
+    };
+    let token_bytes = CacheLimits::token_bytes(archive.hyper(), device, encoding);
+    let page_bytes = token_bytes.saturating_mul(engine.page_tokens.into()).max(1);
     let affordable = profile.memory.kv_pool_bytes / page_bytes;
     let context_pages = context_tokens_max(profile, archive).div_ceil(engine.page_tokens.max(1));
     let usable = u64::from(context_pages) * u64::from(engine.sequences_max);
@@ -124,6 +135,7 @@ fn cache_limits(profile: &Profile, archive: &dyn Archive) -> CacheLimits {
         pages: u32::try_from(affordable.min(usable)).unwrap_or(u32::MAX),
         page_tokens: engine.page_tokens,
         batch_tokens_max: engine.batch_tokens_max,
+        encoding,
     }
 }
 
@@ -201,7 +213,7 @@ impl House {
             let archive = files.open()?;
             serving(profile, files, archive.as_ref())?
         };
-        let Opened { archive, network, device } = open_model(profile, files, progress)?;
+        let Opened { archive, network, device, .. } = open_model(profile, files, progress)?;
         let limits = EngineLimits {
             sequences_max: profile.engine.sequences_max,
             queue_requests_max: profile.engine.queue_requests_max,

@@ -29,7 +29,7 @@ pub(crate) enum Command {
     Logits(Logits),
     /// Measure prefill and decode speed
     Bench(Bench),
-    /// Look at model files
+    /// Look at model files, and prepare them
     #[command(subcommand)]
     Model(ModelCommand),
     /// Look at the configuration
@@ -157,12 +157,18 @@ pub(crate) struct Bench {
     /// Model, configuration, backend.
     #[command(flatten)]
     pub(crate) setup: Setup,
-    /// Tokens of the prompt to read
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
-    pub(crate) prompt_tokens: u32,
-    /// Tokens to write
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
-    pub(crate) generated_tokens: u32,
+    /// Lengths of prompts to read, in tokens; 0 for none
+    #[arg(short = 'p', long, value_name = "N,…", default_value = "512", value_delimiter = ',')]
+    pub(crate) prompt_tokens: Vec<u32>,
+    /// Lengths of answers to write, in tokens; 0 for none
+    #[arg(short = 'n', long, value_name = "N,…", default_value = "64", value_delimiter = ',')]
+    pub(crate) generated_tokens: Vec<u32>,
+    /// Tokens of context before the clock starts; each gives all rows again
+    #[arg(short = 'd', long, value_name = "N,…", default_value = "0", value_delimiter = ',')]
+    pub(crate) depth: Vec<u32>,
+    /// Sequences that write together, one token of each in a step
+    #[arg(short = 'b', long, value_name = "N,…", default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) sequences: Vec<u32>,
     /// Times that each is repeated
     #[arg(short = 'r', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repetitions: u32,
@@ -184,6 +190,18 @@ pub(crate) enum ModelCommand {
         /// Also list every tensor
         #[arg(long)]
         tensors: bool,
+    },
+    /// Write a model as the CPU reads it, so that loading maps it and moves nothing
+    Prepare {
+        /// GGUF file to read
+        #[arg(long, value_name = "FILE")]
+        model: PathBuf,
+        /// GGUF file to write, which only this program reads
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// Replace the file that is there
+        #[arg(long)]
+        force: bool,
     },
 }
 

@@ -17,6 +17,7 @@ mod lines;
 mod logits;
 mod model_files;
 mod plugins;
+mod prepare;
 mod progress;
 mod relay;
 mod run;

@@ -12,7 +12,7 @@ use crate::assemble::load_profile;
 use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, Setup};
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
-use crate::{bench, devices, encode, inspect, logits, run as answers, serve};
+use crate::{bench, devices, encode, inspect, logits, prepare, run as answers, serve};
 
 /// Exit codes of sysexits.h that scripts and service files rely on.
 const EXIT_DATA: u8 = 65;
@@ -100,6 +100,9 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
         }
         Command::Model(ModelCommand::Inspect { path, json, tensors }) => {
             inspect::inspect(&ModelFiles::from(path), json, tensors, stdout)
+        }
+        Command::Model(ModelCommand::Prepare { model, output, force }) => {
+            prepare::prepare(&model, &output, force, stdout)
         }
         Command::Config(command) => config(command, stdout),
         Command::Devices(arguments) => devices::print(arguments.json, stdout),

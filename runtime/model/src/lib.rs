@@ -2,24 +2,25 @@
 //!
 //! [`Network::load`] builds the model from an opened archive and gives what the engine drives
 //! through [`engine::Forward`]. The room hides the tensor library from everyone above it, and from
-//! itself where weights lie: on the CPU a matrix stays the mapped bytes of its file, elsewhere it
-//! is unpacked once. What a step needs goes up to the device before the first operation, what the
+//! itself where weights lie: on the CPU a matrix keeps the encoding of its file, in panels, elsewhere
+//! it is unpacked once. What a step needs goes up to the device before the first operation, what the
 //! engine wants comes down after the last one, and nothing in between waits.
 #![forbid(unsafe_code)]
 
 mod embedding;
 mod forward;
-mod linear;
 mod load;
 mod memory;
 mod mistral;
 mod pool;
+mod prepare;
 mod upload;
 
 pub use forward::Network;
 pub use fused_ops::{
-    AvailableDevice, BackendChoice, DeviceError, OpenDevice, available as available_devices,
-    open as open_device, use_threads,
+    AvailableDevice, BackendChoice, DeviceError, KvEncoding, OpenDevice,
+    available as available_devices, int8_peak, open as open_device, use_threads,
 };
 pub use load::{CacheLimits, LoadError};
 pub use memory::{Footprint, available_bytes};
+pub use prepare::prepare;

@@ -2,14 +2,13 @@
 
 use burn::tensor::{Tensor, TensorData};
 use engine::Capacity;
-use fused_ops::OpenDevice;
-use weights::{Archive, Hyper, Part, RawTensor, TensorName, WeightsError};
+use fused_ops::{KvEncoding, KvPool, Norm, OpenDevice, PackedLayout, Weight, WeightError};
+use weights::{Archive, Hyper, Part, RawTensor, TensorLayout, TensorName, WeightsError};
 
 use crate::embedding::Embedding;
 use crate::forward::Network;
-use crate::linear::Weight;
-use crate::memory::{Footprint, Gibibytes, available_bytes, token_bytes, workspace_bytes};
-use crate::mistral::Mistral;
+use crate::memory::{Footprint, Gibibytes, available_bytes, workspace_bytes};
+use crate::mistral::{Mistral, heads};
 use crate::pool::Pool;
 
 /// Indices on the device are signed and have 32 bits.
@@ -24,6 +23,8 @@ pub struct CacheLimits {
     pub page_tokens: u32,
     /// Tokens of one step.
     pub batch_tokens_max: u32,
+    /// How keys and values are kept on the CPU; on other devices they are f32.
+    pub encoding: KvEncoding,
 }
 
 /// A model cannot be loaded.
@@ -33,6 +34,9 @@ pub enum LoadError {
     /// A tensor of the file cannot be had.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A matrix cannot be taken: prepared for another device, or no memory for it.
+    #[error("{0}")]
+    Matrix(WeightError),
     /// Model and cache exceed the memory of the box.
     #[error(
         "the model does not fit: {footprint}, but {} are available. {advice}",
@@ -61,16 +65,27 @@ pub enum LoadError {
 }
 
 impl CacheLimits {
-    /// Bytes that one page takes in all layers.
-    pub fn page_bytes(hyper: &Hyper, page_tokens: u32) -> u64 {
-        token_bytes(hyper).saturating_mul(page_tokens.into())
+    /// Bytes that one token takes in all layers.
+    pub fn token_bytes(hyper: &Hyper, device: &OpenDevice, encoding: KvEncoding) -> u64 {
+        let (kv_heads, head_dim) = (hyper.kv_heads as usize, hyper.head_dim as usize);
+        let layer = KvPool::token_bytes(device, encoding, kv_heads, head_dim) as u64;
+        layer.saturating_mul(hyper.layers.into())
+    }
+}
+
+impl From<WeightError> for LoadError {
+    fn from(error: WeightError) -> Self {
+        match error {
+            WeightError::Weights(error) => Self::Weights(error),
+            error => Self::Matrix(error),
+        }
     }
 }
 
 impl LoadError {
     /// Whether a box with more memory would load it.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Self::DoesNotFit { .. })
+        matches!(self, Self::DoesNotFit { .. } | Self::Matrix(WeightError::Memory(_)))
     }
 
     pub(crate) fn layers(hyper: &Hyper) -> Self {
@@ -85,9 +100,9 @@ impl LoadError {
 impl Network {
     /// Builds the network and allocates its cache.
     ///
-    /// On a device that reads packed weights, matrices stay the mapped bytes of the archive's
-    /// files; elsewhere they are unpacked to f32. `progress` is told the share that is done, from
-    /// 0 to 1.
+    /// On a device that reads packed weights, matrices are moved into panels, and the pages of the
+    /// archive's files that they came from are given back, so that they are in memory once;
+    /// elsewhere they are unpacked to f32. `progress` is told the share that is done, from 0 to 1.
     ///
     /// Errors: [`LoadError::DoesNotFit`] before anything is allocated; a tensor that is missing or
     /// has another shape.
@@ -100,9 +115,10 @@ impl Network {
         let hyper = archive.hyper();
         let capacity = capacity(hyper, cache)?;
         let weights_bytes = weights_bytes(archive, device)?;
+        let token_bytes = CacheLimits::token_bytes(hyper, device, cache.encoding);
         let footprint = Footprint {
             weights_bytes,
-            pool_bytes: slots(cache).saturating_mul(token_bytes(hyper)),
+            pool_bytes: slots(cache).saturating_mul(token_bytes),
             workspace_bytes: workspace_bytes(
                 hyper,
                 capacity.batch_tokens_max.into(),
@@ -113,16 +129,22 @@ impl Network {
         if (device.is_cpu() || device.software)
             && let Some(available_bytes) = available_bytes()
         {
-            check_fit(hyper, footprint, available_bytes)?;
+            check_fit(token_bytes, footprint, available_bytes)?;
         }
         tracing::info!(device = %device.name, memory = %footprint, "loading the model");
         let mut loader = Loader { archive, device, done_bytes: 0, weights_bytes, progress };
         let mistral = Mistral::load(&mut loader, capacity.context_tokens_max as usize)?;
-        let width = hyper.kv_heads as usize * hyper.head_dim as usize;
         Ok(Self {
             mistral,
             embedding: Embedding::new(archive.tensor(TensorName::Embedding)?)?,
-            pool: Pool::new(hyper.layers as usize, slots(cache) as usize, width, &device.device),
+            pool: Pool::new(
+                hyper.layers as usize,
+                device,
+                cache.encoding,
+                &heads(hyper),
+                cache.pages as usize,
+                cache.page_tokens as usize,
+            ),
             capacity,
             device: device.device.clone(),
         })
@@ -147,21 +169,29 @@ impl Loader<'_> {
         self.device
     }
 
-    pub(crate) fn matrix(&mut self, name: TensorName) -> Result<Weight, LoadError> {
-        let raw = self.archive.tensor(name)?;
-        let bytes = held_bytes(&raw, self.device);
-        let weight = Weight::new(raw, self.device)?;
-        self.done_bytes += bytes;
+    /// Matrices of the same width, to be multiplied in one pass.
+    pub(crate) fn matrices(&mut self, names: &[TensorName]) -> Result<Weight, LoadError> {
+        let raw: Vec<RawTensor> =
+            names.iter().map(|name| self.archive.tensor(*name)).collect::<Result<_, _>>()?;
+        let weight = Weight::new(&raw, self.device)?;
+        for (name, raw) in names.iter().zip(&raw) {
+            self.done_bytes += held_bytes(raw, self.device)?;
+            // What lies in panels already is read where it is.
+            if raw.layout == TensorLayout::Rows {
+                self.archive.release(*name);
+            }
+        }
         (self.progress)((self.done_bytes as f64 / self.weights_bytes.max(1) as f64).min(1.0) as f32);
         Ok(weight)
     }
 
-    pub(crate) fn vector(&self, name: TensorName) -> Result<Tensor<1>, LoadError> {
+    pub(crate) fn norm(&self, name: TensorName) -> Result<Norm, LoadError> {
         let raw = self.archive.tensor(name)?;
         let length = raw.shape[0];
         let mut values = vec![0.0; length];
         raw.encoding.unpack(&raw.bytes, &mut values)?;
-        Ok(Tensor::from_data(TensorData::new(values, [length]), &self.device.device))
+        let gain = Tensor::from_data(TensorData::new(values, [length]), &self.device.device);
+        Ok(Norm { gain, epsilon: self.hyper().rms_epsilon })
     }
 }
 
@@ -191,12 +221,16 @@ fn within(what: &'static str, found: u64, limit: u64) -> Result<(), LoadError> {
     Err(LoadError::Limit { what, found, limit })
 }
 
-/// What a tensor takes on the device.
-fn held_bytes(raw: &RawTensor, device: &OpenDevice) -> u64 {
-    if device.reads_packed_weights() {
-        raw.bytes.len() as u64
-    } else {
-        raw.shape.iter().fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64))
+/// What a matrix, or a vector, takes on the device.
+fn held_bytes(raw: &RawTensor, device: &OpenDevice) -> Result<u64, LoadError> {
+    match (&raw.shape[..], device.reads_packed_weights()) {
+        (&[rows, cols], true) => {
+            let layout = PackedLayout { encoding: raw.encoding, rows, cols };
+            Ok(layout.bytes()? as u64)
+        }
+        (shape, _) => {
+            Ok(shape.iter().fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64)))
+        }
     }
 }
 
@@ -207,22 +241,24 @@ fn weights_bytes(archive: &dyn Archive, device: &OpenDevice) -> Result<u64, Load
         .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
     let mut bytes: u64 = 0;
     for name in blocks.chain([TensorName::OutputNorm, TensorName::Output]) {
-        bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?, device));
+        bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?, device)?);
     }
-    if !(archive.hyper().tied_embeddings && device.reads_packed_weights()) {
-        let embedding = archive.tensor(TensorName::Embedding)?;
-        bytes = bytes.saturating_add(embedding.bytes.len() as u64);
-    }
+    // Its rows are read where the file has them, beside what the output makes of it when it is tied.
+    let embedding = archive.tensor(TensorName::Embedding)?;
+    bytes = bytes.saturating_add(embedding.bytes.len() as u64);
     Ok(bytes)
 }
 
-fn check_fit(hyper: &Hyper, footprint: Footprint, available_bytes: u64) -> Result<(), LoadError> {
+fn check_fit(
+    token_bytes: u64,
+    footprint: Footprint,
+    available_bytes: u64,
+) -> Result<(), LoadError> {
     if footprint.total_bytes() <= available_bytes {
         return Ok(());
     }
     let without_pool = footprint.weights_bytes.saturating_add(footprint.workspace_bytes);
-    let context_tokens_max =
-        available_bytes.saturating_sub(without_pool) / token_bytes(hyper).max(1);
+    let context_tokens_max = available_bytes.saturating_sub(without_pool) / token_bytes.max(1);
     let advice = if context_tokens_max == 0 {
         "Not even a cache of one token fits: take a smaller model, or one in a smaller encoding"
             .into()

@@ -51,12 +51,6 @@ impl fmt::Display for Gibibytes {
     }
 }
 
-/// Bytes of cache that one token takes in all layers.
-pub(crate) fn token_bytes(hyper: &Hyper) -> u64 {
-    let width = u64::from(hyper.kv_heads) * u64::from(hyper.head_dim);
-    (2 * F32_BYTES * u64::from(hyper.layers)).saturating_mul(width)
-}
-
 /// Bytes of activations that a step of so many tokens over so long a context may take.
 pub(crate) fn workspace_bytes(hyper: &Hyper, batch_tokens: u64, context_tokens: u64) -> u64 {
     let head_dim = u64::from(hyper.head_dim);

@@ -4,14 +4,15 @@
 //! Source: Jiang et al. 2023, arXiv:2310.06825. Encodings and devices are values inside
 //! [`Weight`]; nothing here knows them.
 
-use burn::tensor::activation::silu;
-use burn::tensor::{Int, Tensor};
-use fused_ops::{AttentionOptions, paged_attention, rms_norm, rope, rope_table};
-use weights::{Hyper, Part, RopePairing, TensorName};
+use burn::tensor::Tensor;
+use fused_ops::{
+    AttentionOptions, Heads, KvPool, Norm, Rotation, Weight, linear_add, norm_gated, norm_linear,
+    rope_table,
+};
+use weights::{Hyper, Part, TensorName};
 
-use crate::linear::Weight;
 use crate::load::{LoadError, Loader};
-use crate::pool::{LayerPool, Pool};
+use crate::pool::Pool;
 use crate::upload::StepTensors;
 
 /// The network without its token embedding and its cache.
@@ -34,8 +35,8 @@ impl Mistral {
             blocks: layers
                 .map(|layer| Block::load(loader, &hyper, layer))
                 .collect::<Result<_, _>>()?,
-            norm: Norm::load(loader, &hyper, TensorName::OutputNorm)?,
-            output: loader.matrix(TensorName::Output)?,
+            norm: loader.norm(TensorName::OutputNorm)?,
+            output: loader.matrices(&[TensorName::Output])?,
             rotation: Rotation {
                 table: rope_table(
                     context_tokens_max,
@@ -56,30 +57,48 @@ impl Mistral {
             x = block.forward(x, &step, &self.rotation, pool);
         }
         let x = x.select(0, step.rows?); // [rows, hidden]
-        Some(self.output.apply(self.norm.apply(x)))
+        Some(norm_linear(x, &self.norm, &self.output))
     }
 }
 
+/// What the heads of each layer are.
+pub(crate) fn heads(hyper: &Hyper) -> Heads {
+    Heads {
+        heads: hyper.heads as usize,
+        head_dim: hyper.head_dim as usize,
+        options: AttentionOptions {
+            kv_heads: hyper.kv_heads as usize,
+            scale: 1.0 / f64::from(hyper.head_dim).sqrt(),
+            window_tokens: hyper.sliding_window.map(|tokens| tokens as usize),
+        },
+    }
+}
+
+/// Attention in which several query heads share one head of keys and values, then a feed-forward
+/// whose inner half is switched by its other half.
 #[derive(Debug)]
 struct Block {
+    heads: Heads,
     attention_norm: Norm,
-    attention: Attention,
+    /// Query, key and value.
+    attention_inputs: Weight,
+    attention_output: Weight,
     feed_forward_norm: Norm,
-    feed_forward: FeedForward,
+    gate_up: Weight,
+    down: Weight,
 }
 
 impl Block {
     fn load(loader: &mut Loader<'_>, hyper: &Hyper, layer: u16) -> Result<Self, LoadError> {
         let name = |part| TensorName::Block { layer, part };
         Ok(Self {
-            attention_norm: Norm::load(loader, hyper, name(Part::AttentionNorm))?,
-            attention: Attention::load(loader, hyper, layer)?,
-            feed_forward_norm: Norm::load(loader, hyper, name(Part::FeedForwardNorm))?,
-            feed_forward: FeedForward {
-                gate: loader.matrix(name(Part::Gate))?,
-                up: loader.matrix(name(Part::Up))?,
-                down: loader.matrix(name(Part::Down))?,
-            },
+            heads: heads(hyper),
+            attention_norm: loader.norm(name(Part::AttentionNorm))?,
+            attention_inputs: loader.matrices(&[Part::Query, Part::Key, Part::Value].map(name))?,
+            attention_output: loader.matrices(&[name(Part::AttentionOutput)])?,
+            feed_forward_norm: loader.norm(name(Part::FeedForwardNorm))?,
+            gate_up: loader.matrices(&[Part::Gate, Part::Up].map(name))?,
+            down: loader.matrices(&[name(Part::Down)])?,
         })
     }
 
@@ -89,111 +108,13 @@ impl Block {
         x: Tensor<2>,
         step: &StepTensors,
         rotation: &Rotation,
-        pool: &mut LayerPool,
+        pool: &mut KvPool,
     ) -> Tensor<2> {
-        let normed = self.attention_norm.apply(x.clone());
-        let x = x + self.attention.forward(normed, step, rotation, pool);
-        let normed = self.feed_forward_norm.apply(x.clone());
-        x + self.feed_forward.forward(normed)
-    }
-}
-
-/// Attention in which several query heads share one head of keys and values.
-#[derive(Debug)]
-struct Attention {
-    query: Weight,
-    key: Weight,
-    value: Weight,
-    output: Weight,
-    heads: usize,
-    head_dim: usize,
-    options: AttentionOptions,
-}
-
-impl Attention {
-    fn load(loader: &mut Loader<'_>, hyper: &Hyper, layer: u16) -> Result<Self, LoadError> {
-        let name = |part| TensorName::Block { layer, part };
-        Ok(Self {
-            query: loader.matrix(name(Part::Query))?,
-            key: loader.matrix(name(Part::Key))?,
-            value: loader.matrix(name(Part::Value))?,
-            output: loader.matrix(name(Part::AttentionOutput))?,
-            heads: hyper.heads as usize,
-            head_dim: hyper.head_dim as usize,
-            options: AttentionOptions {
-                kv_heads: hyper.kv_heads as usize,
-                scale: 1.0 / f64::from(hyper.head_dim).sqrt(),
-                window_tokens: hyper.sliding_window.map(|tokens| tokens as usize),
-            },
-        })
-    }
-
-    /// `[tokens, hidden]` → as it.
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        step: &StepTensors,
-        rotation: &Rotation,
-        pool: &mut LayerPool,
-    ) -> Tensor<2> {
-        let tokens = x.dims()[0];
-        let (heads, kv_heads, head_dim) = (self.heads, self.options.kv_heads, self.head_dim);
-        let positions = &step.map.positions;
-        let query = self.query.apply(x.clone()).reshape([tokens, heads, head_dim]);
-        let key = self.key.apply(x.clone()).reshape([tokens, kv_heads, head_dim]);
-        let value = self.value.apply(x); // [tokens, kv_heads * head_dim]
-        let query = rotation.apply(query, positions);
-        let key = rotation.apply(key, positions).reshape([tokens, kv_heads * head_dim]);
-        pool.store(key, value, &step.slots);
-        let (keys, values) = pool.read();
-        let seen = paged_attention(query, keys, values, &step.map, self.options);
-        self.output.apply(seen.reshape([tokens, heads * head_dim]))
-    }
-}
-
-/// A feed-forward whose inner half is switched by its other half.
-///
-/// Source: Shazeer 2020, arXiv:2002.05202, `SwiGLU`.
-#[derive(Debug)]
-struct FeedForward {
-    gate: Weight,
-    up: Weight,
-    down: Weight,
-}
-
-impl FeedForward {
-    /// `[tokens, hidden]` → as it.
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let open = silu(self.gate.apply(x.clone())); // [tokens, feed_forward]
-        self.down.apply(open * self.up.apply(x))
-    }
-}
-
-#[derive(Debug)]
-struct Norm {
-    gain: Tensor<1>,
-    epsilon: f64,
-}
-
-impl Norm {
-    fn load(loader: &Loader<'_>, hyper: &Hyper, name: TensorName) -> Result<Self, LoadError> {
-        Ok(Self { gain: loader.vector(name)?, epsilon: hyper.rms_epsilon })
-    }
-
-    fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        rms_norm(x, self.gain.clone(), self.epsilon)
-    }
-}
-
-/// How positions turn queries and keys.
-#[derive(Debug)]
-struct Rotation {
-    table: Tensor<2>,
-    pairing: RopePairing,
-}
-
-impl Rotation {
-    fn apply(&self, x: Tensor<3>, positions: &Tensor<1, Int>) -> Tensor<3> {
-        rope(x, positions.clone(), self.table.clone(), self.pairing)
+        let qkv = norm_linear(x.clone(), &self.attention_norm, &self.attention_inputs);
+        pool.store(&qkv, &step.slots, &step.map, &self.heads, rotation);
+        let seen = pool.attend(qkv, &step.map, &self.heads, rotation);
+        let x = linear_add(seen, &self.attention_output, x);
+        let open = norm_gated(x.clone(), &self.feed_forward_norm, &self.gate_up);
+        linear_add(open, &self.down, x)
     }
 }

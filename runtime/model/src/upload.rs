@@ -1,6 +1,6 @@
 //! What a step sends to the device, all of it before the first operation.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engine::{Batch, Capacity, ForwardError};
 use fused_ops::{PageMap, PageSpan};
 
@@ -37,7 +37,7 @@ pub(crate) fn upload(
         // Every index is below a limit that load has checked to fit.
         let values: Vec<i32> = values.iter().map(|v| v.cast_signed()).collect();
         let count = values.len();
-        Tensor::from_data(TensorData::new(values, [count]), device)
+        Tensor::from_data(TensorData::new(values, [count]), (device, DType::I32))
     };
     let wanted: Vec<u32> = batch.rows.iter().map(|row| row.token).collect();
     Ok(StepTensors {

@@ -30,6 +30,17 @@ impl Container {
     }
 }
 
+/// How the rows of a tensor lie in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TensorLayout {
+    /// One row behind the other.
+    Rows,
+    /// Panels of 16 rows, whose bytes are interleaved as the kernels for the CPU read them.
+    ///
+    /// This room states only the size: the rows are filled up to a multiple of 16.
+    Panels,
+}
+
 /// A tensor as it lies in the file.
 #[derive(Debug, Clone)]
 pub struct RawTensor {
@@ -37,6 +48,8 @@ pub struct RawTensor {
     pub shape: Vec<usize>,
     /// How its values are packed; blocks never cross a row.
     pub encoding: Encoding,
+    /// How its rows lie; [`TensorLayout::Rows`] but for the matrices of a prepared file.
+    pub layout: TensorLayout,
     /// A view into the mapped file: no copy, and the mapping lives as long as the view.
     pub bytes: Bytes,
 }
@@ -45,8 +58,11 @@ impl RawTensor {
     /// Its values, unpacked: one allocation of the tensor's own size.
     ///
     /// # Errors
-    /// `UnpackLength` if shape and bytes do not belong together.
+    /// `UnpackLength` if shape and bytes do not belong together; `InPanels` if it lies in panels.
     pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
+        if self.layout == TensorLayout::Panels {
+            return Err(WeightsError::InPanels { encoding: self.encoding.name() });
+        }
         // Blocks that the bytes hold, so that a forged shape allocates nothing.
         let blocks = self.bytes.len() / self.encoding.block_bytes();
         let mut values = vec![0.0; blocks * self.encoding.block_values()];
@@ -79,6 +95,9 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// `MissingTensor` in the container's spelling; `WrongShape` with both shapes.
     fn tensor(&self, name: TensorName) -> Result<RawTensor, WeightsError>;
+    /// Says that a tensor will not be read soon: its part of the files need not stay in the memory
+    /// of the program. What reads it later reads the file again.
+    fn release(&self, name: TensorName);
     /// The vocabulary, where the file carries one (GGUF).
     fn vocabulary(&self) -> Option<&Vocabulary>;
     /// The tokenizer file that lies beside the weights, where one does.
@@ -188,8 +207,15 @@ impl Archive for Opened {
         Ok(RawTensor {
             shape: place.shape.clone(),
             encoding: place.encoding,
+            layout: place.layout,
             bytes: self.files[place.file].bytes.slice(place.range.clone()),
         })
+    }
+
+    fn release(&self, name: TensorName) {
+        if let Ok(place) = self.checked_place(name) {
+            self.files[place.file].release(place.range.clone());
+        }
     }
 
     fn vocabulary(&self) -> Option<&Vocabulary> {

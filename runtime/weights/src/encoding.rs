@@ -119,7 +119,7 @@ impl Encoding {
         Self::Iq4Xs,
     ];
 
-    fn layout(self) -> &'static Layout {
+    const fn layout(self) -> &'static Layout {
         &LAYOUTS[self as usize]
     }
 
@@ -129,7 +129,7 @@ impl Encoding {
     }
 
     /// Values in one block; 1 where there are no blocks.
-    pub fn block_values(self) -> usize {
+    pub const fn block_values(self) -> usize {
         self.layout().values
     }
 
@@ -152,6 +152,11 @@ impl Encoding {
             return Err(wrong);
         }
         (values / self.block_values()).checked_mul(self.block_bytes()).ok_or(wrong)
+    }
+
+    /// The number that stands for it in a GGUF tensor table.
+    pub(crate) fn gguf(self) -> u32 {
+        self.layout().gguf
     }
 
     /// The encoding behind a GGUF type number; else the type's name where it is known.

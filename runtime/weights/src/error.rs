@@ -11,7 +11,7 @@ pub enum WeightsError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was tried: "open", "map", "read".
+        /// What was tried: "open", "map", "read", "write".
         doing: &'static str,
         /// The system's reason.
         source: std::io::Error,
@@ -103,6 +103,21 @@ pub enum WeightsError {
         found: Vec<usize>,
         /// Rows first.
         expected: Vec<usize>,
+    },
+    /// Values are asked of a tensor that lies as only the kernels for the CPU read it.
+    #[error(
+        "a tensor in {encoding} lies in panels, as the CPU reads it. \
+         Use the model that this one was prepared from"
+    )]
+    InPanels {
+        /// Name of the encoding.
+        encoding: &'static str,
+    },
+    /// What is to be written is there already.
+    #[error("{} is there already. Name another file, or force it to be replaced", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
     },
     /// A row cannot be cut into whole blocks.
     #[error(

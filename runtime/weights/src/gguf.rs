@@ -1,6 +1,7 @@
 //! GGUF: one file with hyper-parameters, vocabulary and tensors.
 
 mod header;
+mod prepare;
 mod vocabulary;
 
 use std::collections::HashMap;
@@ -8,12 +9,13 @@ use std::collections::HashMap;
 use header::{Array, Header, Value};
 
 pub(crate) use header::is_gguf;
+pub use prepare::{PackRows, prepare};
 
 use crate::archive::{Container, Opened};
 use crate::hyper;
 use crate::mapped::Mapped;
 use crate::table::Table;
-use crate::{Hyper, RopePairing, TensorName, Vocabulary, WeightsError};
+use crate::{Hyper, RopePairing, TensorLayout, TensorName, Vocabulary, WeightsError};
 
 /// The one architecture that is read. Its converters interleave the rows of Query and Key, so
 /// that rotary pairs are adjacent.
@@ -22,7 +24,8 @@ const ARCHITECTURE: &str = "llama";
 /// Reads a mapped GGUF file.
 pub(crate) fn open(file: Mapped) -> Result<Opened, WeightsError> {
     let (hyper, vocabulary, table) = {
-        let Header { values, table } = header::read(&file)?;
+        let Header { values, table, .. } = header::read(&file)?;
+        refuse_panels_that_are_not_multiplied(&file, &table)?;
         let keys = Keys { file: &file, values };
         refuse_what_is_not_read(&keys)?;
         let vocabulary = vocabulary::read(&keys)?;
@@ -158,6 +161,21 @@ fn refuse_what_is_not_read(keys: &Keys<'_>) -> Result<(), WeightsError> {
             format!("rope scaling {:?}", scaling.chars().take(60).collect::<String>()),
             "Use a model whose rotary angles are not scaled.",
         ));
+    }
+    Ok(())
+}
+
+fn is_multiplied(name: &str) -> bool {
+    TensorName::from_spelling(Container::Gguf, name).is_some_and(TensorName::is_multiplied)
+}
+
+/// Everything but the matrices of products is read by rows.
+fn refuse_panels_that_are_not_multiplied(file: &Mapped, table: &Table) -> Result<(), WeightsError> {
+    for (name, place) in table.iter() {
+        if place.layout == TensorLayout::Panels && !is_multiplied(name) {
+            let problem = "it lies in panels, which only matrices of products do";
+            return Err(file.malformed(format!("tensor `{name}`"), problem));
+        }
     }
     Ok(())
 }

@@ -8,6 +8,9 @@
 //!
 //! What the room hides: how each container spells a tensor, which order its dimensions come in,
 //! which pairs its rotary embedding turns, and which of its claims are known to be wrong.
+//! It also writes: [`prepare`] rewrites a GGUF file so that its matrices lie as the kernels for the
+//! CPU read them.
+//!
 //! What it states once for the whole house: the byte layout of every [`Encoding`], with the
 //! scalar unpack that defines it.
 
@@ -26,9 +29,10 @@ mod safetensors;
 mod table;
 mod vocabulary;
 
-pub use archive::{Archive, Container, RawTensor, TensorSummary};
+pub use archive::{Archive, Container, RawTensor, TensorLayout, TensorSummary};
 pub use encoding::Encoding;
 pub use error::WeightsError;
+pub use gguf::{PackRows, prepare};
 pub use hyper::{Hyper, RopePairing};
 pub use names::{Part, TensorName};
 pub use open::{gguf_vocabulary, open, open_embedded, safetensors_contents};

@@ -167,6 +167,17 @@ impl TensorName {
         Some(Self::Block { layer: number, part: Part::ALL[index] })
     }
 
+    /// Whether the network multiplies with it; the embedding is only looked up.
+    pub(crate) fn is_multiplied(self) -> bool {
+        match self {
+            Self::Embedding | Self::OutputNorm => false,
+            Self::Output => true,
+            Self::Block { part, .. } => {
+                !matches!(part, Part::AttentionNorm | Part::FeedForwardNorm)
+            }
+        }
+    }
+
     /// Every tensor of an architecture with so many layers, the output apart.
     pub(crate) fn all_but_output(layers: u16) -> impl Iterator<Item = Self> {
         let blocks = (0..layers)

@@ -13,7 +13,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::json::Once;
 use crate::mapped::{HEADER_BYTES_MAX, Mapped};
 use crate::table::{DIMENSIONS_MAX, Place, TENSORS_MAX, Table, tensor_bytes};
-use crate::{Encoding, WeightsError};
+use crate::{Encoding, TensorLayout, WeightsError};
 
 const METADATA: &str = "__metadata__";
 const LENGTH_BYTES: usize = 8;
@@ -83,7 +83,7 @@ fn tile(
         }
         let range = data_begin + end..data_begin + reach;
         end = reach;
-        places.push((name, Place { file: 0, shape, encoding, range }));
+        places.push((name, Place { file: 0, shape, encoding, layout: TensorLayout::Rows, range }));
     }
     if end != data_bytes {
         let problem = format!("the tensors end at {end}, the data at {data_bytes} bytes");

@@ -5,8 +5,10 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use crate::mapped::{KEY_BYTES_MAX, Mapped};
-use crate::{Encoding, WeightsError};
+use crate::{Encoding, TensorLayout, WeightsError};
 
+/// Rows of a panel.
+pub(crate) const PANEL_ROWS: usize = 16;
 /// Tensors of one model.
 pub(crate) const TENSORS_MAX: usize = 65_536;
 /// Dimensions of one tensor.
@@ -20,6 +22,7 @@ pub(crate) struct Place {
     /// Rows first.
     pub(crate) shape: Vec<usize>,
     pub(crate) encoding: Encoding,
+    pub(crate) layout: TensorLayout,
     /// Within the file.
     pub(crate) range: Range<usize>,
 }
@@ -75,6 +78,12 @@ pub(crate) fn tensor_bytes(encoding: Encoding, shape: &[usize]) -> Option<usize>
     rows.iter().try_fold(row_bytes, |bytes, &dimension| bytes.checked_mul(dimension))
 }
 
+/// Bytes of the panels of a matrix, under the same conditions; `None` for what is no matrix.
+pub(crate) fn panels_bytes(encoding: Encoding, shape: &[usize]) -> Option<usize> {
+    let &[rows, columns] = shape else { return None };
+    tensor_bytes(encoding, &[rows.checked_next_multiple_of(PANEL_ROWS)?, columns])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +94,9 @@ mod tests {
         assert_eq!(tensor_bytes(Encoding::Q4K, &[3, 512]), Some(864));
         assert_eq!(tensor_bytes(Encoding::Q4K, &[512, 3]), None);
         assert_eq!(tensor_bytes(Encoding::F32, &[1 << 32, 1 << 32]), None);
+        assert_eq!(panels_bytes(Encoding::Q4K, &[3, 512]), Some(16 * 288));
+        assert_eq!(panels_bytes(Encoding::Q4K, &[32, 512]), Some(32 * 288));
+        assert_eq!(panels_bytes(Encoding::F32, &[16]), None);
+        assert_eq!(panels_bytes(Encoding::F32, &[usize::MAX, 1]), None);
     }
 }

@@ -10,8 +10,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 use suite::{root, run_with, shared, stdout_of, tiny_gguf, tiny_hf, zonda};
 
-/// Largest difference to the float64 network that float32 arithmetic explains on logits of scale 10.
-const LOGIT_TOLERANCE: f64 = 2e-3;
+/// Largest difference to the float64 network that float32 arithmetic and keys and values of 16 bits
+/// explain on logits of scale 10 (1.3e-3 found).
+const LOGIT_TOLERANCE: f64 = 4e-3;
+
+/// The same where weights are packed and activations are rounded to int8 to meet them (0.11 found).
+const ROUNDED_LOGIT_TOLERANCE: f64 = 0.4;
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -51,10 +55,12 @@ fn logits_error(model: &Path, container: &str, backend: &str) -> f64 {
 #[test]
 fn logits_of_the_fixture_are_those_of_the_reference_network() {
     for backend in ["flex", "ndarray"] {
-        for (model, container) in [(tiny_hf(), "hf"), (tiny_gguf(), "gguf")] {
+        for (model, container, tolerance) in
+            [(tiny_hf(), "hf", LOGIT_TOLERANCE), (tiny_gguf(), "gguf", ROUNDED_LOGIT_TOLERANCE)]
+        {
             let error = logits_error(&model, container, backend);
             println!("{container} on {backend}: largest difference {error:.1e}");
-            assert!(error < LOGIT_TOLERANCE, "{container} on {backend}: {error}");
+            assert!(error < tolerance, "{container} on {backend}: {error}");
         }
     }
 }

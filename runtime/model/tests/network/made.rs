@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use weights::{
-    Archive, Container, Encoding, Hyper, Part, RawTensor, RopePairing, TensorName, TensorSummary,
-    Vocabulary, WeightsError,
+    Archive, Container, Encoding, Hyper, Part, RawTensor, RopePairing, TensorLayout, TensorName,
+    TensorSummary, Vocabulary, WeightsError,
 };
 
 /// A model in memory.
@@ -57,8 +57,15 @@ impl Made {
             (offset + scale * noise).to_le_bytes()
         });
         let bytes: Vec<u8> = values.collect();
-        self.tensors
-            .insert(name, RawTensor { shape, encoding: Encoding::F32, bytes: bytes.into() });
+        self.tensors.insert(
+            name,
+            RawTensor {
+                shape,
+                encoding: Encoding::F32,
+                bytes: bytes.into(),
+                layout: TensorLayout::Rows,
+            },
+        );
     }
 
     pub(crate) fn numbers(&self, name: TensorName) -> Vec<f64> {
@@ -85,6 +92,8 @@ impl Archive for Made {
             tensor: format!("{name:?}"),
         })
     }
+
+    fn release(&self, _name: TensorName) {}
 
     fn vocabulary(&self) -> Option<&Vocabulary> {
         None

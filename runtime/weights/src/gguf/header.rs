@@ -5,18 +5,26 @@
 //! views into the file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::mapped::{HEADER_BYTES_MAX, KEY_BYTES_MAX, Mapped};
-use crate::table::{Place, TENSORS_MAX, Table, tensor_bytes};
-use crate::{Encoding, WeightsError};
+use crate::table::{Place, TENSORS_MAX, Table, panels_bytes, tensor_bytes};
+use crate::{Encoding, TensorLayout, WeightsError};
 
-const MAGIC: &[u8; 4] = b"GGUF";
+pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 const KEYS_MAX: u64 = 65_536;
 const STRING_BYTES_MAX: u64 = 64 << 10;
 /// What a GGUF tensor has at most.
 const GGUF_DIMENSIONS_MAX: u32 = 4;
 const ALIGNMENT_DEFAULT: u64 = 32;
-const ALIGNMENT_MAX: u64 = 4096;
+pub(super) const ALIGNMENT_MAX: u64 = 4096;
+pub(super) const ALIGNMENT: &str = "general.alignment";
+/// The key that says in which version of their layout matrices lie in panels.
+pub(super) const PANELS: &str = "zonda.panels";
+pub(super) const PANELS_VERSION: u32 = 1;
+/// Added to a tensor's type, says that it lies in panels; the types of the format are far below.
+pub(super) const PANELS_TYPE: u32 = 0x7A00;
+const PANELS_TYPE_MASK: u32 = !0xff;
 
 /// Whether the bytes claim to be GGUF.
 pub(crate) fn is_gguf(bytes: &[u8]) -> bool {
@@ -129,6 +137,8 @@ impl<'a> Array<'a> {
 pub(super) struct Header<'a> {
     pub(super) values: HashMap<&'a str, Value<'a>>,
     pub(super) table: Table,
+    /// Each key with the bytes of it and its value, in the file's order.
+    pub(super) pairs: Vec<(&'a str, Range<usize>)>,
 }
 
 /// Reads keys and tensor table, and checks that the tensors tile the file.
@@ -139,39 +149,80 @@ pub(super) fn read(file: &Mapped) -> Result<Header<'_>, WeightsError> {
     let keys = cursor.u64("the key count")?;
     file.within("the number of tensors", tensors, TENSORS_MAX as u64)?;
     file.within("the number of keys", keys, KEYS_MAX)?;
-    let mut values = HashMap::new();
+    let (mut values, mut pairs) = (HashMap::new(), Vec::new());
     for _ in 0..keys {
+        let begin = cursor.at;
         let key = cursor.key()?;
         let value = cursor.value(key)?;
         if values.insert(key, value).is_some() {
             return Err(file.malformed(format!("key `{key}`"), "the key is there twice"));
         }
+        pairs.push((key, begin..cursor.at));
     }
     let alignment = alignment(file, &values)?;
+    let has_panels = has_panels(file, &values)?;
     let mut stated = Vec::new();
     for _ in 0..tensors {
-        stated.push(cursor.tensor()?);
+        stated.push(cursor.tensor(has_panels)?);
     }
     let table = place_tensors(file, stated, cursor.at, alignment)?;
-    Ok(Header { values, table })
+    Ok(Header { values, table, pairs })
 }
 
 fn alignment(file: &Mapped, values: &HashMap<&str, Value<'_>>) -> Result<u64, WeightsError> {
-    const KEY: &str = "general.alignment";
-    match values.get(KEY) {
+    match values.get(ALIGNMENT) {
         None => Ok(ALIGNMENT_DEFAULT),
         Some(&Value::Integer(number)) if (8..=i128::from(ALIGNMENT_MAX)).contains(&number) => {
             let number = u64::try_from(number).unwrap_or(0);
             if number.is_power_of_two() {
                 return Ok(number);
             }
-            Err(file.malformed(KEY, format!("{number} is not a power of two")))
+            Err(file.malformed(ALIGNMENT, format!("{number} is not a power of two")))
         }
         Some(other) => Err(file.malformed(
-            KEY,
+            ALIGNMENT,
             format!("{} is not a power of two from 8 to {ALIGNMENT_MAX}", other.show()),
         )),
     }
+}
+
+/// Whether tensors may lie in panels, in the one version of their layout that is read.
+fn has_panels(file: &Mapped, values: &HashMap<&str, Value<'_>>) -> Result<bool, WeightsError> {
+    match values.get(PANELS) {
+        None => Ok(false),
+        Some(&Value::Integer(version)) if version == i128::from(PANELS_VERSION) => Ok(true),
+        Some(other) => Err(WeightsError::Unsupported {
+            path: file.path.clone(),
+            what: format!("a model prepared in layout {}", other.show()),
+            advice: "Prepare it again with this version, from the model that it was made of."
+                .into(),
+        }),
+    }
+}
+
+/// What a type number of the tensor table stands for.
+fn tensor_type(
+    file: &Mapped,
+    name: &str,
+    number: u32,
+) -> Result<(Encoding, TensorLayout), WeightsError> {
+    let (own, layout) = if number & PANELS_TYPE_MASK == PANELS_TYPE {
+        (number - PANELS_TYPE, TensorLayout::Panels)
+    } else {
+        (number, TensorLayout::Rows)
+    };
+    let encoding = Encoding::from_gguf(own).map_err(|known| match known {
+        Some(known) => WeightsError::Unsupported {
+            path: file.path.clone(),
+            what: format!("encoding {known} of tensor `{name}`"),
+            advice: "Use a file in Q8_0, Q4_K_M or another encoding that is read.".into(),
+        },
+        None => {
+            let problem = format!("{number} is no tensor type of the format");
+            file.malformed(format!("tensor `{name}`"), problem)
+        }
+    })?;
+    Ok((encoding, layout))
 }
 
 /// A line of the tensor table before its place in the file is known to exist.
@@ -179,6 +230,7 @@ struct Stated<'a> {
     name: &'a str,
     shape: Vec<usize>,
     encoding: Encoding,
+    layout: TensorLayout,
     bytes: usize,
     offset: u64,
 }
@@ -221,7 +273,8 @@ fn place_tensors(
         }
         // Both are at most the length of a slice.
         let range = begin as usize..end as usize;
-        let place = Place { file: 0, shape: tensor.shape, encoding: tensor.encoding, range };
+        let Stated { shape, encoding, layout, .. } = tensor;
+        let place = Place { file: 0, shape, encoding, layout, range };
         table.insert(file, name.to_owned(), place)?;
     }
     Ok(table)
@@ -379,7 +432,7 @@ impl<'a> Cursor<'a> {
         Ok(Array { kind, count, bytes: &self.bytes[begin..self.at] })
     }
 
-    fn tensor(&mut self) -> Result<Stated<'a>, WeightsError> {
+    fn tensor(&mut self, has_panels: bool) -> Result<Stated<'a>, WeightsError> {
         let file = self.file;
         let name = self.text("a tensor's name", KEY_BYTES_MAX)?;
         let wrong = |problem: String| file.malformed(format!("tensor `{name}`"), problem);
@@ -403,20 +456,22 @@ impl<'a> Cursor<'a> {
         shape.reverse();
         let number = self.u32("a tensor's type")?;
         let offset = self.u64("a tensor's offset")?;
-        let encoding = Encoding::from_gguf(number).map_err(|known| match known {
-            Some(known) => WeightsError::Unsupported {
-                path: file.path.clone(),
-                what: format!("encoding {known} of tensor `{name}`"),
-                advice: "Use a file in Q8_0, Q4_K_M or another encoding that is read.".into(),
-            },
-            None => wrong(format!("{number} is no tensor type of the format")),
+        let (encoding, layout) = tensor_type(file, name, number)?;
+        if layout == TensorLayout::Panels && !has_panels {
+            return Err(wrong(format!("type {number} means panels, but `{PANELS}` is missing")));
+        }
+        let bytes = match layout {
+            TensorLayout::Rows => tensor_bytes(encoding, &shape),
+            TensorLayout::Panels => panels_bytes(encoding, &shape),
+        };
+        let bytes = bytes.ok_or_else(|| {
+            let expected = match layout {
+                TensorLayout::Rows => "whole blocks",
+                TensorLayout::Panels => "a matrix of whole blocks",
+            };
+            let name = encoding.name();
+            wrong(format!("shape {shape:?} in {name} is not {expected}, or too large"))
         })?;
-        let bytes = tensor_bytes(encoding, &shape).ok_or_else(|| {
-            wrong(format!(
-                "shape {shape:?} in {} is not whole blocks, or too large",
-                encoding.name()
-            ))
-        })?;
-        Ok(Stated { name, shape, encoding, bytes, offset })
+        Ok(Stated { name, shape, encoding, layout, bytes, offset })
     }
 }

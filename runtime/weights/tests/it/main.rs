@@ -8,5 +8,6 @@ mod forged_gguf;
 mod forged_safetensors;
 mod hostile;
 mod layouts;
+mod prepared;
 mod released;
 mod unpack;

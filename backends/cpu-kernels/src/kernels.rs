@@ -1,0 +1,90 @@
+//! A panel times a tile of tokens: the innermost loops, for three families of encodings.
+//!
+//! Each family multiplies in two ways that give the same bits. *Direct* unpacks as it multiplies:
+//! for one tile, when the weights' way from memory is what takes time. *Staged* unpacks
+//! [`RUN`] columns once into some kilobytes that stay in the nearest cache, for any number of
+//! tiles. Sums of a token do not depend on the tokens beside it, so that an answer does not either.
+
+mod by256;
+mod by32;
+mod floats;
+
+use crate::activations::{Form, TileView};
+use crate::panels::ROWS;
+use crate::simd::Simd;
+
+pub(crate) use by32::By32;
+pub(crate) use by256::By256;
+pub(crate) use floats::{Bf16, F16, F32, Floats};
+
+/// Columns that are staged at once; whole blocks of every encoding.
+pub(crate) const RUN: usize = 256;
+/// Bytes of the greatest stage: [`RUN`] columns of 16 floats.
+pub(crate) const STAGE_BYTES: usize = RUN * ROWS * 4;
+
+/// How one encoding's panels are multiplied.
+///
+/// `sums: [T][16]` is added to. Conditions of all functions: the machine has the instructions of
+/// `S`; panel, stage and view hold `blocks` blocks, which are at most [`RUN`] columns.
+pub(crate) trait Kernel {
+    /// Values of a block.
+    const BLOCK: usize;
+    /// Bytes of a block of 16 rows.
+    const BYTES: usize;
+    /// Tokens that are multiplied directly at most: as many as have their sums in registers.
+    const DIRECT: usize;
+
+    /// What it multiplies with.
+    fn form(signed_offset: u16) -> Form;
+    /// Unpacks.
+    unsafe fn stage<S: Simd>(panel: *const u8, blocks: usize, stage: *mut u8);
+    /// Multiplies what [`stage`](Self::stage) left.
+    unsafe fn staged<S: Simd, const T: usize>(
+        stage: *const u8,
+        blocks: usize,
+        view: TileView,
+        sums: *mut f32,
+    );
+    /// Unpacks and multiplies.
+    unsafe fn direct<S: Simd, const T: usize>(
+        panel: *const u8,
+        blocks: usize,
+        view: TileView,
+        sums: *mut f32,
+    );
+}
+
+#[inline(always)]
+unsafe fn load_sums<S: Simd, const T: usize>(sums: *const f32, lane: usize) -> [S::Float; T] {
+    // SAFETY: as this function's own; `sums` has `[T][16]`.
+    std::array::from_fn(|t| unsafe { S::load_f32(sums.add(t * ROWS + lane)) })
+}
+
+#[inline(always)]
+unsafe fn store_sums<S: Simd, const T: usize>(sums: *mut f32, lane: usize, totals: [S::Float; T]) {
+    for (t, total) in totals.into_iter().enumerate() {
+        // SAFETY: as this function's own; `sums` has `[T][16]`.
+        unsafe { S::store_f32(sums.add(t * ROWS + lane), total) }
+    }
+}
+
+/// One operand times a tile: to each token's lanes, the products with its four activations.
+#[inline(always)]
+unsafe fn dot<S: Simd, const T: usize>(
+    dots: &mut [S::Int; T],
+    operand: S::Int,
+    is_signed: bool,
+    activations: *const i8,
+) {
+    for (t, dot) in dots.iter_mut().enumerate() {
+        // SAFETY: the caller's; a group of a tile is `[T][4]`.
+        unsafe {
+            let activations = activations.add(t * 4);
+            *dot = if is_signed {
+                S::dot_signed(*dot, operand, activations)
+            } else {
+                S::dot_unsigned(*dot, operand, activations)
+            };
+        }
+    }
+}

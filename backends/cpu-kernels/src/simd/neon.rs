@@ -1,0 +1,187 @@
+//! 4 lanes of NEON with the dot product of bytes.
+#![expect(unsafe_op_in_unsafe_fn, reason = "one intrinsic a line, under the trait's one condition")]
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::Simd;
+
+/// NEON and `sdot`.
+#[derive(Clone, Copy)]
+pub(crate) struct Dotprod;
+
+/// `sum` and the products of four bytes in each lane.
+///
+/// Written as an instruction because stable Rust has no function for it yet.
+#[inline(always)]
+unsafe fn sdot(mut sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    asm!(
+        "sdot {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+        sum = inout(vreg) sum,
+        a = in(vreg) a,
+        b = in(vreg) b,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    sum
+}
+
+impl Simd for Dotprod {
+    const LANES: usize = 4;
+    const SIGNED_OFFSET: i32 = 0;
+    type Int = int32x4_t;
+    type Float = float32x4_t;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> int32x4_t {
+        vreinterpretq_s32_u8(vld1q_u8(from))
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut u8, v: int32x4_t) {
+        vst1q_u8(to, vreinterpretq_u8_s32(v));
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> int32x4_t {
+        let four = vdup_n_s32(from.cast::<i32>().read_unaligned());
+        vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(four))))
+    }
+    #[inline(always)]
+    unsafe fn load_u16(from: *const u8) -> int32x4_t {
+        vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_u8(vld1_u8(from))))
+    }
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> int32x4_t {
+        vdupq_n_s32(value)
+    }
+    #[inline(always)]
+    unsafe fn and(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        vandq_s32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn or(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        vorrq_s32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn shr(v: int32x4_t, bits: u32) -> int32x4_t {
+        let left = vdupq_n_s32(-bits.cast_signed());
+        vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), left))
+    }
+    #[inline(always)]
+    unsafe fn shl(v: int32x4_t, bits: u32) -> int32x4_t {
+        vshlq_s32(v, vdupq_n_s32(bits.cast_signed()))
+    }
+    #[inline(always)]
+    unsafe fn sar(v: int32x4_t, bits: u32) -> int32x4_t {
+        vshlq_s32(v, vdupq_n_s32(-bits.cast_signed()))
+    }
+    #[inline(always)]
+    unsafe fn add(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        vaddq_s32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub_bytes(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)))
+    }
+    #[inline(always)]
+    unsafe fn mul_add(sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        vmlaq_s32(sum, a, b)
+    }
+    #[inline(always)]
+    unsafe fn dot_unsigned(
+        sum: int32x4_t,
+        weights: int32x4_t,
+        activations: *const i8,
+    ) -> int32x4_t {
+        // Weights to 127 are the same number with and without a sign.
+        Self::dot_signed(sum, weights, activations)
+    }
+    #[inline(always)]
+    unsafe fn dot_signed(sum: int32x4_t, weights: int32x4_t, activations: *const i8) -> int32x4_t {
+        sdot(sum, weights, vdupq_n_s32(activations.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: int32x4_t, a: int32x4_t, b: i32) -> int32x4_t {
+        let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(vdupq_n_s32(b)));
+        let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+        vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(a, b)))
+    }
+    #[inline(always)]
+    unsafe fn even_i8(v: int32x4_t) -> int32x4_t {
+        let high = vshlq_n_s16::<8>(vreinterpretq_s16_s32(v));
+        vreinterpretq_s32_s16(vshrq_n_s16::<8>(high))
+    }
+    #[inline(always)]
+    unsafe fn odd_i8(v: int32x4_t) -> int32x4_t {
+        vreinterpretq_s32_s16(vshrq_n_s16::<8>(vreinterpretq_s16_s32(v)))
+    }
+    #[inline(always)]
+    unsafe fn lookup(table: &[i8; 16], bytes: int32x4_t) -> int32x4_t {
+        let found = vqtbl1q_s8(vld1q_s8(table.as_ptr()), vreinterpretq_u8_s32(bytes));
+        vreinterpretq_s32_s8(found)
+    }
+    #[inline(always)]
+    unsafe fn to_float(v: int32x4_t) -> float32x4_t {
+        vcvtq_f32_s32(v)
+    }
+    #[inline(always)]
+    unsafe fn as_float(v: int32x4_t) -> float32x4_t {
+        vreinterpretq_f32_s32(v)
+    }
+    #[inline(always)]
+    unsafe fn round(v: float32x4_t) -> int32x4_t {
+        vcvtnq_s32_f32(v)
+    }
+    #[inline(always)]
+    unsafe fn load_f32(from: *const f32) -> float32x4_t {
+        vreinterpretq_f32_u8(vld1q_u8(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_f32(to: *mut f32, v: float32x4_t) {
+        vst1q_u8(to.cast(), vreinterpretq_u8_f32(v));
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u8) -> float32x4_t {
+        vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(from)))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u8) -> float32x4_t {
+        let wide = vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(from)));
+        vreinterpretq_f32_u32(wide)
+    }
+    #[inline(always)]
+    unsafe fn splat_f32(value: f32) -> float32x4_t {
+        vdupq_n_f32(value)
+    }
+    #[inline(always)]
+    unsafe fn add_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        vaddq_f32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        vsubq_f32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn mul_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        vmulq_f32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        vfmaq_f32(c, a, b)
+    }
+    #[inline(always)]
+    unsafe fn max_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // The instruction for it would give neither where they do not compare.
+        vbslq_f32(vcgtq_f32(a, b), a, b)
+    }
+    #[inline(always)]
+    unsafe fn min_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        vbslq_f32(vcltq_f32(a, b), a, b)
+    }
+    #[inline(always)]
+    unsafe fn sum_f32(v: float32x4_t) -> f32 {
+        vaddvq_f32(v)
+    }
+    #[inline(always)]
+    unsafe fn greatest_f32(v: float32x4_t) -> f32 {
+        vmaxnmvq_f32(v)
+    }
+}

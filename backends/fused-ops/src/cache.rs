@@ -1,0 +1,191 @@
+//! The cache of keys and values, as each kind of device holds it.
+
+use burn::backend::Dispatch;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use cpu_kernels::{KvEncoding, KvLayout};
+use weights::RopePairing;
+
+use crate::{
+    AttentionOptions, FusedOps, HeadLayout, OpenDevice, PageMap, paged_attention, rope, store_kv,
+};
+
+/// How positions turn queries and keys.
+#[derive(Debug)]
+pub struct Rotation {
+    /// From [`rope_table`](crate::rope_table). `[context, head_dim]`
+    pub table: Tensor<2>,
+    /// Which numbers of a head's vector are a pair.
+    pub pairing: RopePairing,
+}
+
+/// What the heads of a layer are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Numbers of a head's vector.
+    pub head_dim: usize,
+    /// What attention needs to know.
+    pub options: AttentionOptions,
+}
+
+/// One layer's keys and values, by slot. Allocated once.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each layer")]
+pub enum KvPool {
+    /// As f32 in two tensors.
+    Dense {
+        /// `[slots, kv_heads * head_dim]`
+        keys: Tensor<2>,
+        /// As `keys`.
+        values: Tensor<2>,
+    },
+    /// In the pages of `cpu_kernels`.
+    Packed {
+        /// `[bytes]` of type U8
+        pages: Tensor<1, Int>,
+        /// How they lie there.
+        layout: KvLayout,
+    },
+}
+
+impl Heads {
+    /// Heads of queries, keys and values, in numbers of one token.
+    fn width(&self) -> usize {
+        (self.heads + 2 * self.options.kv_heads) * self.head_dim
+    }
+
+    fn layout(&self, cache: KvLayout, rotation: &Rotation) -> HeadLayout {
+        HeadLayout {
+            heads: self.heads,
+            cache,
+            pairing: rotation.pairing,
+            scale: self.options.scale as f32,
+            window_tokens: self.options.window_tokens,
+        }
+    }
+
+    /// Part `first..` of each token's vector, as heads.
+    fn part(&self, qkv: &Tensor<2>, first: usize, heads: usize) -> Tensor<3> {
+        let tokens = qkv.dims()[0];
+        qkv.clone().narrow(1, first * self.head_dim, heads * self.head_dim).reshape([
+            tokens,
+            heads,
+            self.head_dim,
+        ])
+    }
+}
+
+impl KvPool {
+    /// Bytes that one token takes in one layer's pool.
+    pub fn token_bytes(
+        device: &OpenDevice,
+        encoding: KvEncoding,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> usize {
+        if device.reads_packed_weights() {
+            KvLayout { kv_heads, head_dim, page_tokens: 1, encoding }.page_bytes()
+        } else {
+            2 * 4 * kv_heads * head_dim
+        }
+    }
+
+    /// A pool that nothing was stored in. The encoding counts where the device packs its cache.
+    pub fn new(
+        device: &OpenDevice,
+        encoding: KvEncoding,
+        heads: &Heads,
+        pages: usize,
+        page_tokens: usize,
+    ) -> Self {
+        let kv_heads = heads.options.kv_heads;
+        if device.reads_packed_weights() {
+            let layout = KvLayout { kv_heads, head_dim: heads.head_dim, page_tokens, encoding };
+            let bytes = pages * layout.page_bytes();
+            // Zeros that the system gives occupy nothing until something is stored in them.
+            let data = TensorData::new(vec![0u8; bytes], [bytes]);
+            Self::Packed { pages: Tensor::from_data(data, (&device.device, DType::U8)), layout }
+        } else {
+            let shape = [pages * page_tokens, kv_heads * heads.head_dim];
+            let zeros = || Tensor::zeros(shape, &device.device);
+            Self::Dense { keys: zeros(), values: zeros() }
+        }
+    }
+
+    /// Writes the keys, turned by their positions, and the values of a step's tokens into their
+    /// slots, in place.
+    ///
+    /// Shapes: `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`, each token's query, key and
+    /// value; `slots: [tokens]`, all different.
+    pub fn store(
+        &mut self,
+        qkv: &Tensor<2>,
+        slots: &Tensor<1, Int>,
+        map: &PageMap,
+        heads: &Heads,
+        rotation: &Rotation,
+    ) {
+        debug_assert_eq!(qkv.dims()[1], heads.width());
+        match self {
+            Self::Packed { pages, layout } => {
+                let layout = heads.layout(*layout, rotation);
+                pages.inplace(|pages| {
+                    Tensor::from_dispatch(<Dispatch as FusedOps>::store_packed_kv(
+                        pages.into_dispatch(),
+                        qkv.clone().into_dispatch(),
+                        slots.clone().into_dispatch(),
+                        map.positions.clone().into_dispatch(),
+                        rotation.table.clone().into_dispatch(),
+                        layout,
+                    ))
+                });
+            }
+            Self::Dense { keys, values } => {
+                let kv_heads = heads.options.kv_heads;
+                let tokens = qkv.dims()[0];
+                let width = kv_heads * heads.head_dim;
+                let key = heads.part(qkv, heads.heads, kv_heads);
+                let key =
+                    rope(key, map.positions.clone(), rotation.table.clone(), rotation.pairing);
+                let value = heads.part(qkv, heads.heads + kv_heads, kv_heads);
+                let (key, value) = (key.reshape([tokens, width]), value.reshape([tokens, width]));
+                keys.inplace(|pool| store_kv(pool, key, slots.clone()));
+                values.inplace(|pool| store_kv(pool, value, slots.clone()));
+            }
+        }
+    }
+
+    /// Attention of each sequence's new tokens, turned by their positions, over its own pages:
+    /// `qkv` as for [`store`](Self::store) → `[tokens, heads · head_dim]`. See
+    /// [`paged_attention`].
+    pub fn attend(
+        &self,
+        qkv: Tensor<2>,
+        map: &PageMap,
+        heads: &Heads,
+        rotation: &Rotation,
+    ) -> Tensor<2> {
+        match self {
+            Self::Packed { pages, layout } => {
+                Tensor::from_dispatch(<Dispatch as FusedOps>::attend_packed_kv(
+                    pages.clone().into_dispatch(),
+                    qkv.into_dispatch(),
+                    map.pages.clone().into_dispatch(),
+                    map.positions.clone().into_dispatch(),
+                    rotation.table.clone().into_dispatch(),
+                    map.spans.clone(),
+                    heads.layout(*layout, rotation),
+                ))
+            }
+            Self::Dense { keys, values } => {
+                let query = heads.part(&qkv, 0, heads.heads);
+                let query =
+                    rope(query, map.positions.clone(), rotation.table.clone(), rotation.pairing);
+                let tokens = query.dims()[0];
+                paged_attention(query, keys.clone(), values.clone(), map, heads.options)
+                    .reshape([tokens, heads.heads * heads.head_dim])
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The operations over the slices that a CPU backend's tensors are.
+
+use cpu_kernels::{
+    Attention, Outcome, PackedMatrix, PageMap, Rotation, Span, attend, linear, rms_norm, store,
+};
+
+use crate::{HeadLayout, PackedLayout, PageSpan, Products, STACK_MAX, Stack};
+
+/// The panels of each matrix of a stack; what is beyond them is not read.
+pub(crate) type Panels<'a> = [&'a [u8]; STACK_MAX];
+
+/// The matrices of a stack.
+fn matrices<'a>(stack: &Stack, panels: Panels<'a>) -> Vec<PackedMatrix<'a>> {
+    let matrix = |(part, panels): (PackedLayout, &'a [u8])| PackedMatrix {
+        panels,
+        encoding: part.encoding,
+        rows: part.rows,
+        cols: part.cols,
+    };
+    stack.parts().zip(panels).map(matrix).collect()
+}
+
+/// `[tokens, rows]`
+pub(crate) fn norm_linear(
+    x: &[f32],
+    gain: &[f32],
+    panels: Panels<'_>,
+    stack: &Stack,
+    epsilon: f32,
+    products: Products,
+) -> Vec<f32> {
+    let mut normed = vec![0.0; x.len()];
+    rms_norm(x, gain, epsilon, &mut normed);
+    let matrices = matrices(stack, panels);
+    let (outcome, rows) = match products {
+        Products::Stacked => (Outcome::Store, stack.rows()),
+        Products::Gated => (Outcome::Gate, stack.rows() / 2),
+    };
+    let mut y = vec![0.0; x.len() / gain.len() * rows];
+    linear(&normed, &matrices, outcome, &mut y);
+    y
+}
+
+/// Adds to `sum: [tokens, rows]`.
+pub(crate) fn linear_add(x: &[f32], panels: &[u8], stack: &Stack, sum: &mut [f32]) {
+    linear(x, &matrices(stack, [panels; STACK_MAX]), Outcome::Add, sum);
+}
+
+pub(crate) fn store_kv(
+    pool: &mut [u8],
+    qkv: &[f32],
+    slots: &[i32],
+    positions: &[i32],
+    angles: &[f32],
+    layout: HeadLayout,
+) {
+    let rotation = Rotation { table: angles, pairing: layout.pairing };
+    store(pool, layout.cache, layout.heads, qkv, slots, positions, &rotation);
+}
+
+/// `[tokens, heads * head_dim]`
+pub(crate) fn attend_kv(
+    pool: &[u8],
+    qkv: &[f32],
+    pages: &[i32],
+    positions: &[i32],
+    angles: &[f32],
+    spans: &[PageSpan],
+    layout: HeadLayout,
+) -> Vec<f32> {
+    let HeadLayout { heads, cache, pairing, scale, window_tokens } = layout;
+    let spans: Vec<Span> = spans
+        .iter()
+        .map(|span| Span {
+            query_start: span.query_start,
+            query_tokens: span.query_tokens,
+            context_tokens: span.context_tokens,
+            first_page: span.first_page,
+        })
+        .collect();
+    let mut out = vec![0.0; positions.len() * heads * cache.head_dim];
+    attend(
+        pool,
+        cache,
+        &Attention { heads, scale, window_tokens },
+        qkv,
+        &PageMap { pages, positions, spans: &spans },
+        &Rotation { table: angles, pairing },
+        &mut out,
+    );
+    out
+}
