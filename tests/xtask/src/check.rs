@@ -1,14 +1,15 @@
 //! Everything that must hold, in one command.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
-use crate::{cargo, root, run, setup, tidy};
+use crate::totals::{Totals, test};
+use crate::{aarch64, cargo, run, tidy};
 
-/// Format, tidy, lints, every test on the CPU backends, documentation.
+/// Format, tidy, lints, every test on the CPU backends, documentation; then what can be checked of
+/// another architecture from here.
 pub(crate) fn check() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     tidy::tidy()?;
@@ -28,7 +29,8 @@ pub(crate) fn check() -> Result<()> {
     run(cargo()
         .args(["doc", "--release", "--workspace", "--no-deps", "--locked", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
-    totals.skipped.extend(deny()?);
+    totals.add(aarch64::check()?);
+    deny(&mut totals)?;
     totals.close()
 }
 
@@ -54,81 +56,8 @@ pub(crate) fn check_gpu() -> Result<()> {
     test(&selection.concat(), &environment)?.close()
 }
 
-/// Counts over all test programs.
-#[derive(Debug, Default)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    skipped: Vec<String>,
-    success: bool,
-}
-
-impl Totals {
-    fn close(self) -> Result<()> {
-        for reason in &self.skipped {
-            println!("{reason}");
-        }
-        let Self { passed, failed, skipped, success } = self;
-        println!("{passed} passed, {failed} failed, {} skipped", skipped.len());
-        if failed > 0 || !success {
-            bail!("tests failed");
-        }
-        if passed == 0 {
-            bail!("no test ran");
-        }
-        Ok(())
-    }
-
-    /// Reads one line of the test programs' output.
-    fn read(&mut self, line: &str) {
-        if line.trim_start().starts_with("skipped: ") {
-            self.skipped.push(line.trim().to_owned());
-        }
-        let Some(counts) = line.strip_prefix("test result: ") else {
-            return;
-        };
-        for part in counts.split(['.', ';']) {
-            let mut words = part.split_whitespace();
-            if let (Some(count), Some(what)) = (words.next(), words.next()) {
-                let count = count.parse().unwrap_or(0);
-                match what {
-                    "passed" => self.passed += count,
-                    "failed" => self.failed += count,
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-fn test(selection: &[&str], environment: &[(&str, String)]) -> Result<Totals> {
-    let mut command = cargo();
-    command
-        .args(["test", "--release", "--locked", "--no-fail-fast"])
-        .args(selection)
-        .args(["--", "--show-output"])
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(root())
-        .stdout(Stdio::piped());
-    let python = setup::python()?;
-    if python.is_file() {
-        command.env("ZONDA_PYTHON", python);
-    }
-    eprintln!("xtask: {}", format!("{command:?}").replace('"', ""));
-    let mut child = command.spawn().context("cannot start cargo test")?;
-    let output = child.stdout.take().context("cargo test has no output")?;
-    let mut totals = Totals::default();
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        totals.read(&line);
-        println!("{line}");
-    }
-    totals.success = child.wait()?.success();
-    Ok(totals)
-}
-
-/// Licences, sources and versions of dependencies; the reason where it cannot run.
-fn deny() -> Result<Option<String>> {
+/// Licences, sources and versions of dependencies.
+fn deny(totals: &mut Totals) -> Result<()> {
     let installed = cargo()
         .args(["deny", "--version"])
         .stdout(Stdio::null())
@@ -136,26 +65,8 @@ fn deny() -> Result<Option<String>> {
         .status()
         .is_ok_and(|status| status.success());
     if !installed {
-        return Ok(Some("skipped: licences of dependencies, no cargo-deny".to_owned()));
+        totals.skip("licences of dependencies, no cargo-deny");
+        return Ok(());
     }
-    run(Command::new("cargo").args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
-    Ok(None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_and_skips_are_counted_over_programs() {
-        let mut totals = Totals::default();
-        for line in [
-            "test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
-            "    skipped: no shared data",
-            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
-        ] {
-            totals.read(line);
-        }
-        assert_eq!((totals.passed, totals.failed, totals.skipped.len()), (8, 1, 1));
-    }
+    run(Command::new("cargo").args(["deny", "--offline", "check", "bans", "licenses", "sources"]))
 }

@@ -3,9 +3,12 @@
 
 #![allow(clippy::print_stdout, reason = "a program prints")]
 
+mod aarch64;
 mod check;
+mod packages;
 mod setup;
 mod tidy;
+mod totals;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -13,8 +16,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
-cargo xtask setup          install what the tests need: mosquitto, and Python packages in a venv
-cargo xtask check          format, tidy, lints, every test, documentation
+cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools
+cargo xtask check          format, tidy, lints, every test, documentation; the kernels on an emulated aarch64
 cargo xtask check --gpu    the tensor tests again through wgpu (on a software Vulkan device: half an hour)
 cargo xtask tidy           limits of files and functions, names in the documents
 ";
@@ -54,6 +57,11 @@ fn cache() -> Result<PathBuf> {
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .context("neither XDG_CACHE_HOME nor HOME is set")?;
     Ok(base.join("zonda"))
+}
+
+/// The interpreter that tests use; `setup` makes it.
+fn python() -> Result<PathBuf> {
+    Ok(cache()?.join("python/bin/python3"))
 }
 
 /// Runs a command in the root and fails when it does.

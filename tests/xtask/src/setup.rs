@@ -1,11 +1,11 @@
 //! Installs what the tests need beyond Rust, gcc and python3.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{cache, run};
+use crate::{aarch64, cache, packages, python, run};
 
 /// Python packages of the tests: tokenizer files and oracles, and the clients that people use.
 const PYTHON_PACKAGES: &[&str] = &[
@@ -24,41 +24,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto_rr", "mosquitto-clients"),
 ];
 
-/// Installs the Debian packages that are missing, and a Python environment in the cache folder.
+/// Installs the Debian packages that are missing, a Python environment in the cache folder, and
+/// tools for another architecture.
 pub(crate) fn setup() -> Result<()> {
-    let mut packages: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| !installed(program))
-        .map(|(_, package)| *package)
-        .collect();
-    packages.dedup();
-    if !packages.is_empty() {
-        install_packages(&packages)?;
-    }
-    python_environment()
-}
-
-/// The interpreter that tests use.
-pub(crate) fn python() -> Result<PathBuf> {
-    Ok(cache()?.join("python/bin/python3"))
-}
-
-fn install_packages(packages: &[&str]) -> Result<()> {
-    if !installed("apt-get") {
-        bail!(
-            "install these programs with your system's package tool, then run this again: {}",
-            packages.join(" ")
-        );
-    }
-    let sudo: &[&str] = if installed("sudo") { &["sudo", "apt-get"] } else { &["apt-get"] };
-    for arguments in [&["update", "-q"][..], &["install", "-y", "-q", "--no-install-recommends"]] {
-        let mut command = Command::new(sudo[0]);
-        command.args(&sudo[1..]).args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-        if arguments[0] == "install" {
-            command.args(packages);
-        }
-        run(&mut command)?;
-    }
+    packages::install(&packages::missing(PROGRAMS))?;
+    python_environment()?;
+    aarch64::setup();
     Ok(())
 }
 
@@ -83,19 +54,6 @@ fn create_environment(folder: &Path) -> Result<()> {
         return Ok(());
     }
     // Debian keeps the venv module apart from python3.
-    install_packages(&["python3-venv"])?;
+    packages::install(&["python3-venv"])?;
     create()
-}
-
-fn installed(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths)
-        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
-        .any(|folder| folder.join(program).is_file())
-        || Command::new(program)
-            .arg("--help")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok()
 }

@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Compares the speed of zonda and llama.cpp on the same GGUF files, side by side.
+
+In each round every row is measured by zonda and then by llama.cpp in both of its modes, on the same
+file with the same threads; memory is measured between any two runs. Prints Markdown.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import children
+import tables
+from children import Failed
+from programs import MODES, Llama, Row, Zonda, parse_row
+
+DEFAULT_ROWS = "pp512,tg64,tg32x8"
+
+
+@dataclass
+class Run:
+    """One process and what it measured."""
+
+    model: str
+    row: str
+    program: str
+    mode: str
+    round: int
+    # Tokens per second of all sequences together; empty for a run that loads and gives one token.
+    samples: list
+    peak_bytes: int
+    wall_s: float
+    others_share: float | None
+    # Bytes per second that all threads read from memory immediately before and after.
+    bandwidth_before: float
+    bandwidth_after: float
+    command: list
+    # The program's own report, where it is one object.
+    report: dict = field(default_factory=dict)
+
+
+class Pairing:
+    """Everything that is measured, round by round."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.zonda = Zonda(arguments.zonda, arguments.threads, arguments.set)
+        self.llama = Llama(arguments.llama, arguments.threads)
+        self.runs, self.failures = [], {}
+
+    def measure(self):
+        for number in range(1, self.arguments.rounds + 1):
+            for model in self.arguments.model:
+                for row in [*self.arguments.rows, None]:
+                    self.compare(number, model, row)
+
+    def compare(self, number: int, model: Path, row: Row | None):
+        """One row of one round; without a row, the way from the start to the first token."""
+        before = self.bandwidth()
+        for program, mode in [("zonda", ""), *(("llama.cpp", mode) for mode in MODES)]:
+            name = row.name if row else tables.FIRST_TOKEN
+            key = (model.name, name, program, mode)
+            if key in self.failures:
+                continue
+            print(f"round {number} {model.name} {name}: {program} {mode}", end=" ",
+                  file=sys.stderr, flush=True)
+            try:
+                run = self.once(number, model, row, program, mode)
+            except Failed as failed:
+                print("failed", file=sys.stderr)
+                print(f"  {failed}", file=sys.stderr)
+                self.failures[key] = str(failed)
+                before = self.bandwidth()
+                continue
+            after = self.bandwidth()
+            # Each look at memory reads it twice: first for the run before it, then for the next.
+            run.bandwidth_before, run.bandwidth_after = before[1], after[0]
+            before = after
+            self.runs.append(run)
+            shown = f"{tables.median(run.samples):.2f} t/s" if row else f"{run.wall_s:.2f} s"
+            print(shown, file=sys.stderr)
+
+    def once(self, number: int, model: Path, row: Row | None, program: str, mode: str) -> Run:
+        repetitions = self.arguments.repetitions
+        if program == "zonda":
+            command = self.zonda.bench(model, row, repetitions) if row \
+                else self.zonda.first_token(model)
+        else:
+            command = self.llama.bench(model, row, repetitions, mode) if row \
+                else self.llama.first_token(model, mode)
+        outcome = children.run(command, self.arguments.timeout)
+        samples, report, peak_bytes = [], {}, outcome.peak_bytes
+        if row and program == "zonda":
+            report = self.zonda.report(outcome)
+            samples = report["rows"][0]["samples"]
+            # Its own count leaves out the buffer that it measures memory with.
+            peak_bytes = report.get("peak_resident_bytes") or peak_bytes
+        elif row:
+            samples = self.llama.samples(outcome, row)
+        return Run(model.name, row.name if row else tables.FIRST_TOKEN, program, mode, number,
+                   samples, peak_bytes, outcome.wall_s, outcome.others_share, 0.0, 0.0,
+                   outcome.command, report)
+
+    def bandwidth(self) -> tuple:
+        report = self.zonda.report(children.run(self.zonda.probe(), self.arguments.timeout))
+        return report["bandwidth_before_bytes_per_s"], report["bandwidth_after_bytes_per_s"]
+
+
+def versions(pairing: Pairing) -> dict:
+    """What each program says that it is."""
+    words = {}
+    for name, program in (("zonda", pairing.zonda), ("llama.cpp", pairing.llama)):
+        outcome = children.run(program.version(), pairing.arguments.timeout)
+        lines = (outcome.output + outcome.errors).strip().splitlines()
+        words[name] = ", ".join(line.strip() for line in lines[:2])
+    return words
+
+
+def machine() -> dict:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(terse=True),
+            "load_average": round(os.getloadavg()[0], 2)}
+
+
+def warm(model: Path):
+    """Reads the file once, so that no program pays for the disk on behalf of the others."""
+    with model.open("rb") as file:
+        # Small pieces: a child's peak counts this process' own size, from before the child's start.
+        while file.read(1 << 18):
+            pass
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--zonda", type=Path, required=True, metavar="PATH", help="the zonda program")
+    add("--llama", type=Path, required=True, metavar="PATH",
+        help="llama-bench, or the folder of it and llama-batched-bench")
+    add("--model", type=Path, action="append", required=True, metavar="FILE",
+        help="a GGUF file; may be repeated")
+    add("--rows", default=DEFAULT_ROWS, metavar="ROW,…",
+        help=f"pp512, tg64, tg32x8, tg32@d8192 …; default {DEFAULT_ROWS}")
+    add("--threads", type=int, default=os.cpu_count(), metavar="N", help="default: all cores")
+    add("--rounds", type=int, default=3, metavar="N", help="default 3")
+    add("--repetitions", type=int, default=2, metavar="N",
+        help="in each process, after one that warms up; default 2")
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="passed on to zonda, for example memory.kv_pool_bytes=4GiB; may be repeated")
+    add("--timeout", type=float, default=3600, metavar="S",
+        help="seconds that one process may take; default 3600")
+    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    add("--svg", type=Path, metavar="FILE", help="draw the ratios")
+    arguments = parser.parse_args()
+    try:
+        arguments.rows = [parse_row(row) for row in arguments.rows.split(",") if row.strip()]
+    except ValueError as error:
+        parser.error(str(error))
+    for path in [arguments.zonda, arguments.llama, *arguments.model]:
+        if not path.exists():
+            parser.error(f"{path} is not there")
+    for name in ("threads", "rounds", "repetitions"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be 1 or more")
+    if len({model.name for model in arguments.model}) < len(arguments.model):
+        parser.error("two models have the same file name: the table could not tell them apart")
+    arguments.zonda, arguments.llama = arguments.zonda.resolve(), arguments.llama.resolve()
+    return arguments
+
+
+def main() -> int:
+    arguments = parsed()
+    pairing = Pairing(arguments)
+    try:
+        facts = {"machine": machine(), "versions": versions(pairing),
+                 "threads": arguments.threads, "rounds": arguments.rounds,
+                 "repetitions": arguments.repetitions, "settings": arguments.set,
+                 "rows": [row.name for row in arguments.rows],
+                 "models": {model.name: model.stat().st_size for model in arguments.model}}
+        for model in arguments.model:
+            warm(model)
+        pairing.measure()
+    except Failed as failed:
+        print(f"paired.py: {failed}", file=sys.stderr)
+        return 1
+    runs = [asdict(run) for run in pairing.runs]
+    summaries = tables.summaries(facts, runs)
+    print(tables.markdown(facts, runs, summaries, pairing.failures))
+    if arguments.json:
+        failures = [{"model": key[0], "row": key[1], "program": key[2], "mode": key[3], "why": why}
+                    for key, why in pairing.failures.items()]
+        whole = {**facts, "summaries": summaries, "failures": failures, "runs": runs}
+        arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+    if arguments.svg:
+        arguments.svg.write_text(tables.svg(facts, summaries))
+    return 1 if pairing.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
