@@ -69,6 +69,8 @@ unsafe fn store_sums<S: Simd, const T: usize>(sums: *mut f32, lane: usize, total
 }
 
 /// One operand times a tile: to each token's lanes, the products with its four activations.
+///
+/// Sums are held, so that each operand is read when its turn comes.
 #[inline(always)]
 unsafe fn dot<S: Simd, const T: usize>(
     dots: &mut [S::Int; T],
@@ -85,6 +87,7 @@ unsafe fn dot<S: Simd, const T: usize>(
             } else {
                 S::dot_unsigned(*dot, operand, activations)
             };
+            S::hold(dot);
         }
     }
 }

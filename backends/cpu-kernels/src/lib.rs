@@ -21,7 +21,7 @@ pub use attention::{Attention, PageMap, Span, attend};
 pub use kv::{KvEncoding, KvLayout, Rotation, store};
 pub use limits::int8_peak;
 pub use linear::{Outcome, PackedMatrix, linear};
-pub use memory::PanelMemory;
+pub use memory::{PanelMemory, prefer_large_pages};
 pub use norm::rms_norm;
 pub use panels::{pack, panel_bytes, panel_count};
 pub use simd::Isa;

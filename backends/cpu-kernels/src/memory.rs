@@ -1,4 +1,4 @@
-//! Memory for panels: taken from the system once, in large pages where it has them.
+//! Memory for panels and for the cache: in large pages where the system has them.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -59,6 +59,24 @@ impl PanelMemory {
     }
 }
 
+/// Asks the system for large pages under memory that nothing was written to yet.
+///
+/// They save the look-ups that reading a long context costs. A system without them serves with
+/// small ones; so does memory without room for a whole large page.
+pub fn prefer_large_pages(memory: &mut [u8]) {
+    let first = memory.as_ptr().align_offset(LARGE_PAGE).min(memory.len());
+    let bytes = (memory.len() - first) / LARGE_PAGE * LARGE_PAGE;
+    let whole = &mut memory[first..first + bytes];
+    #[cfg(target_os = "linux")]
+    if !whole.is_empty() {
+        // SAFETY: the range is ours and whole pages, and this advice leaves what they hold alone.
+        let _refused =
+            unsafe { libc::madvise(whole.as_mut_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _small = whole;
+}
+
 impl AsRef<[u8]> for PanelMemory {
     fn as_ref(&self) -> &[u8] {
         &self.map[self.used.clone()]
@@ -68,6 +86,15 @@ impl AsRef<[u8]> for PanelMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_leaves_what_memory_holds() {
+        for bytes in [0, 1, LARGE_PAGE - 1, 3 * LARGE_PAGE + 5] {
+            let mut memory: Vec<u8> = (0..bytes).map(|i| (i >> 3) as u8).collect();
+            prefer_large_pages(&mut memory);
+            assert!(memory.iter().enumerate().all(|(i, byte)| *byte == (i >> 3) as u8));
+        }
+    }
 
     #[test]
     fn memory_is_packed_as_a_slice_is_and_begins_at_a_large_page() {

@@ -20,6 +20,8 @@ use std::sync::OnceLock;
 pub(crate) trait Simd: Copy + 'static {
     /// 32-bit lanes of a vector; divides 16.
     const LANES: usize;
+    /// Vectors that the machine holds at once.
+    const REGISTERS: usize;
     /// What [`dot_signed`](Self::dot_signed) adds to every weight, for the caller to take away
     /// again by the sum of the activations.
     const SIGNED_OFFSET: i32;
@@ -52,6 +54,11 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int;
     /// Difference of bytes.
     unsafe fn sub_bytes(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Makes compilers compute a value before what stands behind in the program, and read memory
+    /// behind only afterwards. Left alone, they read operands of a whole block ahead, more than
+    /// there are registers, and multiply from what they have spilled.
+    #[inline(always)]
+    unsafe fn hold(_v: &mut Self::Int) {}
     /// `sum + a * b` by lanes.
     unsafe fn mul_add(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
     /// Adds to each lane the products of its four weights, each 0 to 127, with four activations

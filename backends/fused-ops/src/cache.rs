@@ -2,7 +2,7 @@
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use cpu_kernels::{KvEncoding, KvLayout};
+use cpu_kernels::{KvEncoding, KvLayout, prefer_large_pages};
 use weights::RopePairing;
 
 use crate::{
@@ -104,7 +104,9 @@ impl KvPool {
             let layout = KvLayout { kv_heads, head_dim: heads.head_dim, page_tokens, encoding };
             let bytes = pages * layout.page_bytes();
             // Zeros that the system gives occupy nothing until something is stored in them.
-            let data = TensorData::new(vec![0u8; bytes], [bytes]);
+            let mut zeros = vec![0u8; bytes];
+            prefer_large_pages(&mut zeros);
+            let data = TensorData::new(zeros, [bytes]);
             Self::Packed { pages: Tensor::from_data(data, (&device.device, DType::U8)), layout }
         } else {
             let shape = [pages * page_tokens, kv_heads * heads.head_dim];

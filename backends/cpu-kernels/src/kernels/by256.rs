@@ -1,7 +1,6 @@
 //! Blocks of 256 values in sub-blocks with integer scales.
 
 use std::marker::PhantomData;
-use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::{Kernel, dot, load_sums, store_sums};
 use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView, WIDEST};
@@ -30,6 +29,19 @@ impl<P: Packed> By256<P> {
     const SLOTS: usize = 64 / (P::CHUNKS * P::STEPS);
     /// Pairs of sums that it needs.
     const PAIRS: usize = 128 / P::SUB;
+
+    /// Slots whose sums fill half of the registers at most; those of the rest are a pass of their
+    /// own, which unpacks again.
+    const fn slots_at_once(registers: usize, tokens: usize) -> usize {
+        let most = registers / 2 / tokens;
+        if most > Self::SLOTS {
+            Self::SLOTS
+        } else if most == 0 {
+            1
+        } else {
+            most
+        }
+    }
 
     /// What is taken from each integer, in units of its sub-block's scale.
     const fn offset(signed_offset: i32) -> i32 {
@@ -130,21 +142,38 @@ impl<P: Packed> By256<P> {
     ) {
         // SAFETY: as the trait says; the values are the block's.
         unsafe {
-            let mut dots = [[S::splat(0); T]; SLOTS_MAX];
-            for step in 0..P::STEPS {
-                let operands = P::step::<S>(units, chunk, step);
-                for (slot, operand) in operands.as_ref().iter().enumerate() {
-                    let values = values.add(P::group(chunk, step, slot) * T * 4);
-                    dot::<S, T>(&mut dots[slot], *operand, P::SIGNED, values);
+            let at_once = const { Self::slots_at_once(S::REGISTERS, T) };
+            for slots in (0..Self::SLOTS).step_by(at_once) {
+                let mut dots = [[S::splat(0); T]; SLOTS_MAX];
+                for step in 0..P::STEPS {
+                    let operands = P::step::<S>(units, chunk, step);
+                    for (slot, dots) in (slots..slots + at_once).zip(&mut dots) {
+                        let values = values.add(P::group(chunk, step, slot) * T * 4);
+                        dot::<S, T>(dots, operands.as_ref()[slot], P::SIGNED, values);
+                    }
+                }
+                for (slot, dots) in (slots..slots + at_once).zip(dots) {
+                    let sub = P::group(chunk, 0, slot) * 4 / P::SUB;
+                    let scale = Self::scale::<S>(sub_scales, sub);
+                    add_scaled::<S, T>(products, dots, scale);
                 }
             }
-            for (slot, dots) in dots.into_iter().enumerate().take(Self::SLOTS) {
-                let sub = P::group(chunk, 0, slot) * 4 / P::SUB;
-                let scale = Self::scale::<S>(sub_scales, sub);
-                for (product, dot) in products.iter_mut().zip(dots) {
-                    *product = S::mul_add(*product, dot, scale);
-                }
-            }
+        }
+    }
+}
+
+/// Adds a sub-block's sums, times its scale.
+#[inline(always)]
+unsafe fn add_scaled<S: Simd, const T: usize>(
+    products: &mut [S::Int; T],
+    dots: [S::Int; T],
+    scale: S::Int,
+) {
+    for (product, dot) in products.iter_mut().zip(dots) {
+        // SAFETY: as this function's own.
+        unsafe {
+            *product = S::mul_add(*product, dot, scale);
+            S::hold(product);
         }
     }
 }
@@ -166,7 +195,7 @@ macro_rules! for_each_chunk {
 impl<P: Packed> Kernel for By256<P> {
     const BLOCK: usize = 256;
     const BYTES: usize = P::BYTES;
-    const DIRECT: usize = if Self::SLOTS > 2 { 2 } else { WIDEST };
+    const DIRECT: usize = WIDEST;
 
     fn form(_signed_offset: u16) -> Form {
         Form::By256
@@ -224,9 +253,7 @@ impl<P: Packed> Kernel for By256<P> {
                         dot::<S, T>(&mut dots, operand, P::SIGNED, values);
                     }
                     let scale = S::load(stage.add(STAGED_SCALES + sub * UNIT));
-                    for (product, dot) in products.iter_mut().zip(dots) {
-                        *product = S::mul_add(*product, dot, scale);
-                    }
+                    add_scaled::<S, T>(&mut products, dots, scale);
                 }
                 let mut weighted = [S::splat(0); T];
                 if Self::needs_sums(S::SIGNED_OFFSET) {
@@ -257,6 +284,11 @@ impl<P: Packed> Kernel for By256<P> {
                 let (halves, units) = (panel.add(lane * 2), panel.add(P::HALVES + lane * 4));
                 let factors = Self::factors::<S>(halves);
                 let sub_scales = P::sub_scales::<S>(units, halves);
+                let mut products = [S::splat(0); T];
+                for_each_chunk!(chunk < P::CHUNKS, {
+                    let values = view.values;
+                    Self::direct_chunk::<S, T>(units, &sub_scales, chunk, values, &mut products);
+                });
                 let mut weighted = [S::splat(0); T];
                 if Self::needs_sums(S::SIGNED_OFFSET) {
                     for index in 0..Self::PAIRS {
@@ -264,13 +296,6 @@ impl<P: Packed> Kernel for By256<P> {
                         Self::add_pair::<S, T>(&mut weighted, pair, index, 0, view);
                     }
                 }
-                let mut products = [S::splat(0); T];
-                for_each_chunk!(chunk < P::CHUNKS, {
-                    let values = view.values;
-                    // Compilers read the last chunk first, which no processor fetches ahead.
-                    compiler_fence(Ordering::SeqCst);
-                    Self::direct_chunk::<S, T>(units, &sub_scales, chunk, values, &mut products);
-                });
                 let mut totals = load_sums::<S, T>(sums, lane);
                 Self::add::<S, T>(products, weighted, factors, view.scales, &mut totals);
                 store_sums::<S, T>(sums, lane, totals);

@@ -28,8 +28,19 @@ unsafe fn dot_in_steps(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m2
     _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
+/// Nothing, at a place that the compiler moves neither values nor reads across.
+///
+/// A function of its own, because only one for a certain machine can name a register.
+#[cfg(not(miri))]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn hold(v: &mut __m256i) {
+    std::arch::asm!("/* {0} */", inout(ymm_reg) * v, options(nostack, preserves_flags));
+}
+
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     // VNNI takes weights without a sign: theirs is flipped, which adds 128. Without it, the sign
     // moves to the activation.
     const SIGNED_OFFSET: i32 = if VNNI { 128 } else { 0 };
@@ -83,6 +94,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn sub_bytes(a: __m256i, b: __m256i) -> __m256i {
         _mm256_sub_epi8(a, b)
+    }
+    #[cfg(not(miri))]
+    #[inline(always)]
+    unsafe fn hold(v: &mut __m256i) {
+        hold(v);
     }
     #[inline(always)]
     unsafe fn mul_add(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {

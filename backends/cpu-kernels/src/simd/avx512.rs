@@ -14,8 +14,19 @@ unsafe fn count(bits: u32) -> __m128i {
     _mm_cvtsi32_si128(bits.cast_signed())
 }
 
+/// Nothing, at a place that the compiler moves neither values nor reads across.
+///
+/// A function of its own, because only one for a certain machine can name a register.
+#[cfg(not(miri))]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn hold(v: &mut __m512i) {
+    std::arch::asm!("/* {0} */", inout(zmm_reg) * v, options(nostack, preserves_flags));
+}
+
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     // The instruction takes weights without a sign: theirs is flipped, which adds 128.
     const SIGNED_OFFSET: i32 = 128;
     type Int = __m512i;
@@ -68,6 +79,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn sub_bytes(a: __m512i, b: __m512i) -> __m512i {
         _mm512_sub_epi8(a, b)
+    }
+    #[cfg(not(miri))]
+    #[inline(always)]
+    unsafe fn hold(v: &mut __m512i) {
+        hold(v);
     }
     #[inline(always)]
     unsafe fn mul_add(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {

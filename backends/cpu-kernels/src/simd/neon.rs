@@ -27,6 +27,7 @@ unsafe fn sdot(mut sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
 
 impl Simd for Dotprod {
     const LANES: usize = 4;
+    const REGISTERS: usize = 32;
     const SIGNED_OFFSET: i32 = 0;
     type Int = int32x4_t;
     type Float = float32x4_t;
@@ -80,6 +81,11 @@ impl Simd for Dotprod {
     #[inline(always)]
     unsafe fn sub_bytes(a: int32x4_t, b: int32x4_t) -> int32x4_t {
         vreinterpretq_s32_s8(vsubq_s8(vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)))
+    }
+    #[cfg(not(miri))]
+    #[inline(always)]
+    unsafe fn hold(v: &mut int32x4_t) {
+        asm!("/* {0:v} */", inout(vreg) * v, options(nostack, preserves_flags));
     }
     #[inline(always)]
     unsafe fn mul_add(sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {

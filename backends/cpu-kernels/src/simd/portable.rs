@@ -32,6 +32,7 @@ fn halves(low: i8, high: i8) -> i32 {
 
 impl Simd for Portable {
     const LANES: usize = LANES;
+    const REGISTERS: usize = 16;
     const SIGNED_OFFSET: i32 = 0;
     type Int = Ints;
     type Float = Floats;
