@@ -64,6 +64,21 @@ unsafe fn unit<S: Simd>(units: *const u8, index: usize) -> S::Int {
     unsafe { S::load(units.add(index * UNIT)) }
 }
 
+/// `N` units of a block, from `first` on.
+///
+/// As a loop: what arrays are mapped with is not always compiled for the machine.
+#[inline(always)]
+unsafe fn units_from<S: Simd, const N: usize>(units: *const u8, first: usize) -> [S::Int; N] {
+    // SAFETY: the caller's block has the units.
+    unsafe {
+        let mut found = [S::splat(0); N];
+        for (index, found) in found.iter_mut().enumerate() {
+            *found = unit::<S>(units, first + index);
+        }
+        found
+    }
+}
+
 /// In each byte, the `mask` of what stands `shift` bits up.
 #[inline(always)]
 unsafe fn bits<S: Simd>(v: S::Int, shift: usize, mask: u8) -> S::Int {
@@ -217,7 +232,7 @@ fn group_of_runs(chunk: usize, step: usize, run: usize) -> usize {
 #[inline(always)]
 unsafe fn crumbs<S: Simd>(v: S::Int) -> [S::Int; 4] {
     // SAFETY: as this function's own.
-    unsafe { [0, 2, 4, 6].map(|shift| bits::<S>(v, shift, 3)) }
+    unsafe { [bits::<S>(v, 0, 3), bits::<S>(v, 2, 3), bits::<S>(v, 4, 3), bits::<S>(v, 6, 3)] }
 }
 
 impl Packed for Q2K {
@@ -270,7 +285,13 @@ impl Packed for Q3K {
             let mask = unit::<S>(units, 3 + chunk % 2 * 4 + step);
             let mask = S::shr(mask, chunk as u32 / 2 * 4);
             let low = crumbs::<S>(unit::<S>(units, 11 + chunk * 4 + step));
-            [0, 1, 2, 3].map(|run| S::or(low[run], S::shl(bits::<S>(mask, run, 1), 2)))
+            let third = |run| S::shl(bits::<S>(mask, run, 1), 2);
+            [
+                S::or(low[0], third(0)),
+                S::or(low[1], third(1)),
+                S::or(low[2], third(2)),
+                S::or(low[3], third(3)),
+            ]
         }
     }
 
@@ -283,7 +304,7 @@ impl Packed for Q3K {
     unsafe fn sub_scales<S: Simd>(units: *const u8, _halves: *const u8) -> SubScales<S> {
         // SAFETY: as the trait says.
         unsafe {
-            let [a, b, high] = [0, 1, 2].map(|index| unit::<S>(units, index));
+            let [a, b, high] = units_from::<S, 3>(units, 0);
             let offset = S::splat(0x2020_2020);
             let scale = |low: S::Int, shift: usize, run: usize| {
                 let high = S::shl(bits::<S>(high, run * 2, 3), 4);
@@ -302,7 +323,7 @@ impl Packed for Q3K {
 unsafe fn six_bit_scales<S: Simd>(units: *const u8) -> SubScales<S> {
     // SAFETY: as this function's own.
     unsafe {
-        let [a, b, c] = [0, 1, 2].map(|index| unit::<S>(units, index));
+        let [a, b, c] = units_from::<S, 3>(units, 0);
         let zero = S::splat(0);
         let late = |shift, high| S::or(bits::<S>(c, shift, 15), bits::<S>(high, 2, 0x30));
         SubScales {
@@ -383,7 +404,7 @@ impl Packed for Q6K {
         // SAFETY: as the trait says.
         unsafe {
             let first = 4 + (chunk * 4 + step) * 3;
-            let [a, b, high] = [0, 1, 2].map(|index| unit::<S>(units, first + index));
+            let [a, b, high] = units_from::<S, 3>(units, first);
             let [a, b] = [nibbles::<S>(a), nibbles::<S>(b)];
             // Bits 4 and 5 of each run.
             let high = [
@@ -405,7 +426,7 @@ impl Packed for Q6K {
     unsafe fn sub_scales<S: Simd>(units: *const u8, _halves: *const u8) -> SubScales<S> {
         // SAFETY: as the trait says.
         unsafe {
-            let scales = [0, 1, 2, 3].map(|index| unit::<S>(units, index));
+            let scales = units_from::<S, 4>(units, 0);
             SubScales { scales, minimums: [S::splat(0); 4] }
         }
     }

@@ -17,6 +17,21 @@ pub(crate) use by32::By32;
 pub(crate) use by256::By256;
 pub(crate) use floats::{Bf16, F16, F32, Floats};
 
+/// Repeats with a number that is a constant: what follows from it costs nothing, and no loop of a
+/// few rounds is left whose end the processor has to guess.
+macro_rules! unrolled {
+    ($index:ident < $count:expr, $body:block) => {
+        $crate::kernels::unrolled!(@ $index, $count, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $index:ident, $count:expr, $body:block, $($number:literal)*) => {
+        $(if $number < $count {
+            let $index: usize = $number;
+            $body
+        })*
+    };
+}
+use unrolled;
+
 /// Columns that are staged at once; whole blocks of every encoding.
 pub(crate) const RUN: usize = 256;
 /// Bytes of the greatest stage: [`RUN`] columns of 16 floats.
@@ -57,7 +72,13 @@ pub(crate) trait Kernel {
 #[inline(always)]
 unsafe fn load_sums<S: Simd, const T: usize>(sums: *const f32, lane: usize) -> [S::Float; T] {
     // SAFETY: as this function's own; `sums` has `[T][16]`.
-    std::array::from_fn(|t| unsafe { S::load_f32(sums.add(t * ROWS + lane)) })
+    unsafe {
+        let mut totals = [S::splat_f32(0.0); T];
+        for (t, total) in totals.iter_mut().enumerate() {
+            *total = S::load_f32(sums.add(t * ROWS + lane));
+        }
+        totals
+    }
 }
 
 #[inline(always)]

@@ -279,10 +279,14 @@ impl Part<'_> {
                         simd::run(isa, OfKernel(work, PhantomData::<K>));
                     });
                 }
+                if output.outcome == Outcome::Gate {
+                    // SAFETY: callers choose among the kinds that the machine is.
+                    unsafe { simd::run(isa, GateSums { gates: sums, ups: gated }) }
+                }
                 let rows = ROWS.min(self.matrices[0].rows - panel * ROWS);
                 let column = self.first_column + panel * ROWS;
                 // SAFETY: `y` is `[tokens, width]`, and these columns are this task's.
-                unsafe { output.write(sums, gated, tokens, column, rows) }
+                unsafe { output.write(sums, tokens, column, rows) }
             }
         });
     }
@@ -291,7 +295,7 @@ impl Part<'_> {
 impl Output {
     /// # Safety
     /// `y` has these columns in each of its rows, and nobody else writes them.
-    unsafe fn write(&self, sums: &[f32], gated: &[f32], tokens: usize, column: usize, rows: usize) {
+    unsafe fn write(&self, sums: &[f32], tokens: usize, column: usize, rows: usize) {
         for token in 0..tokens {
             // SAFETY: the caller's.
             let y = unsafe {
@@ -299,14 +303,34 @@ impl Output {
             };
             let sums = &sums[token * ROWS..][..rows];
             match self.outcome {
-                Outcome::Store => y.copy_from_slice(sums),
+                Outcome::Store | Outcome::Gate => y.copy_from_slice(sums),
                 Outcome::Add => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
-                Outcome::Gate => {
-                    let gated = &gated[token * ROWS..][..rows];
-                    for ((y, gate), up) in y.iter_mut().zip(sums).zip(gated) {
-                        *y = gate / (1.0 + (-gate).exp()) * up;
-                    }
-                }
+            }
+        }
+    }
+}
+
+/// `gate / (1 + exp(−gate)) · up`, in place of the gates.
+struct GateSums<'a> {
+    /// `[tokens][16]`
+    gates: &'a mut [f32],
+    /// As `gates`.
+    ups: &'a [f32],
+}
+
+impl Work for GateSums<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (gates, ups) in
+            self.gates.chunks_exact_mut(S::LANES).zip(self.ups.chunks_exact(S::LANES))
+        {
+            // SAFETY: as the trait says; the chunks are whole vectors.
+            unsafe {
+                let gate = S::load_f32(gates.as_ptr());
+                let below = S::exp(S::sub_f32(S::splat_f32(0.0), gate));
+                let silu = S::div_f32(gate, S::add_f32(S::splat_f32(1.0), below));
+                let gated = S::mul_f32(silu, S::load_f32(ups.as_ptr()));
+                S::store_f32(gates.as_mut_ptr(), gated);
             }
         }
     }

@@ -100,6 +100,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn sub_f32(a: Self::Float, b: Self::Float) -> Self::Float;
     /// Product of lanes.
     unsafe fn mul_f32(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// Quotient of lanes.
+    unsafe fn div_f32(a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a * b + c`, rounded once where the machine can.
     unsafe fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
     /// The greater of each two lanes, that of `b` where they do not compare.

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Kernel, dot, load_sums, store_sums};
+use super::{Kernel, dot, load_sums, store_sums, unrolled};
 use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView, WIDEST};
 use crate::encodings::{Packed, SubScales};
 use crate::panels::{HALF, ROWS, UNIT};
@@ -145,13 +145,13 @@ impl<P: Packed> By256<P> {
             let at_once = const { Self::slots_at_once(S::REGISTERS, T) };
             for slots in (0..Self::SLOTS).step_by(at_once) {
                 let mut dots = [[S::splat(0); T]; SLOTS_MAX];
-                for step in 0..P::STEPS {
+                unrolled!(step < P::STEPS, {
                     let operands = P::step::<S>(units, chunk, step);
                     for (slot, dots) in (slots..slots + at_once).zip(&mut dots) {
                         let values = values.add(P::group(chunk, step, slot) * T * 4);
                         dot::<S, T>(dots, operands.as_ref()[slot], P::SIGNED, values);
                     }
-                }
+                });
                 for (slot, dots) in (slots..slots + at_once).zip(dots) {
                     let sub = P::group(chunk, 0, slot) * 4 / P::SUB;
                     let scale = Self::scale::<S>(sub_scales, sub);
@@ -178,20 +178,6 @@ unsafe fn add_scaled<S: Simd, const T: usize>(
     }
 }
 
-/// Repeats with a number that is a constant, so that shifts and places that follow from it cost
-/// nothing.
-macro_rules! for_each_chunk {
-    ($chunk:ident < $count:expr, $body:block) => {
-        for_each_chunk!(@ $chunk, $count, $body, 0 1 2 3 4 5 6 7)
-    };
-    (@ $chunk:ident, $count:expr, $body:block, $($number:literal)*) => {
-        $(if $number < $count {
-            let $chunk: usize = $number;
-            $body
-        })*
-    };
-}
-
 impl<P: Packed> Kernel for By256<P> {
     const BLOCK: usize = 256;
     const BYTES: usize = P::BYTES;
@@ -210,7 +196,7 @@ impl<P: Packed> Kernel for By256<P> {
                 let to = stage.add(lane * 4);
                 let (scale, minimum) = Self::factors::<S>(halves);
                 let sub_scales = P::sub_scales::<S>(units, halves);
-                for_each_chunk!(chunk < P::CHUNKS, {
+                unrolled!(chunk < P::CHUNKS, {
                     for step in 0..P::STEPS {
                         let operands = P::step::<S>(units, chunk, step);
                         for (slot, operand) in operands.as_ref().iter().enumerate() {
@@ -247,11 +233,12 @@ impl<P: Packed> Kernel for By256<P> {
                 let mut products = [S::splat(0); T];
                 for sub in 0..Self::SUBS {
                     let mut dots = [S::splat(0); T];
-                    for group in sub * P::SUB / 4..(sub + 1) * P::SUB / 4 {
+                    unrolled!(index < P::SUB / 4, {
+                        let group = sub * P::SUB / 4 + index;
                         let operand = S::load(stage.add(group * UNIT));
                         let values = view.values.add(group * T * 4);
                         dot::<S, T>(&mut dots, operand, P::SIGNED, values);
-                    }
+                    });
                     let scale = S::load(stage.add(STAGED_SCALES + sub * UNIT));
                     add_scaled::<S, T>(&mut products, dots, scale);
                 }
@@ -285,7 +272,7 @@ impl<P: Packed> Kernel for By256<P> {
                 let factors = Self::factors::<S>(halves);
                 let sub_scales = P::sub_scales::<S>(units, halves);
                 let mut products = [S::splat(0); T];
-                for_each_chunk!(chunk < P::CHUNKS, {
+                unrolled!(chunk < P::CHUNKS, {
                     let values = view.values;
                     Self::direct_chunk::<S, T>(units, &sub_scales, chunk, values, &mut products);
                 });

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Kernel, dot, load_sums, store_sums};
+use super::{Kernel, dot, load_sums, store_sums, unrolled};
 use crate::activations::{Form, TileView, WIDEST};
 use crate::encodings::Packed;
 use crate::panels::{HALF, ROWS, UNIT};
@@ -105,10 +105,10 @@ impl<P: Packed> Kernel for By32<P> {
                     let stage = stage.add(block * STAGED + lane * 4);
                     let values = view.values.add(block * 32 * T);
                     let mut dots = [S::splat(0); T];
-                    for group in 0..8 {
+                    unrolled!(group < 8, {
                         let operand = S::load(stage.add(group * UNIT));
                         dot::<S, T>(&mut dots, operand, P::SIGNED, values.add(group * T * 4));
-                    }
+                    });
                     let factors = stage.add(STAGED_FACTORS).cast::<f32>();
                     let factors = (S::load_f32(factors), S::load_f32(factors.add(ROWS)));
                     Self::add::<S, T>(dots, factors, block, view, &mut totals);
@@ -135,13 +135,13 @@ impl<P: Packed> Kernel for By32<P> {
                     let factors = Self::factors::<S>(from.add(lane * 2));
                     let units = from.add(P::HALVES + lane * 4);
                     let mut dots = [S::splat(0); T];
-                    for step in 0..P::STEPS {
+                    unrolled!(step < P::STEPS, {
                         let operands = P::step::<S>(units, 0, step);
                         for (slot, operand) in operands.as_ref().iter().enumerate() {
                             let values = values.add(P::group(0, step, slot) * T * 4);
                             dot::<S, T>(&mut dots, *operand, P::SIGNED, values);
                         }
-                    }
+                    });
                     Self::add::<S, T>(dots, factors, block, view, &mut totals);
                 }
                 store_sums::<S, T>(sums, lane, totals);

@@ -193,6 +193,8 @@ fn matrices_stand_behind_each_other_are_added_or_are_a_gate() {
     linear_on(isa, &a.x(), &[both[0], both[0]], Outcome::Gate, &mut y);
     for (y, x) in y.iter().zip(&found_a) {
         let expected = x / (1.0 + (-x).exp()) * x;
-        assert!((y - expected).abs() <= 1e-6 * expected.abs(), "{y} for {expected}");
+        // The power ends at 88, behind which a gate is shut: it lets some 1e-37 of its input pass.
+        let bound = 2e-6 * expected.abs() + 1e-32;
+        assert!((y - expected).abs() <= bound, "{y} for {expected}");
     }
 }

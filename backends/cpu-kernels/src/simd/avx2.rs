@@ -191,6 +191,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         _mm256_mul_ps(a, b)
     }
     #[inline(always)]
+    unsafe fn div_f32(a: __m256, b: __m256) -> __m256 {
+        _mm256_div_ps(a, b)
+    }
+    #[inline(always)]
     unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
         _mm256_fmadd_ps(a, b, c)
     }

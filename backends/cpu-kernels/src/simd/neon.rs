@@ -170,6 +170,10 @@ impl Simd for Dotprod {
         vmulq_f32(a, b)
     }
     #[inline(always)]
+    unsafe fn div_f32(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        vdivq_f32(a, b)
+    }
+    #[inline(always)]
     unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         vfmaq_f32(c, a, b)
     }

@@ -186,6 +186,10 @@ impl Simd for Portable {
         zip(a, b, |a, b| a * b)
     }
     #[inline(always)]
+    unsafe fn div_f32(a: Floats, b: Floats) -> Floats {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
     unsafe fn fma(a: Floats, b: Floats, c: Floats) -> Floats {
         // Without the instruction, one rounding would be a call of a library for each lane.
         std::array::from_fn(|i| a[i] * b[i] + c[i])

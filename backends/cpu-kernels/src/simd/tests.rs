@@ -41,6 +41,7 @@ enum Method {
     AddF32,
     SubF32,
     MulF32,
+    DivF32,
     Fma,
     MaxF32,
     MinF32,
@@ -116,6 +117,7 @@ impl Apply<'_> {
                 Method::AddF32 => Floats(S::add_f32(x, y)),
                 Method::SubF32 => Floats(S::sub_f32(x, y)),
                 Method::MulF32 => Floats(S::mul_f32(x, y)),
+                Method::DivF32 => Floats(S::div_f32(x, y)),
                 Method::Fma => Floats(S::fma(x, y, S::load_f32(r.cast()))),
                 Method::MaxF32 => Floats(S::max_f32(x, y)),
                 Method::MinF32 => Floats(S::min_f32(x, y)),
@@ -318,7 +320,7 @@ fn products_of_signed_weights_are_exact_to_the_ends_but_for_the_offset() {
 fn floats_that_are_rounded_once_have_the_same_bits() {
     use Method::*;
     let inputs = of_floats(floats(1), floats(2), floats(3));
-    for method in [SplatF32, AddF32, SubF32, MulF32] {
+    for method in [SplatF32, AddF32, SubF32, MulF32, DivF32] {
         check(method, &inputs, same_float);
     }
     check(ToFloat, &general(), equal);
