@@ -17,7 +17,19 @@ pub struct Profile {
     pub device: DeviceConfig,
     /// How much memory may be used.
     pub memory: MemoryConfig,
-    /// How many requests, and how they are cut into steps.
+    /// Who may reuse what was computed of whose prompts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PrefixSharing {
+    /// Everybody.
+    #[default]
+    All,
+    /// Each client its own.
+    Client,
+    /// Nobody.
+    Off,
+}
+
+/// How many requests, and how they are cut into steps.
     pub engine: EngineConfig,
     /// What answers.
     pub model: ModelConfig,
@@ -88,6 +100,12 @@ pub struct EngineConfig {
     pub page_tokens: u32,
     /// Tokens of one prompt in one step, so that running answers never wait for a whole prompt.
     pub prompt_chunk_tokens: u32,
+    /// How many times as long as a step of answers alone one with prompts may take; 0 for any.
+    pub slowdown_max: f64,
+    /// Tokens that are guessed behind an answer's last one, at most; 0 for none.
+    pub draft_tokens_max: u32,
+    /// Who may reuse what was computed of whose prompts.
+    pub prefix_sharing: PrefixSharing,
     /// Prompt and answer together; 0 means what the model was made for.
     pub context_tokens_max: u32,
     /// Events that a slow reader may leave lying before its answer is paused.

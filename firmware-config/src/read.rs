@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value as Json};
 use crate::layer::{Item, Layer, Value};
 use crate::profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
-    MemoryConfig, ModelConfig, MqttSection, MqttVersion, Profile, Strictness, ToolsSection,
+    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness, ToolsSection,
 };
 use crate::reader::Reader;
 use crate::{Hardware, Origin, Problem, ProfileFile};
@@ -89,6 +89,16 @@ fn engine(reader: &mut Reader) -> EngineConfig {
             "engine.prompt_chunk_tokens",
             within_step(256),
             1..=65_536,
+        ),
+        slowdown_max: reader.number_or("engine.slowdown_max", 2.5, 0.0..=1_000.0),
+        draft_tokens_max: reader.count("engine.draft_tokens_max", within_step(8), 0..=32),
+        prefix_sharing: reader.choice(
+            "engine.prefix_sharing",
+            &[
+                ("all", PrefixSharing::All),
+                ("client", PrefixSharing::Client),
+                ("off", PrefixSharing::Off),
+            ],
         ),
         context_tokens_max: reader.count("engine.context_tokens_max", 0, 0..=16_777_216),
         reply_events_max: reader.count("engine.reply_events_max", 256, 1..=65_536),

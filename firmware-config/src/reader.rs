@@ -72,15 +72,18 @@ impl Reader {
 
     /// A number with a fraction, if it is there.
     pub(crate) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
-        let expected = format!("a number from {} to {}", range.start(), range.end());
-        self.optional(key, &expected, f64::to_string, |value| {
-            let number = match value {
-                Value::Float(number) => *number,
-                Value::Integer(number) => *number as f64,
-                Value::Raw(text) => text.parse().ok()?,
-                _ => return None,
-            };
-            range.contains(&number).then_some(number)
+        self.optional(key, &a_number(&range), f64::to_string, |value| number_in(value, &range))
+    }
+
+    /// A number, or else the default.
+    pub(crate) fn number_or(
+        &mut self,
+        key: &str,
+        default: f64,
+        range: RangeInclusive<f64>,
+    ) -> f64 {
+        self.value(key, default, &a_number(&range), f64::to_string, |value| {
+            number_in(value, &range)
         })
     }
 
@@ -359,4 +362,18 @@ fn text_of(value: &Value) -> Option<&str> {
 
 fn quoted(text: &str) -> String {
     format!("\"{}\"", shortened(text))
+}
+
+fn a_number(range: &RangeInclusive<f64>) -> String {
+    format!("a number from {} to {}", range.start(), range.end())
+}
+
+fn number_in(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
+    let number = match value {
+        Value::Float(number) => *number,
+        Value::Integer(number) => *number as f64,
+        Value::Raw(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    range.contains(&number).then_some(number)
 }

@@ -128,7 +128,12 @@ impl Teller {
         self.send(match end {
             Ok(reason) => Event::Finished {
                 reason,
-                usage: Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: said },
+                usage: Usage {
+                    prompt_tokens: 3,
+                    cached_tokens: 1,
+                    completion_tokens: said,
+                    ..Usage::default()
+                },
             },
             Err(fault) => Event::Failed(fault),
         });

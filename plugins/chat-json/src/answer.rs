@@ -223,6 +223,13 @@ impl Answer {
             "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
             "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         });
+        if usage.guessed_tokens > 0 || usage.forced_tokens > 0 {
+            body["completion_tokens_details"] = json!({
+                "accepted_prediction_tokens": usage.guessed_right_tokens,
+                "rejected_prediction_tokens": usage.guessed_tokens - usage.guessed_right_tokens,
+                "forced_tokens": usage.forced_tokens,
+            });
+        }
         if self.dialect == Dialect::Mistral {
             body["prompt_audio_seconds"] = Value::Null;
         }

@@ -1,6 +1,7 @@
 //! A chat body to a request.
 
 use protocol::{Fault, Format, Input, Message, Request, RequestId};
+use serde_json::Value;
 
 use crate::call_ids::settle_call_ids;
 use crate::ext::Ext;
@@ -100,6 +101,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         format: read_format(&body, &mut notes)?,
         tool_choice: read_choice(&body, &tools, &mut notes)?,
         tools,
+        prediction: read_prediction(&body, &mut notes)?,
         limits: read_limits(&body, &delivery.ext)?,
     };
     Ok(Chat {
@@ -124,9 +126,6 @@ fn check_names(body: &Fields<'_>, notes: &mut Notes) -> Result<(), Fault> {
     if body.flag("parallel_tool_calls")? == Some(false) {
         notes.ignore("parallel_tool_calls".to_owned());
     }
-    if body.object("prediction")?.is_some() {
-        notes.ignore("prediction".to_owned());
-    }
     Ok(())
 }
 
@@ -147,6 +146,31 @@ fn read_format(body: &Fields<'_>, notes: &mut Notes) -> Result<Format, Fault> {
             Ok(Format::JsonSchema(schema.clone()))
         }
         _ => Err(invalid("must be text, json_object or json_schema", format.path_of("type"))),
+    }
+}
+
+/// `{"type": "content", "content": …}`; the content may come in chunks of text.
+fn read_prediction(body: &Fields<'_>, notes: &mut Notes) -> Result<Option<String>, Fault> {
+    let Some(prediction) = body.object("prediction")? else {
+        return Ok(None);
+    };
+    prediction.only(&["type", "content"], notes)?;
+    if !matches!(prediction.string("type")?, None | Some("content")) {
+        return Err(invalid("must be content", prediction.path_of("type")));
+    }
+    match prediction.value("content") {
+        None => Err(prediction.missing("content")),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => {
+            let mut text = String::new();
+            for (index, chunk) in
+                prediction.list("content", 64)?.unwrap_or_default().iter().enumerate()
+            {
+                let path = format!("prediction.content[{index}]");
+                text.push_str(Fields::of(chunk, path)?.required_string("text")?);
+            }
+            Ok(Some(text))
+        }
     }
 }
 

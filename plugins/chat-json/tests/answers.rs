@@ -35,7 +35,8 @@ fn call() -> Event {
 }
 
 fn finished(reason: FinishReason) -> Event {
-    let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3 };
+    let usage =
+        Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 3, ..Usage::default() };
     Event::Finished { reason, usage }
 }
 

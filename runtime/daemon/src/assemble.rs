@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Alias, Counters, EngineLimits, EngineService, Serving};
+use engine::{Alias, Counters, EngineLimits, EngineService, PrefixSharing, Serving};
 use firmware_config::{KvDtype, Loaded, Profile};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
 use protocol::{ModelCard, Service};
@@ -219,6 +219,13 @@ impl House {
             queue_requests_max: profile.engine.queue_requests_max,
             batch_tokens_max: profile.engine.batch_tokens_max,
             prompt_chunk_tokens: profile.engine.prompt_chunk_tokens,
+            slowdown_max: profile.engine.slowdown_max,
+            draft_tokens_max: profile.engine.draft_tokens_max,
+            prefix_sharing: match profile.engine.prefix_sharing {
+                firmware_config::PrefixSharing::All => PrefixSharing::All,
+                firmware_config::PrefixSharing::Client => PrefixSharing::Client,
+                firmware_config::PrefixSharing::Off => PrefixSharing::Off,
+            },
             reply_events_max: profile.engine.reply_events_max,
         };
         let (codec, card) = (serving.codec.clone(), serving.card.clone());

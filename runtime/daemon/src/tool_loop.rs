@@ -316,6 +316,9 @@ fn sum(a: Usage, b: Usage) -> Usage {
         prompt_tokens: a.prompt_tokens.saturating_add(b.prompt_tokens),
         cached_tokens: a.cached_tokens.saturating_add(b.cached_tokens),
         completion_tokens: a.completion_tokens.saturating_add(b.completion_tokens),
+        guessed_tokens: a.guessed_tokens.saturating_add(b.guessed_tokens),
+        guessed_right_tokens: a.guessed_right_tokens.saturating_add(b.guessed_right_tokens),
+        forced_tokens: a.forced_tokens.saturating_add(b.forced_tokens),
     }
 }
 
@@ -410,7 +413,7 @@ mod tests {
     fn finished(reason: FinishReason, prompt_tokens: u32, completion_tokens: u32) -> Event {
         Event::Finished {
             reason,
-            usage: Usage { prompt_tokens, cached_tokens: 0, completion_tokens },
+            usage: Usage { prompt_tokens, completion_tokens, ..Usage::default() },
         }
     }
 

@@ -69,7 +69,7 @@ impl<F: Forward> Engine<F> {
     ///
     /// Errors: [`ForwardError::DeviceLost`] alone; a rejected batch fails its sequences.
     pub(crate) fn step(&mut self, now: Instant) -> Result<Step, ForwardError> {
-        self.drain();
+        self.drain(now);
         if self.closing.is_some_and(|deadline| now >= deadline) {
             return Ok(self.cancel(now));
         }
@@ -78,11 +78,12 @@ impl<F: Forward> Engine<F> {
             return Ok(self.rest());
         }
         match self.forward() {
-            Ok(logits) => self.scheduler.advance(&self.plan, logits),
+            Ok(logits) => self.scheduler.advance(&self.plan, logits, &mut self.pages),
             Err(lost @ ForwardError::DeviceLost { .. }) => return Err(lost),
             Err(error) => self.scheduler.reject(&self.plan, &rejected(&error)),
         }
         self.scheduler.settle(&mut self.pages, now);
+        self.gauges.note_pages(self.pages.known_pages() as u64, self.pages.evicted_pages());
         Ok(Step::Ran)
     }
 
@@ -93,7 +94,7 @@ impl<F: Forward> Engine<F> {
             None => self.mailbox.recv().map_err(|_| flume::RecvTimeoutError::Disconnected),
         };
         match mail {
-            Ok(mail) => self.open(mail),
+            Ok(mail) => self.open(mail, Instant::now()),
             Err(flume::RecvTimeoutError::Timeout) => {}
             Err(flume::RecvTimeoutError::Disconnected) => self.closing = Some(Instant::now()),
         }
@@ -107,20 +108,20 @@ impl<F: Forward> Engine<F> {
 
     /// Fails everything, that in the mailbox included.
     pub(crate) fn abandon(&mut self, fault: &Fault, now: Instant) {
-        self.drain();
+        self.drain(now);
         self.restart(fault, now);
         self.scheduler.fail_waiting(fault, now);
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, now: Instant) {
         while let Ok(mail) = self.mailbox.try_recv() {
-            self.open(mail);
+            self.open(mail, now);
         }
     }
 
-    fn open(&mut self, mail: Mail) {
+    fn open(&mut self, mail: Mail, now: Instant) {
         match mail {
-            Mail::Submit(request) => self.scheduler.enqueue(request),
+            Mail::Submit(request) => self.scheduler.enqueue(request, &self.pages, now),
             Mail::Close(deadline) => {
                 self.closing = Some(self.closing.map_or(deadline, |set| set.min(deadline)));
             }
@@ -133,7 +134,9 @@ impl<F: Forward> Engine<F> {
         tracing::trace!(tokens, sequences, rows, "step");
         let began = Instant::now();
         let outcome = self.forward.forward(&self.plan.batch);
-        self.gauges.note_forward(began.elapsed());
+        let took = began.elapsed();
+        self.gauges.note_forward(took);
+        self.scheduler.note_pace(&self.plan, took);
         outcome
     }
 
@@ -170,6 +173,11 @@ fn rejected(error: &ForwardError) -> Fault {
 
 #[cfg(test)]
 impl<F> Engine<F> {
+    /// Tokens of prompts and of answers in the last step.
+    pub(crate) fn planned(&self) -> (u32, u32) {
+        (self.plan.prompt_tokens, self.plan.answer_tokens)
+    }
+
     /// Whether every page is free and promised to nobody.
     pub(crate) fn pages_are_free(&self) -> bool {
         self.pages.all_free()

@@ -3,9 +3,9 @@ use std::sync::Mutex;
 use protocol::{Event, FinishReason, Priority, Reply, Request, TokenId, Usage};
 
 use super::*;
-use crate::batch::{Row, RowLogits, Want};
+use crate::batch::{RowLogits, Want};
 use crate::fixture::{END, capacity, read, request, serving};
-use crate::intake::Intake;
+use crate::intake::{Intake, PrefixSharing};
 use crate::script::Scripted;
 
 /// An engine without a thread, driven step by step with a clock of its own.
@@ -22,6 +22,8 @@ const BOUNDS: Bounds = Bounds {
     sequences_max: 4,
     batch_tokens_max: 8,
     prompt_chunk_tokens: 4,
+    slowdown_max: None,
+    draft_tokens_max: 0,
     open_answer_tokens: 8,
     leaving_max: 16,
 };
@@ -40,7 +42,7 @@ impl Bench {
         Self {
             engine: Engine::new(Box::new(forward), bounds, mails, Arc::clone(&gauges)),
             mailbox,
-            intake: Intake::new(serving(), &capacity(), reply_events_max),
+            intake: Intake::new(serving(), &capacity(), reply_events_max, PrefixSharing::All),
             gauges,
             now: Instant::now(),
             batches,
@@ -146,7 +148,7 @@ fn a_prompt_is_continued_until_its_end_token() {
     );
     let (said, last) = read(&mut reply);
     assert_eq!(said, "hello");
-    let usage = Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 6 };
+    let usage = Usage { prompt_tokens: 5, completion_tokens: 6, ..Usage::default() };
     assert_eq!(last, Event::Finished { reason: FinishReason::Stop, usage });
     assert!(bench.engine.pages_are_free());
     let counters = bench.gauges.snapshot();
@@ -377,3 +379,6 @@ mod endings;
 
 #[path = "simulation_tests.rs"]
 mod simulation;
+
+#[path = "sharing_tests.rs"]
+mod sharing;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use protocol::Usage;
+
 /// A snapshot of what the engine did since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -29,6 +31,18 @@ pub struct Counters {
     pub sequences_parked: u64,
     /// Times that the engine began anew after a defect.
     pub restarts: u64,
+    /// Prompt tokens of ended requests that were not computed, because they were in memory.
+    pub cached_tokens: u64,
+    /// Answer tokens of ended requests that were guessed before they were computed.
+    pub guessed_tokens: u64,
+    /// Of these, tokens that were guessed right.
+    pub guessed_right_tokens: u64,
+    /// Answer tokens of ended requests that their shape left no choice about.
+    pub forced_tokens: u64,
+    /// Pages of beginnings that can be found now.
+    pub pages_known: u64,
+    /// Pages of beginnings that had to make room.
+    pub pages_evicted: u64,
 }
 
 /// How a request ended, as far as counting goes.
@@ -53,6 +67,12 @@ pub(crate) struct Gauges {
     forward_us: AtomicU64,
     sequences_parked: AtomicU64,
     restarts: AtomicU64,
+    cached_tokens: AtomicU64,
+    guessed_tokens: AtomicU64,
+    guessed_right_tokens: AtomicU64,
+    forced_tokens: AtomicU64,
+    pages_known: AtomicU64,
+    pages_evicted: AtomicU64,
     /// Requests that run or wait.
     in_flight: AtomicU32,
     /// Requests that run.
@@ -137,6 +157,20 @@ impl Gauges {
         self.sequences_parked.fetch_add(1, Relaxed);
     }
 
+    /// Counts what a request that ended did not have to wait for.
+    pub(crate) fn note_saved(&self, usage: &Usage) {
+        self.cached_tokens.fetch_add(usage.cached_tokens.into(), Relaxed);
+        self.guessed_tokens.fetch_add(usage.guessed_tokens.into(), Relaxed);
+        self.guessed_right_tokens.fetch_add(usage.guessed_right_tokens.into(), Relaxed);
+        self.forced_tokens.fetch_add(usage.forced_tokens.into(), Relaxed);
+    }
+
+    /// Sets how many beginnings are known, and how many had to go.
+    pub(crate) fn note_pages(&self, known: u64, evicted: u64) {
+        self.pages_known.store(known, Relaxed);
+        self.pages_evicted.store(evicted, Relaxed);
+    }
+
     pub(crate) fn note_restart(&self) {
         self.restarts.fetch_add(1, Relaxed);
     }
@@ -164,6 +198,12 @@ impl Gauges {
             forward_us: self.forward_us.load(Relaxed),
             sequences_parked: self.sequences_parked.load(Relaxed),
             restarts: self.restarts.load(Relaxed),
+            cached_tokens: self.cached_tokens.load(Relaxed),
+            guessed_tokens: self.guessed_tokens.load(Relaxed),
+            guessed_right_tokens: self.guessed_right_tokens.load(Relaxed),
+            forced_tokens: self.forced_tokens.load(Relaxed),
+            pages_known: self.pages_known.load(Relaxed),
+            pages_evicted: self.pages_evicted.load(Relaxed),
         }
     }
 }
@@ -176,6 +216,13 @@ impl Place {
         }
     }
 
+    /// Counts its request among those that wait.
+    pub(crate) fn pause(&mut self) {
+        if std::mem::replace(&mut self.runs, false) {
+            self.gauges.active.fetch_sub(1, Relaxed);
+        }
+    }
+
     pub(crate) fn gauges(&self) -> &Gauges {
         &self.gauges
     }
@@ -183,9 +230,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.runs {
-            self.gauges.active.fetch_sub(1, Relaxed);
-        }
+        self.pause();
         self.gauges.in_flight.fetch_sub(1, Relaxed);
     }
 }

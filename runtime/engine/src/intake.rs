@@ -10,8 +10,10 @@ use protocol::{
 use text::{Codec, TemplateVersion};
 
 use crate::batch::Capacity;
+use crate::draft::Drafter;
 use crate::gauges::Place;
 use crate::outbox::Outbox;
+use crate::prefixes::Scope;
 use crate::sampler::{Rules, Sampler};
 use crate::sequence::Submission;
 
@@ -34,6 +36,19 @@ pub struct Alias {
     pub version: Option<TemplateVersion>,
 }
 
+/// Who may reuse what was computed of whose prompts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PrefixSharing {
+    /// Nobody.
+    Off,
+    /// Each client its own; those without a name are one.
+    Client,
+    /// Everybody: equal beginnings are computed once. How soon an answer begins then tells a client
+    /// whether somebody sent the same beginning before.
+    #[default]
+    All,
+}
+
 /// Turns requests into submissions. Immutable.
 pub(crate) struct Intake {
     card: ModelCard,
@@ -42,6 +57,7 @@ pub(crate) struct Intake {
     aliases: Vec<(String, Voice)>,
     vocabulary: u32,
     reply_events_max: u32,
+    sharing: PrefixSharing,
 }
 
 /// A codec and what was found out about it.
@@ -60,7 +76,12 @@ struct Room {
 }
 
 impl Intake {
-    pub(crate) fn new(serving: Serving, capacity: &Capacity, reply_events_max: u32) -> Self {
+    pub(crate) fn new(
+        serving: Serving,
+        capacity: &Capacity,
+        reply_events_max: u32,
+        sharing: PrefixSharing,
+    ) -> Self {
         let Serving { mut card, codec, aliases } = serving;
         let context = context_tokens_max(capacity);
         card.context_tokens_max = match card.context_tokens_max {
@@ -85,6 +106,7 @@ impl Intake {
             aliases: voices,
             vocabulary: capacity.vocabulary,
             reply_events_max,
+            sharing,
         }
     }
 
@@ -115,12 +137,8 @@ impl Intake {
             let message = "the deadline had passed when the request came; allow more time";
             return Err(Fault::new(FaultCode::Deadline, message).at("deadline"));
         }
-        let prompt = voice.codec.encode(&request)?;
+        let mut prompt = voice.codec.encode(&request)?;
         self.check_prompt(&prompt.tokens, &request.input)?;
-        if prompt.constraint.is_some() {
-            let message = "answers of a given form are not supported by this build";
-            return Err(Fault::new(FaultCode::Unsupported, message).at("response_format"));
-        }
         let room = self.room(prompt.tokens.len(), &request)?;
         let rules = Rules {
             default_temperature: self.card.default_temperature,
@@ -136,12 +154,17 @@ impl Intake {
             model: Arc::clone(&self.model),
             codec: voice.codec.clone(),
             decoder: voice.codec.decoder(&prompt),
+            constraint: prompt.constraint.take(),
+            drafter: Drafter::new(std::mem::take(&mut prompt.predicted)),
             prompt: prompt.tokens,
             sampler,
             answer_tokens_max: room.answer_tokens_max,
             limit_reason: room.limit_reason,
             deadline: request.limits.deadline,
             priority: request.limits.priority,
+            scope: self.sharing.scope(request.client.as_deref()),
+            client: request.client.map(Arc::from),
+            queued_at: now,
             outbox: Outbox::new(sink, place),
         };
         Ok((Box::new(submission), reply))
@@ -207,6 +230,16 @@ impl Intake {
                 ),
                 "max_tokens",
             ),
+        }
+    }
+}
+
+impl PrefixSharing {
+    fn scope(self, client: Option<&str>) -> Option<Scope> {
+        match self {
+            Self::Off => None,
+            Self::Client => Some(Scope(client.unwrap_or_default().into())),
+            Self::All => Some(Scope("".into())),
         }
     }
 }

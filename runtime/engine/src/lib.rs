@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod draft;
 mod engine;
 mod gauges;
 mod intake;
 mod outbox;
+mod pace;
 mod pages;
+mod prefixes;
 mod sampler;
 mod scheduler;
 mod script;
@@ -20,7 +23,7 @@ mod worker;
 
 pub use batch::{Batch, Capacity, Forward, ForwardError, Logits, Row, RowLogits, Span, Want};
 pub use gauges::Counters;
-pub use intake::{Alias, Serving};
+pub use intake::{Alias, PrefixSharing, Serving};
 pub use script::Scripted;
 pub use worker::{EngineError, EngineLimits, EngineService};
 

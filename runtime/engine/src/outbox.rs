@@ -42,6 +42,11 @@ impl Outbox {
         self.place.iter_mut().for_each(Place::begin);
     }
 
+    /// Notes that the request waits again.
+    pub(crate) fn pause(&mut self) {
+        self.place.iter_mut().for_each(Place::pause);
+    }
+
     /// Queues an event behind those that wait.
     pub(crate) fn push(&mut self, event: Event) {
         self.waiting.push_back(event);

@@ -3,12 +3,18 @@
 //! A lease promises pages and takes them one by one as its sequence grows; what is promised is never
 //! promised twice. A sequence of stated length is promised all that it can need before it begins, so
 //! it can always end. One without a stated length gets its promise raised while there is room.
-//! Pages that are promised but not yet taken stay in the free list.
+//! Pages that are promised but not yet taken stay free, or with a beginning that nobody holds.
+//!
+//! A page whose tokens are all computed is published, and whoever has the same tokens before it takes
+//! it instead of computing it: pages are shared whole and never written again, so none is copied.
+
+use protocol::TokenId;
 
 use crate::Capacity;
+use crate::prefixes::{Link, Prefixes, Scope};
 
 /// One page of the cache, by its place in the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PageId(pub(crate) u32);
 
 /// The pages of one sequence. Goes back by [`Pages::release`].
@@ -17,17 +23,24 @@ pub(crate) struct PageId(pub(crate) u32);
 pub(crate) struct Lease {
     taken: Vec<PageId>,
     promised: u32,
+    /// The first pages, which others may find; those behind them are its own.
+    published: u32,
+    /// Whose beginnings it finds; `None` where it looks for none.
+    scope: Option<Scope>,
     page_tokens: u32,
 }
 
 /// All pages of the cache.
 #[derive(Debug)]
 pub(crate) struct Pages {
+    /// Leases that hold each page.
+    holders: Vec<u32>,
     free: Vec<PageId>,
-    /// Pages of all leases, those not yet taken included.
-    promised: u32,
-    pages_max: u32,
+    prefixes: Prefixes,
+    /// Pages that are promised and not taken.
+    untaken: u32,
     page_tokens: u32,
+    evicted: u64,
 }
 
 /// A lease was asked for more tokens than it was made for.
@@ -42,29 +55,52 @@ impl Pages {
     /// A book in which every page is free.
     pub(crate) fn new(capacity: &Capacity) -> Self {
         Self {
+            holders: vec![0; capacity.pages as usize],
             free: (0..capacity.pages).rev().map(PageId).collect(),
-            promised: 0,
-            pages_max: capacity.pages,
+            prefixes: Prefixes::default(),
+            untaken: 0,
             page_tokens: capacity.page_tokens.max(1),
+            evicted: 0,
         }
     }
 
-    /// Promises the pages of `tokens_max` tokens; `None` while others hold too many.
-    pub(crate) fn lease(&mut self, tokens_max: u32) -> Option<Lease> {
-        let mut lease = Lease { taken: Vec::new(), promised: 0, page_tokens: self.page_tokens };
-        self.raise(&mut lease, tokens_max).then_some(lease)
+    /// Promises the pages of `tokens_max` tokens to a sequence that begins with `tokens`; those of
+    /// its tokens that are known it has at once. `None` while others hold too many.
+    pub(crate) fn lease(
+        &mut self,
+        scope: Option<Scope>,
+        tokens: &[TokenId],
+        tokens_max: u32,
+    ) -> Option<Lease> {
+        let page_tokens = self.page_tokens;
+        let mut lease = Lease { taken: Vec::new(), promised: 0, published: 0, scope, page_tokens };
+        self.raise(&mut lease, tokens, tokens_max).then_some(lease)
     }
 
-    /// Raises a promise to `tokens_max` tokens; whether it now holds that many.
-    pub(crate) fn raise(&mut self, lease: &mut Lease, tokens_max: u32) -> bool {
-        let wanted = tokens_max.div_ceil(self.page_tokens);
-        let more = wanted.saturating_sub(lease.promised);
-        if more > self.pages_max - self.promised {
+    /// Raises a promise to `tokens_max` tokens, and takes what is known of `tokens`; whether there
+    /// was room. Without room nothing changes.
+    pub(crate) fn raise(&mut self, lease: &mut Lease, tokens: &[TokenId], tokens_max: u32) -> bool {
+        let more = tokens_max.div_ceil(self.page_tokens).saturating_sub(lease.promised);
+        // At best, all pages of the prompt are held by others already.
+        let shareable = tokens.len() as u32 / self.page_tokens;
+        if more.saturating_sub(shareable) > self.available() {
             return false;
         }
-        self.promised += more;
+        let found = self.known(lease, tokens);
+        let held = found.iter().filter(|page| self.holders[page.0 as usize] > 0).count() as u32;
+        if more.saturating_sub(held) > self.available() {
+            return false;
+        }
         lease.promised += more;
+        self.untaken += more;
+        self.adopt(lease, &found);
         true
+    }
+
+    /// Takes, out of what is promised already, the pages that others have computed meanwhile.
+    pub(crate) fn catch_up(&mut self, lease: &mut Lease, tokens: &[TokenId]) {
+        let found = self.known(lease, tokens);
+        self.adopt(lease, &found);
     }
 
     /// Takes pages until the lease holds `tokens` tokens.
@@ -74,20 +110,122 @@ impl Pages {
             return Err(BeyondLease { tokens, pages_max: lease.promised });
         }
         while lease.taken.len() < wanted as usize {
-            lease.taken.push(self.free.pop().expect("a promised page is in the free list"));
+            let page = self.free.pop().or_else(|| self.evict());
+            let page = page.expect("a promised page is free, or held by nobody");
+            self.holders[page.0 as usize] = 1;
+            self.untaken -= 1;
+            lease.taken.push(page);
         }
         Ok(())
     }
 
-    /// Takes everything back.
+    /// Lets others find the full pages among the first `computed` of its tokens. Where another did
+    /// so first, the lease takes that page and gives its own back.
+    pub(crate) fn publish(&mut self, lease: &mut Lease, tokens: &[TokenId], computed: u32) {
+        while lease.published < computed / self.page_tokens {
+            let Some(link) = lease.next_link(tokens) else {
+                return;
+            };
+            let own = lease.taken[lease.published as usize];
+            match self.prefixes.find(&link) {
+                None => self.prefixes.insert(link, own),
+                Some(other) => {
+                    self.hold(other);
+                    lease.taken[lease.published as usize] = other;
+                    self.leave(own);
+                }
+            }
+            lease.published += 1;
+        }
+    }
+
+    /// Takes everything back; what was published stays to be found until its memory is wanted.
     pub(crate) fn release(&mut self, mut lease: Lease) {
         self.strip(&mut lease);
     }
 
     /// Takes everything back and leaves a lease of nothing.
     pub(crate) fn strip(&mut self, lease: &mut Lease) {
-        self.promised -= std::mem::take(&mut lease.promised);
-        self.free.extend(lease.taken.drain(..).rev());
+        self.untaken -= std::mem::take(&mut lease.promised) - lease.taken.len() as u32;
+        lease.published = 0;
+        for page in lease.taken.drain(..).rev() {
+            self.leave(page);
+        }
+    }
+
+    /// Tokens of a prompt that are known, its last one apart.
+    pub(crate) fn known_tokens(&self, scope: Option<&Scope>, tokens: &[TokenId]) -> u32 {
+        let known = scope.map_or(0, |scope| self.follow(scope, None, tokens).len());
+        known as u32 * self.page_tokens
+    }
+
+    /// Pages of beginnings that can be found.
+    pub(crate) fn known_pages(&self) -> usize {
+        self.prefixes.len()
+    }
+
+    /// Pages of beginnings that had to make room, since the start.
+    pub(crate) fn evicted_pages(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Pages that can be promised.
+    fn available(&self) -> u32 {
+        (self.free.len() + self.prefixes.idle()) as u32 - self.untaken
+    }
+
+    /// The pages that are known behind those of a lease.
+    fn known(&self, lease: &Lease, tokens: &[TokenId]) -> Vec<PageId> {
+        // Behind a page of its own nothing can follow.
+        let ends_published = lease.taken.len() == lease.published as usize;
+        let rest = tokens.get(lease.taken.len() * self.page_tokens as usize..).unwrap_or_default();
+        match &lease.scope {
+            Some(scope) if ends_published => self.follow(scope, lease.taken.last().copied(), rest),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The known pages of `tokens` behind `parent`, but for the last token's: it has to be computed,
+    /// because its outcome is wanted.
+    fn follow(&self, scope: &Scope, parent: Option<PageId>, tokens: &[TokenId]) -> Vec<PageId> {
+        let (mut found, mut parent) = (Vec::new(), parent);
+        let full = &tokens[..tokens.len().saturating_sub(1)];
+        for page in full.chunks_exact(self.page_tokens as usize) {
+            let Some(next) = self.prefixes.find(&Link::new(scope, parent, page)) else {
+                break;
+            };
+            found.push(next);
+            parent = Some(next);
+        }
+        found
+    }
+
+    /// Takes known pages out of what is promised.
+    fn adopt(&mut self, lease: &mut Lease, found: &[PageId]) {
+        for page in found.iter().take((lease.promised as usize).saturating_sub(lease.taken.len())) {
+            self.hold(*page);
+            self.untaken -= 1;
+            lease.taken.push(*page);
+            lease.published += 1;
+        }
+    }
+
+    fn evict(&mut self) -> Option<PageId> {
+        self.evicted += 1;
+        self.prefixes.evict()
+    }
+
+    fn hold(&mut self, page: PageId) {
+        self.holders[page.0 as usize] += 1;
+        self.prefixes.hold(page);
+    }
+
+    fn leave(&mut self, page: PageId) {
+        let holders = &mut self.holders[page.0 as usize];
+        *holders -= 1;
+        if *holders == 0 && !self.prefixes.leave(page) {
+            self.free.push(page);
+        }
     }
 }
 
@@ -102,6 +240,11 @@ impl Lease {
         tokens.div_ceil(self.page_tokens) <= self.promised
     }
 
+    /// Tokens of the pages that others find, too: they are computed.
+    pub(crate) fn published_tokens(&self) -> u32 {
+        self.published * self.page_tokens
+    }
+
     /// The pages of the first `tokens` tokens, in order.
     pub(crate) fn pages(&self, tokens: u32) -> &[PageId] {
         &self.taken[..tokens.div_ceil(self.page_tokens) as usize]
@@ -112,152 +255,27 @@ impl Lease {
         let page = self.taken[(position / self.page_tokens) as usize];
         page.0 * self.page_tokens + position % self.page_tokens
     }
+
+    /// The place of the first page that is not published; `None` where `tokens` do not fill it, or
+    /// nobody looks for it.
+    pub(crate) fn next_link(&self, tokens: &[TokenId]) -> Option<Link> {
+        let from = self.published as usize * self.page_tokens as usize;
+        let page = tokens.get(from..from + self.page_tokens as usize)?;
+        let parent = self.published.checked_sub(1).map(|last| self.taken[last as usize]);
+        Some(Link::new(self.scope.as_ref()?, parent, page))
+    }
 }
 
 #[cfg(test)]
 impl Pages {
-    /// Pages that nobody was promised.
-    pub(crate) fn unpromised(&self) -> u32 {
-        self.pages_max - self.promised
-    }
-
-    /// Whether the book is as on its first day.
+    /// Whether nobody holds a page and none is promised.
     pub(crate) fn all_free(&self) -> bool {
-        self.promised == 0 && self.free.len() == self.pages_max as usize
+        self.untaken == 0
+            && self.holders.iter().all(|holders| *holders == 0)
+            && self.free.len() + self.prefixes.idle() == self.holders.len()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn pages(pages: u32, page_tokens: u32) -> Pages {
-        Pages::new(&Capacity {
-            vocabulary: 8,
-            pages,
-            page_tokens,
-            context_tokens_max: pages * page_tokens,
-            batch_tokens_max: 8,
-        })
-    }
-
-    #[test]
-    fn a_promise_is_kept_after_others_took_theirs() {
-        let mut book = pages(4, 16);
-        let mut first = book.lease(32).unwrap();
-        let mut second = book.lease(32).unwrap();
-        assert!(book.lease(1).is_none(), "four pages are promised");
-        book.extend(&mut second, 32).unwrap();
-        book.extend(&mut first, 32).unwrap();
-        assert_eq!(first.pages(32).len(), 2);
-        book.release(first);
-        assert_eq!(book.unpromised(), 2);
-        book.release(second);
-        assert!(book.all_free());
-    }
-
-    #[test]
-    fn a_lease_gives_no_page_beyond_its_promise() {
-        let mut book = pages(4, 16);
-        let mut lease = book.lease(17).unwrap();
-        book.extend(&mut lease, 32).unwrap();
-        let refused = book.extend(&mut lease, 33);
-        assert_eq!(refused, Err(BeyondLease { tokens: 33, pages_max: 2 }));
-        book.release(lease);
-    }
-
-    #[test]
-    fn a_promise_is_raised_while_there_is_room() {
-        let mut book = pages(4, 16);
-        let mut growing = book.lease(16).unwrap();
-        let other = book.lease(32).unwrap();
-        assert!(book.raise(&mut growing, 32));
-        assert!(!book.raise(&mut growing, 33), "the other holds the rest");
-        book.release(other);
-        assert!(book.raise(&mut growing, 64));
-        book.extend(&mut growing, 64).unwrap();
-        book.strip(&mut growing);
-        assert!(growing.is_empty() && book.all_free());
-    }
-
-    #[test]
-    fn slots_follow_the_page_table() {
-        let mut book = pages(4, 4);
-        let mut other = book.lease(4).unwrap();
-        book.extend(&mut other, 1).unwrap();
-        let mut lease = book.lease(8).unwrap();
-        book.extend(&mut lease, 6).unwrap();
-        let slots: Vec<u32> = (0..6).map(|position| lease.slot(position)).collect();
-        assert_eq!(slots, [4, 5, 6, 7, 8, 9]);
-        book.release(other);
-        book.release(lease);
-    }
-
-    #[derive(Debug, Clone)]
-    enum Deed {
-        Lease(u32),
-        Extend(usize, u32),
-        Strip(usize),
-        Release(usize),
-    }
-
-    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-        let deed = prop_oneof![
-            (0u32..80).prop_map(Deed::Lease),
-            (any::<usize>(), 0u32..80).prop_map(|(which, tokens)| Deed::Extend(which, tokens)),
-            any::<usize>().prop_map(Deed::Strip),
-            any::<usize>().prop_map(Deed::Release),
-        ];
-        prop::collection::vec(deed, 0..60)
-    }
-
-    proptest! {
-        #[test]
-        fn no_page_is_lost_or_held_twice(deeds in deeds(), count in 1u32..12, tokens in 1u32..9) {
-            let mut book = pages(count, tokens);
-            let mut leases: Vec<(Lease, u32)> = Vec::new();
-            for deed in deeds {
-                match deed {
-                    Deed::Lease(tokens_max) => {
-                        leases.extend(book.lease(tokens_max).map(|lease| (lease, tokens_max)));
-                    }
-                    Deed::Extend(which, tokens) if !leases.is_empty() => {
-                        let at = which % leases.len();
-                        let (lease, tokens_max) = &mut leases[at];
-                        if book.raise(lease, tokens) {
-                            *tokens_max = tokens.max(*tokens_max);
-                        }
-                        let extended = book.extend(lease, tokens.min(*tokens_max));
-                        prop_assert!(extended.is_ok(), "a promise holds whatever the others do");
-                    }
-                    Deed::Strip(which) if !leases.is_empty() => {
-                        let at = which % leases.len();
-                        let (lease, tokens_max) = &mut leases[at];
-                        book.strip(lease);
-                        *tokens_max = 0;
-                        prop_assert!(lease.is_empty());
-                    }
-                    Deed::Release(which) if !leases.is_empty() => {
-                        let at = which % leases.len();
-                        book.release(leases.swap_remove(at).0);
-                    }
-                    Deed::Extend(..) | Deed::Strip(_) | Deed::Release(_) => {}
-                }
-                let held: Vec<PageId> =
-                    leases.iter().flat_map(|(lease, _)| lease.taken.iter().copied()).collect();
-                let distinct: BTreeSet<PageId> =
-                    held.iter().chain(&book.free).copied().collect();
-                prop_assert_eq!(distinct.len(), held.len() + book.free.len());
-                prop_assert_eq!(distinct.len(), count as usize);
-            }
-            for (lease, _) in leases {
-                book.release(lease);
-            }
-            prop_assert!(book.all_free());
-        }
-    }
-}
+#[path = "pages_tests.rs"]
+mod tests;

@@ -11,6 +11,7 @@ use protocol::{Fault, FaultCode, Sampling, TokenId};
 use rand::rngs::SysRng;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng, SeedableRng, TryRng};
+use text::TokenMask;
 
 use crate::batch::{RowLogits, Want};
 
@@ -91,7 +92,7 @@ pub(crate) enum SampleError {
     NotFinite { token: usize },
     #[error("the network gave logits for {found} tokens, {wanted} are needed")]
     Width { found: usize, wanted: u32 },
-    #[error("no token is left to draw from: all are banned")]
+    #[error("no token is left to draw from: all are banned, or do not fit the answer's shape")]
     NothingLeft,
 }
 
@@ -134,10 +135,11 @@ impl Sampler {
         }
     }
 
-    /// Draws from a row; `scratch` is overwritten.
+    /// Draws from a row, out of `mask` where there is one; `scratch` is overwritten.
     pub(crate) fn next(
         &mut self,
         row: RowLogits,
+        mask: Option<&TokenMask>,
         scratch: &mut Vec<Candidate>,
     ) -> Result<Choice, SampleError> {
         let mut logits = match row {
@@ -152,6 +154,9 @@ impl Sampler {
         for adjustment in &self.adjustments {
             adjustment.apply(logits, &self.rules, self.answer_tokens);
         }
+        if let Some(mask) = mask {
+            keep(logits, mask);
+        }
         let token = match &mut self.draw {
             Draw::Likeliest => likeliest(logits),
             Draw::Weighted { temperature, cuts, rng } => {
@@ -160,16 +165,24 @@ impl Sampler {
                 weighted(scratch, unit(rng))
             }
         };
-        token.map(|token| self.drawn(token)).ok_or(SampleError::NothingLeft)
+        // A shape that is complete ends the answer, however short.
+        let end = || mask.and_then(|mask| self.rules.ends.iter().find(|end| mask.allows(**end)));
+        let token = token.or_else(|| end().copied()).ok_or(SampleError::NothingLeft)?;
+        Ok(self.drawn(token))
     }
 
     fn drawn(&mut self, token: TokenId) -> Choice {
         self.unsettled = false;
+        self.note(token);
+        Choice::Token(token)
+    }
+
+    /// Counts a token of the answer.
+    pub(crate) fn note(&mut self, token: TokenId) {
         self.answer_tokens = self.answer_tokens.saturating_add(1);
         if let Some(Adjustment::Penalties(penalties)) = self.adjustments.first_mut() {
             penalties.note(token);
         }
-        Choice::Token(token)
     }
 
     fn allows(&self, token: TokenId) -> bool {
@@ -326,6 +339,15 @@ fn drawable(logits: &mut [f32], drawable_tokens: u32) -> Result<&mut [f32], Samp
     logits
         .get_mut(..drawable_tokens as usize)
         .ok_or(SampleError::Width { found, wanted: drawable_tokens })
+}
+
+/// Takes away all tokens that a mask does not allow.
+fn keep(logits: &mut [f32], mask: &TokenMask) {
+    for (word, logits) in mask.words().iter().zip(logits.chunks_mut(64)) {
+        for (bit, logit) in logits.iter_mut().enumerate() {
+            *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
+        }
+    }
 }
 
 /// Fills `scratch` with the tokens that have a chance, in the order of their ids.

@@ -25,7 +25,7 @@ fn sampler(sampling: &Sampling, rules: Rules) -> Sampler {
 }
 
 fn next(sampler: &mut Sampler, logits: &[f32]) -> Result<Choice, SampleError> {
-    sampler.next(RowLogits::All(logits.to_vec()), &mut Vec::new())
+    sampler.next(RowLogits::All(logits.to_vec()), None, &mut Vec::new())
 }
 
 fn token(id: u32) -> Result<Choice, SampleError> {
@@ -42,14 +42,14 @@ fn the_lowest_id_wins_a_tie() {
 fn plain_greedy_asks_for_the_likeliest_token_alone() {
     let mut sampler = sampler(&greedy(), rules());
     assert_eq!(sampler.want(), Want::Argmax);
-    assert_eq!(sampler.next(RowLogits::Argmax(TokenId(3)), &mut Vec::new()), token(3));
+    assert_eq!(sampler.next(RowLogits::Argmax(TokenId(3)), None, &mut Vec::new()), token(3));
 }
 
 #[test]
 fn a_banned_likeliest_token_is_settled_with_all_logits() {
     let mut sampler = sampler(&greedy(), Rules { banned: vec![TokenId(3)], ..rules() });
     let row = RowLogits::Argmax(TokenId(3));
-    assert_eq!(sampler.next(row, &mut Vec::new()), Ok(Choice::Unsettled));
+    assert_eq!(sampler.next(row, None, &mut Vec::new()), Ok(Choice::Unsettled));
     assert_eq!(sampler.want(), Want::Logits);
     assert_eq!(next(&mut sampler, &[0.0, 1.0, 2.0, 9.0]), token(2));
     assert_eq!(sampler.want(), Want::Argmax);
@@ -69,7 +69,7 @@ fn ends_wait_for_the_least_number_of_tokens() {
     let mut sampler = sampler(&greedy(), Rules { answer_tokens_min: 2, ..rules() });
     let logits = [9.0, 1.0, 0.0, 0.0];
     assert_eq!(next(&mut sampler, &logits), token(1));
-    let early = sampler.next(RowLogits::Argmax(TokenId(0)), &mut Vec::new());
+    let early = sampler.next(RowLogits::Argmax(TokenId(0)), None, &mut Vec::new());
     assert_eq!(early, Ok(Choice::Unsettled));
     assert_eq!(next(&mut sampler, &logits), token(1));
     assert_eq!(next(&mut sampler, &logits), token(0));
@@ -80,7 +80,7 @@ fn tokens_without_text_are_never_drawn() {
     let mut sampler = sampler(&greedy(), rules());
     assert_eq!(next(&mut sampler, &[0.0, 1.0, 0.0, 0.0, 99.0]), token(1));
     let row = RowLogits::Argmax(TokenId(4));
-    assert_eq!(sampler.next(row, &mut Vec::new()), Ok(Choice::Unsettled));
+    assert_eq!(sampler.next(row, None, &mut Vec::new()), Ok(Choice::Unsettled));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Answers that are being written come first, one token each; what is left of the step's tokens
 //! goes to prompts, in the order of their admission and in chunks, so that a long prompt never
-//! keeps a reader of another answer waiting for more than one chunk. Admission is first come first
+//! keeps a reader of another answer waiting for more than one chunk.
+//!
 //! served within a priority; a request that does not find its pages holds back those behind it,
 //! because otherwise small requests would starve a large one.
 //!
@@ -11,18 +12,23 @@
 //! one is parked: it gives up its pages and is computed anew later. Of those that can run, none is
 //! parked for a younger one, so the oldest always reaches its end.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use protocol::{Event, Fault, FaultCode, Priority, Usage};
+use protocol::{Event, Fault, FaultCode, Usage};
 
-use crate::batch::{Batch, Logits, Row, Span};
+use crate::batch::{Batch, Logits, Row, RowLogits, Span};
 use crate::gauges::Gauges;
 use crate::outbox::{Delivery, Outbox};
+use crate::pace::Pace;
 use crate::pages::Pages;
 use crate::sampler::Candidate;
 use crate::sequence::{Ending, Remains, Sequence, Submission};
+
+mod admission;
+
+pub(crate) use admission::Class;
 
 /// What the scheduler never exceeds.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +36,10 @@ pub(crate) struct Bounds {
     pub(crate) sequences_max: u32,
     pub(crate) batch_tokens_max: u32,
     pub(crate) prompt_chunk_tokens: u32,
+    /// How many times as long as a step of answers alone one with prompts may take; `None` for any.
+    pub(crate) slowdown_max: Option<f64>,
+    /// Tokens that are guessed behind an answer's last one, at most; 0 for none.
+    pub(crate) draft_tokens_max: u32,
     /// Answer tokens whose pages an answer of no stated length needs to begin.
     pub(crate) open_answer_tokens: u32,
     /// Ended requests whose reader has not yet taken the last event.
@@ -39,15 +49,18 @@ pub(crate) struct Bounds {
 /// Everything in flight.
 pub(crate) struct Scheduler {
     bounds: Bounds,
-    /// One queue for each priority, the most urgent first.
-    waiting: [VecDeque<Box<Submission>>; 3],
+    /// In the order of arrival.
+    waiting: Vec<Box<Submission>>,
     /// In the order of admission.
     active: Vec<Sequence>,
+    /// Begun, and made to wait for something more urgent.
+    set_aside: Vec<Sequence>,
     /// Ended requests that have only to be read.
     leaving: VecDeque<Outbox>,
     /// Some active sequence waits for pages, so nothing is admitted.
     is_short_of_pages: bool,
     scratch: Vec<Candidate>,
+    pace: Pace,
     gauges: Arc<Gauges>,
 }
 
@@ -56,14 +69,20 @@ pub(crate) struct Scheduler {
 pub(crate) struct Plan {
     pub(crate) batch: Batch,
     shares: Vec<Share>,
+    /// Tokens of prompts.
+    pub(crate) prompt_tokens: u32,
+    /// Tokens of answers.
+    pub(crate) answer_tokens: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Share {
     /// Index into the active sequences.
     sequence: usize,
+    /// Tokens that it has for certain.
     tokens: u32,
-    has_row: bool,
+    /// Outcomes that it wants.
+    rows: usize,
 }
 
 /// Why no step was planned.
@@ -79,40 +98,36 @@ impl Scheduler {
     pub(crate) fn new(bounds: Bounds, gauges: Arc<Gauges>) -> Self {
         Self {
             bounds,
-            waiting: Default::default(),
+            waiting: Vec::new(),
             active: Vec::new(),
+            set_aside: Vec::new(),
             leaving: VecDeque::new(),
             is_short_of_pages: false,
             scratch: Vec::new(),
+            pace: Pace::default(),
             gauges,
         }
     }
 
-    /// Queues a request. The bound on requests in flight is kept by their places.
-    pub(crate) fn enqueue(&mut self, request: Box<Submission>) {
-        let class = match request.priority {
-            Priority::Interactive => 0,
-            Priority::Normal => 1,
-            Priority::Batch => 2,
-        };
-        self.waiting[class].push_back(request);
+    /// Queues a request, or refuses it when its answer cannot begin before its deadline. The bound on
+    /// requests in flight is kept by their places.
+    pub(crate) fn enqueue(&mut self, request: Box<Submission>, pages: &Pages, now: Instant) {
+        match self.refusal(&request, pages, now) {
+            Some(fault) => self.dismiss(request, Ending::Failed(fault), now),
+            None => self.waiting.push(request),
+        }
     }
 
     /// Ends what was cancelled, abandoned or is late, delivers what readers now take, and admits.
     pub(crate) fn sweep(&mut self, pages: &mut Pages, now: Instant) {
         self.leaving.retain_mut(|outbox| outbox.deliver(now) == Delivery::Stuck);
-        for class in 0..self.waiting.len() {
-            for _ in 0..self.waiting[class].len() {
-                let Some(mut request) = self.waiting[class].pop_front() else {
-                    break;
-                };
-                match request.ending(now) {
-                    Some(ending) => self.dismiss(request, ending, now),
-                    None => self.waiting[class].push_back(request),
-                }
+        for mut request in std::mem::take(&mut self.waiting) {
+            match request.ending(now) {
+                Some(ending) => self.dismiss(request, ending, now),
+                None => self.waiting.push(request),
             }
         }
-        for sequence in &mut self.active {
+        for sequence in self.active.iter_mut().chain(&mut self.set_aside) {
             sequence.look_outside(now);
         }
         self.settle(pages, now);
@@ -124,19 +139,91 @@ impl Scheduler {
         self.share_pages(pages);
         plan.clear();
         let mut left = self.bounds.batch_tokens_max;
-        for prompts in [false, true] {
-            if prompts && !plan.shares.is_empty() {
-                left = left.min(self.bounds.prompt_chunk_tokens);
-            }
-            for (index, sequence) in self.active.iter_mut().enumerate() {
-                let pending = sequence.pending_tokens();
-                let takes_part = sequence.is_ready() && sequence.has_pages();
-                if takes_part && (pending > 1) == prompts && left > 0 {
-                    left -= plan.add(index, sequence, pending.min(left), pages);
-                }
-            }
+        left -= self.plan_answers(pages, plan);
+        if plan.answer_tokens > 0 {
+            left = left.min(self.chunk_tokens(plan.answer_tokens));
+        }
+        for (index, tokens) in self.portions(pages, plan, left) {
+            plan.prompt_tokens += plan.add(index, &mut self.active[index], tokens, pages);
         }
         !plan.shares.is_empty()
+    }
+
+    /// Adds the next tokens of all answers, and guesses behind them where these pay; gives how many.
+    fn plan_answers(&mut self, pages: &mut Pages, plan: &mut Plan) -> u32 {
+        let mut left = self.bounds.batch_tokens_max;
+        let mut writers = Vec::new();
+        for (index, sequence) in self.active.iter().enumerate() {
+            let pending = sequence.pending_tokens();
+            if sequence.can_step() && sequence.is_writing() && pending <= left {
+                left -= pending;
+                writers.push((index, pending));
+            }
+        }
+        let mut together = self.bounds.batch_tokens_max - left;
+        for (index, pending) in writers {
+            let sequence = &mut self.active[index];
+            let pace = &self.pace;
+            let most = self.bounds.draft_tokens_max.min(left);
+            sequence.guess(most, |count, right| pace.gain(together, count as u32, right));
+            let guesses = sequence.draft().len() as u32;
+            left -= guesses;
+            together += guesses;
+            plan.add(index, sequence, pending, pages);
+        }
+        plan.answer_tokens = together;
+        together
+    }
+
+    /// Prompt tokens of a step that also writes answers.
+    fn chunk_tokens(&self, answer_tokens: u32) -> u32 {
+        let most = self.bounds.prompt_chunk_tokens;
+        let bound = self.bounds.slowdown_max;
+        let bound = bound.and_then(|slowdown| self.pace.chunk_tokens(answer_tokens, slowdown));
+        bound.map_or(most, |tokens| tokens.min(most))
+    }
+
+    /// Shares `left` tokens among the prompts. Half is the oldest one's, so that it ends; the rest
+    /// goes to the shortest first, so that a question does not wait for a book.
+    fn portions(&mut self, pages: &mut Pages, plan: &Plan, mut left: u32) -> Vec<(usize, u32)> {
+        let mut readers = self.readers(pages, plan);
+        readers.sort_by_key(|reader| self.active[*reader].class());
+        let Some((&oldest, others)) = readers.split_first() else {
+            return Vec::new();
+        };
+        let pending = |index: usize| self.active[index].pending_tokens();
+        let mut others = others.to_vec();
+        others.sort_by_key(|other| (self.active[*other].class(), pending(*other)));
+        let half = if others.is_empty() { left } else { left.div_ceil(2) };
+        let mut portions = vec![(oldest, half.min(pending(oldest)))];
+        left -= portions[0].1;
+        for other in others {
+            let tokens = left.min(pending(other));
+            portions.push((other, tokens));
+            left -= tokens;
+        }
+        portions[0].1 += left.min(pending(oldest) - portions[0].1);
+        portions.retain(|(_, tokens)| *tokens > 0);
+        portions
+    }
+
+    /// Who has a prompt to read, or an answer to read again. Where several read the same page the first one computes it, and the
+    /// others take it over in the next step.
+    fn readers(&mut self, pages: &mut Pages, plan: &Plan) -> Vec<usize> {
+        let mut readers = Vec::new();
+        let mut claimed = HashSet::new();
+        for (index, sequence) in self.active.iter_mut().enumerate() {
+            let is_planned = plan.shares.iter().any(|share| share.sequence == index);
+            if is_planned || !sequence.can_step() {
+                continue;
+            }
+            sequence.catch_up(pages);
+            let is_claimed = sequence.next_link().is_some_and(|link| !claimed.insert(link));
+            if !is_claimed {
+                readers.push(index);
+            }
+        }
+        readers
     }
 
     /// Makes sure of the pages of all that can run, the oldest first. Ends, because the sequences
@@ -165,7 +252,7 @@ impl Scheduler {
     }
 
     /// Gives each sequence of the plan its outcome.
-    pub(crate) fn advance(&mut self, plan: &Plan, logits: Logits) {
+    pub(crate) fn advance(&mut self, plan: &Plan, logits: Logits, pages: &mut Pages) {
         if logits.rows.len() != plan.batch.rows.len() {
             let (found, wanted) = (logits.rows.len(), plan.batch.rows.len());
             let message = format!("the network gave {found} rows, {wanted} were asked for");
@@ -174,10 +261,16 @@ impl Scheduler {
         let mut rows = logits.rows.into_iter();
         for share in &plan.shares {
             let sequence = &mut self.active[share.sequence];
-            let row = if share.has_row { rows.next() } else { None };
-            let progress = sequence.advance(share.tokens, row, &mut self.scratch);
+            let own: Vec<RowLogits> = rows.by_ref().take(share.rows).collect();
+            let progress = sequence.advance(share.tokens, own, &mut self.scratch);
+            sequence.publish(pages);
             self.gauges.note_tokens(progress.prompt_tokens, progress.answer_tokens);
         }
+    }
+
+    /// Notes how long the network took for a plan.
+    pub(crate) fn note_pace(&mut self, plan: &Plan, took: Duration) {
+        self.pace.note(plan.prompt_tokens, plan.answer_tokens, took);
     }
 
     /// Fails the sequences of a plan that could not be computed.
@@ -189,42 +282,39 @@ impl Scheduler {
 
     /// Delivers what was said and takes back the pages of what ended.
     pub(crate) fn settle(&mut self, pages: &mut Pages, now: Instant) {
-        let mut index = 0;
-        while index < self.active.len() {
-            if self.active[index].has_ended() {
-                let sequence = self.active.remove(index);
+        for set_aside in [false, true] {
+            let sequences = if set_aside { &mut self.set_aside } else { &mut self.active };
+            let open = sequences.iter_mut().filter(|sequence| !sequence.has_ended());
+            open.for_each(|sequence| sequence.deliver(now));
+            for sequence in sequences.extract_if(.., |sequence| sequence.has_ended()) {
                 self.gauges.note_run(now.duration_since(sequence.ran_since()));
+                self.gauges.note_saved(&sequence.usage());
                 let Remains { lease, outbox } = sequence.close(now);
                 pages.release(lease);
-                self.see_off(outbox, now);
-            } else {
-                self.active[index].deliver(now);
-                index += 1;
+                see_off(&mut self.leaving, self.bounds.leaving_max, outbox, now);
             }
         }
     }
 
-    /// Ends all that runs, without touching pages: they are begun anew.
+    /// Ends all that was begun, without touching pages: they are begun anew.
     pub(crate) fn fail_active(&mut self, fault: &Fault, now: Instant) {
-        for mut sequence in std::mem::take(&mut self.active) {
+        for mut sequence in self.active.drain(..).chain(self.set_aside.drain(..)) {
             sequence.end(Ending::Failed(fault.clone()));
             let Remains { lease: _, outbox } = sequence.close(now);
-            self.see_off(outbox, now);
+            see_off(&mut self.leaving, self.bounds.leaving_max, outbox, now);
         }
     }
 
     /// Ends all that waits.
     pub(crate) fn fail_waiting(&mut self, fault: &Fault, now: Instant) {
-        for class in 0..self.waiting.len() {
-            for request in std::mem::take(&mut self.waiting[class]) {
-                self.dismiss(request, Ending::Failed(fault.clone()), now);
-            }
+        for request in std::mem::take(&mut self.waiting) {
+            self.dismiss(request, Ending::Failed(fault.clone()), now);
         }
     }
 
     /// Cancels all that runs.
     pub(crate) fn cancel_active(&mut self, pages: &mut Pages, now: Instant) {
-        for sequence in &mut self.active {
+        for sequence in self.active.iter_mut().chain(&mut self.set_aside) {
             sequence.end(Ending::Finished(protocol::FinishReason::Cancelled));
         }
         self.settle(pages, now);
@@ -232,30 +322,11 @@ impl Scheduler {
 
     /// Why nothing runs.
     pub(crate) fn rest(&self) -> Rest {
-        let waiting = self.waiting.iter().any(|class| !class.is_empty());
+        let waiting = !self.waiting.is_empty() || !self.set_aside.is_empty();
         if waiting || !self.active.is_empty() || !self.leaving.is_empty() {
             Rest::Stuck
         } else {
             Rest::Idle
-        }
-    }
-
-    fn admit(&mut self, pages: &mut Pages, now: Instant) {
-        let open_answer_tokens = self.bounds.open_answer_tokens;
-        while !self.is_short_of_pages && self.active.len() < self.bounds.sequences_max as usize {
-            let Some(class) = self.waiting.iter_mut().find(|class| !class.is_empty()) else {
-                break;
-            };
-            let Some(request) = class.front() else { break };
-            let Some(lease) = pages.lease(request.lease_tokens(open_answer_tokens)) else {
-                break;
-            };
-            let Some(request) = class.pop_front() else {
-                break;
-            };
-            let mut sequence = Sequence::begin(*request, lease, now);
-            sequence.deliver(now);
-            self.active.push(sequence);
         }
     }
 
@@ -265,24 +336,25 @@ impl Scheduler {
         let mut outbox = request.outbox;
         let last: Option<Event> = ending.into_event(Usage::default());
         outbox.close(last);
-        self.see_off(outbox, now);
+        see_off(&mut self.leaving, self.bounds.leaving_max, outbox, now);
     }
+}
 
-    /// Keeps an ended request until its reader has everything, within the bound.
-    fn see_off(&mut self, mut outbox: Outbox, now: Instant) {
-        if outbox.deliver(now) != Delivery::Stuck {
-            return;
-        }
-        if self.leaving.len() >= self.bounds.leaving_max {
-            self.leaving.pop_front();
-        }
-        self.leaving.push_back(outbox);
+/// Keeps an ended request until its reader has everything, within the bound.
+fn see_off(leaving: &mut VecDeque<Outbox>, leaving_max: usize, mut outbox: Outbox, now: Instant) {
+    if outbox.deliver(now) != Delivery::Stuck {
+        return;
     }
+    if leaving.len() >= leaving_max {
+        leaving.pop_front();
+    }
+    leaving.push_back(outbox);
 }
 
 impl Plan {
     fn clear(&mut self) {
         self.shares.clear();
+        (self.prompt_tokens, self.answer_tokens) = (0, 0);
         let Batch { tokens, positions, slots, spans, pages, rows } = &mut self.batch;
         tokens.clear();
         positions.clear();
@@ -292,10 +364,12 @@ impl Plan {
         rows.clear();
     }
 
-    /// Adds a sequence's next `tokens` tokens; gives how many were added.
+    /// Adds a sequence's next `tokens` tokens, and its guesses behind the last; gives how many of its
+    /// own were added.
     fn add(&mut self, index: usize, sequence: &mut Sequence, tokens: u32, book: &mut Pages) -> u32 {
         let from = sequence.computed_tokens();
-        let context_tokens = from + tokens;
+        let guesses = sequence.draft().len() as u32;
+        let context_tokens = from + tokens + guesses;
         if let Err(error) = book.extend(sequence.lease_mut(), context_tokens) {
             sequence.end(Ending::Failed(Fault::new(FaultCode::Internal, error.to_string())));
             return 0;
@@ -305,18 +379,20 @@ impl Plan {
         let lease = sequence.lease();
         spans.push(Span {
             query_start: all.len() as u32,
-            query_tokens: tokens,
+            query_tokens: tokens + guesses,
             context_tokens,
             first_page: pages.len() as u32,
         });
         all.extend_from_slice(sequence.pending(tokens));
+        let first_row = all.len() as u32 - 1;
+        all.extend_from_slice(sequence.draft());
         positions.extend(from..context_tokens);
         slots.extend((from..context_tokens).map(|position| lease.slot(position)));
         pages.extend(lease.pages(context_tokens).iter().map(|page| page.0));
-        if has_row {
-            rows.push(Row { token: all.len() as u32 - 1, want: sequence.want() });
-        }
-        self.shares.push(Share { sequence: index, tokens, has_row });
+        let wanted = if has_row { guesses + 1 } else { 0 };
+        let want = sequence.want();
+        rows.extend((first_row..first_row + wanted).map(|token| Row { token, want }));
+        self.shares.push(Share { sequence: index, tokens, rows: wanted as usize });
         tokens
     }
 }

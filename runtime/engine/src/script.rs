@@ -1,6 +1,6 @@
 //! A network without weights, for tests of whatever stands above one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use protocol::TokenId;
 
@@ -24,16 +24,23 @@ type Hook = Box<dyn FnMut(&Batch) -> Result<(), ForwardError> + Send>;
 /// tokens.
 ///
 /// [`Self::echo`] and [`Self::saying`] take what was there when a sequence's first row was wanted
-/// for its prompt. Where an engine short of pages computes a sequence anew, that is prompt and
-/// answer so far: give them pages for all, or use [`Self::new`].
+/// for its prompt. Where an engine short of pages computes a sequence anew, or a prompt continues
+/// another sequence's answer by a single token, that is not its prompt: give them pages for all and
+/// other prompts, or use [`Self::new`].
 pub struct Scripted {
     capacity: Capacity,
-    /// Token and position of every slot.
-    cache: Vec<Option<(TokenId, u32)>>,
-    /// Prompt tokens of the sequence that begins in this page.
-    prompts: HashMap<u32, u32>,
+    cache: Vec<Option<Entry>>,
     script: Script,
     hook: Option<Hook>,
+}
+
+/// What a slot holds.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    token: TokenId,
+    position: u32,
+    /// Tokens of the prompt, where the outcome of this token was wanted.
+    prompt_tokens: Option<u32>,
 }
 
 impl Scripted {
@@ -94,16 +101,15 @@ impl Scripted {
 
     fn following(capacity: Capacity, script: Script) -> Self {
         let slots = capacity.pages as usize * capacity.page_tokens as usize;
-        Self { capacity, cache: vec![None; slots], prompts: HashMap::new(), script, hook: None }
+        Self { capacity, cache: vec![None; slots], script, hook: None }
     }
 
     fn compute(&mut self, batch: &Batch) -> Result<Logits, String> {
         check(batch, &self.capacity)?;
-        for span in batch.spans.iter().filter(|span| span.query_tokens == span.context_tokens) {
-            self.prompts.remove(&batch.pages[span.first_page as usize]);
-        }
-        for (index, token) in batch.tokens.iter().enumerate() {
-            self.cache[batch.slots[index] as usize] = Some((*token, batch.positions[index]));
+        for (index, &token) in batch.tokens.iter().enumerate() {
+            let position = batch.positions[index];
+            self.cache[batch.slots[index] as usize] =
+                Some(Entry { token, position, prompt_tokens: None });
         }
         let rows = batch.rows.iter().map(|row| self.row(batch, row)).collect::<Result<_, _>>()?;
         Ok(Logits { rows })
@@ -114,12 +120,16 @@ impl Scripted {
         let span = span.ok_or("a row belongs to no sequence")?;
         let first = span.context_tokens - span.query_tokens;
         let context = self.context(batch, span, first + (row.token - span.query_start) + 1)?;
-        // The first row that is wanted of a sequence is that of its prompt's last token.
-        let first_page = batch.pages[span.first_page as usize];
         let context_tokens = context.len() as u32;
-        let prompt = *self.prompts.entry(first_page).or_insert(context_tokens);
-        let prompt = prompt.min(context_tokens) as usize;
-        let logits = (self.script)(&context[..prompt], &context[prompt..]);
+        // A sequence whose last outcome was wanted goes on with its answer; the first row that is
+        // wanted of it is that of its prompt's last token.
+        let before = first.checked_sub(1).map(|last| slot(batch, span, last, &self.capacity));
+        let before = before.and_then(|slot| self.cache[slot as usize]);
+        let prompt = before.and_then(|entry| entry.prompt_tokens).unwrap_or(context_tokens);
+        let here = slot(batch, span, context_tokens - 1, &self.capacity) as usize;
+        self.cache[here].iter_mut().for_each(|entry| entry.prompt_tokens = Some(prompt));
+        let (prompt, answer) = context.split_at(prompt.min(context_tokens) as usize);
+        let logits = (self.script)(prompt, answer);
         Ok(match row.want {
             Want::Logits => RowLogits::All(logits),
             Want::Argmax => RowLogits::Argmax(likeliest(&logits)),
@@ -131,7 +141,7 @@ impl Scripted {
         (0..tokens)
             .map(|position| {
                 match self.cache[slot(batch, span, position, &self.capacity) as usize] {
-                    Some((token, stored)) if stored == position => Ok(token),
+                    Some(entry) if entry.position == position => Ok(entry.token),
                     found => {
                         Err(format!("position {position} is needed and the cache has {found:?}"))
                     }
@@ -170,7 +180,7 @@ fn check(batch: &Batch, capacity: &Capacity) -> Result<(), String> {
         return Err("a row lies beyond the tokens".into());
     }
     let (mut next_token, mut next_page) = (0, 0);
-    let mut held = BTreeSet::new();
+    let mut tables = BTreeMap::new();
     for span in &batch.spans {
         if span.query_start != next_token || span.first_page != next_page || span.query_tokens == 0
         {
@@ -178,32 +188,37 @@ fn check(batch: &Batch, capacity: &Capacity) -> Result<(), String> {
         }
         next_token += span.query_tokens;
         next_page += span.context_tokens.div_ceil(capacity.page_tokens);
-        check_span(batch, span, capacity, &mut held)?;
+        check_span(batch, span, capacity)?;
+        for page in table(batch, span, capacity)? {
+            *tables.entry(*page).or_insert(0) += 1;
+        }
     }
     if next_token as usize != tokens || next_page as usize != batch.pages.len() {
         return Err("tokens or pages belong to no sequence".into());
     }
-    Ok(())
+    let written = batch.slots.iter().map(|slot| slot / capacity.page_tokens);
+    match written.into_iter().find(|page| tables.get(page) != Some(&1)) {
+        Some(page) => Err(format!("page {page} is written and is not in one table alone")),
+        None => Ok(()),
+    }
 }
 
-fn check_span<'a>(
-    batch: &'a Batch,
-    span: &Span,
-    capacity: &Capacity,
-    held: &mut BTreeSet<&'a u32>,
-) -> Result<(), String> {
+fn table<'a>(batch: &'a Batch, span: &Span, capacity: &Capacity) -> Result<&'a [u32], String> {
+    let pages = span.context_tokens.div_ceil(capacity.page_tokens) as usize;
+    let from = span.first_page as usize;
+    let table = batch.pages.get(from..from + pages).ok_or("a page table is cut off")?;
+    match table.iter().find(|page| **page >= capacity.pages) {
+        Some(page) => Err(format!("page {page} does not exist")),
+        None => Ok(table),
+    }
+}
+
+fn check_span(batch: &Batch, span: &Span, capacity: &Capacity) -> Result<(), String> {
     if span.context_tokens > capacity.context_tokens_max || span.query_tokens > span.context_tokens
     {
         return Err(format!("a sequence has no room for its tokens: {span:?}"));
     }
-    let pages = span.context_tokens.div_ceil(capacity.page_tokens) as usize;
-    let from = span.first_page as usize;
-    let table = batch.pages.get(from..from + pages).ok_or("a page table is cut off")?;
-    for page in table {
-        if *page >= capacity.pages || !held.insert(page) {
-            return Err(format!("page {page} does not exist or is held twice"));
-        }
-    }
+    table(batch, span, capacity)?;
     for index in 0..span.query_tokens {
         let (at, position) =
             ((span.query_start + index) as usize, span.context_tokens - span.query_tokens + index);

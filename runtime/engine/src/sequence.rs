@@ -4,12 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use protocol::{Event, Fault, FaultCode, FinishReason, Priority, RequestId, TokenId, Usage};
-use text::{Codec, Decoder, Piece};
+use text::{Codec, Constraint, Decoder, Piece};
 
 use crate::batch::{RowLogits, Want};
+use crate::draft::Drafter;
 use crate::outbox::{Delivery, Outbox};
 use crate::pages::{Lease, Pages};
+use crate::prefixes::{Link, Scope};
 use crate::sampler::{Candidate, Choice, Sampler};
+use crate::scheduler::Class;
+
+/// Tokens without a choice that a step takes along like a single one; more are read like a prompt.
+const WRITING_TOKENS: u32 = 16;
 
 /// A checked request on its way to the engine thread.
 pub(crate) struct Submission {
@@ -20,27 +26,45 @@ pub(crate) struct Submission {
     pub(crate) codec: Codec,
     pub(crate) decoder: Decoder,
     pub(crate) sampler: Sampler,
+    /// Keeps the answer in shape.
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
+    pub(crate) drafter: Drafter,
     /// Tokens of the answer, at most; with the prompt they fit into the context.
     pub(crate) answer_tokens_max: u32,
     /// Why the answer ends at that limit.
     pub(crate) limit_reason: FinishReason,
     pub(crate) deadline: Option<Instant>,
     pub(crate) priority: Priority,
+    /// Who asks; equals get equal parts.
+    pub(crate) client: Option<Arc<str>>,
+    pub(crate) queued_at: Instant,
+    /// Whose computed beginnings it may take; `None` for nobody's.
+    pub(crate) scope: Option<Scope>,
     pub(crate) outbox: Outbox,
 }
 
 /// A request that holds pages.
 pub(crate) struct Sequence {
     request: Submission,
+    /// How urgent it was when it was let in.
+    class: Class,
     lease: Lease,
     /// Tokens that it can need in all, where the request states a length.
     stated_tokens: Option<u32>,
     /// Prompt and answer so far.
     tokens: Vec<TokenId>,
     prompt_tokens: u32,
+    /// Of these, tokens that others had computed.
+    cached_tokens: u32,
     /// Tokens whose keys and values are in memory.
     computed_tokens: u32,
     answer_tokens: u32,
+    /// Of these, tokens that the answer's shape left no choice about.
+    forced_tokens: u32,
+    /// Pending tokens behind the first that no outcome was needed for.
+    forced_pending: u32,
+    /// Guesses of the tokens behind the last, to be checked in the next step.
+    draft: Vec<TokenId>,
     called_tools: bool,
     began: Instant,
     ending: Option<Ending>,
@@ -107,31 +131,37 @@ impl Submission {
 
 impl Sequence {
     /// Starts a request that left the queue.
-    pub(crate) fn begin(mut request: Submission, lease: Lease, now: Instant) -> Self {
+    pub(crate) fn begin(mut request: Submission, class: Class, lease: Lease, now: Instant) -> Self {
         let stated_tokens = match request.limit_reason {
             FinishReason::ModelLength => None,
             _ => Some(request.context_tokens_max()),
         };
         let tokens = std::mem::take(&mut request.prompt);
         let prompt_tokens = u32::try_from(tokens.len()).expect("a prompt fits into the context");
+        let cached_tokens = lease.published_tokens();
         request.outbox.begin();
         request.outbox.push(Event::Accepted {
             id: request.id.clone(),
             model: request.model.to_string(),
             prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens,
         });
         let nothing_to_say = request.answer_tokens_max == 0;
         let ending = nothing_to_say.then_some(Ending::Finished(request.limit_reason));
-        tracing::debug!(request = %request.id, prompt_tokens, "accepted");
+        tracing::debug!(request = %request.id, prompt_tokens, cached_tokens, "accepted");
         Self {
             request,
+            class,
             lease,
             stated_tokens,
             tokens,
             prompt_tokens,
-            computed_tokens: 0,
+            cached_tokens,
+            computed_tokens: cached_tokens,
             answer_tokens: 0,
+            forced_tokens: 0,
+            forced_pending: 0,
+            draft: Vec::new(),
             called_tools: false,
             began: now,
             ending,
@@ -155,15 +185,85 @@ impl Sequence {
 
     /// Asks for the pages of all its tokens so far, or of its stated length; whether it got them.
     pub(crate) fn secure_pages(&mut self, pages: &mut Pages) -> bool {
-        let tokens = self.stated_tokens.unwrap_or_else(|| self.context_tokens());
-        pages.raise(&mut self.lease, tokens)
+        let tokens_max = self.stated_tokens.unwrap_or_else(|| self.context_tokens());
+        let is_served = pages.raise(&mut self.lease, &self.tokens, tokens_max);
+        self.computed_tokens = self.computed_tokens.max(self.lease.published_tokens());
+        is_served
     }
 
-    /// Gives its pages to another; what it computed is computed anew when there are pages again.
+    /// Takes what others have computed of its prompt meanwhile.
+    pub(crate) fn catch_up(&mut self, pages: &mut Pages) {
+        pages.catch_up(&mut self.lease, &self.tokens);
+        let known = self.lease.published_tokens();
+        if known > self.computed_tokens {
+            let until = known.min(self.prompt_tokens);
+            self.cached_tokens += until.saturating_sub(self.computed_tokens);
+            self.computed_tokens = known;
+        }
+    }
+
+    /// Lets others find what it has computed.
+    pub(crate) fn publish(&mut self, pages: &mut Pages) {
+        pages.publish(&mut self.lease, &self.tokens, self.computed_tokens);
+    }
+
+    /// The page that it computes next, as others name it; `None` where nobody else may want it.
+    pub(crate) fn next_link(&self) -> Option<Link> {
+        self.lease.next_link(&self.tokens)
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Makes it wait for something more urgent.
+    pub(crate) fn set_aside(&mut self, pages: &mut Pages) {
+        self.park(pages);
+        self.request.outbox.pause();
+    }
+
+    /// Lets it go on after it was set aside.
+    pub(crate) fn go_on(&mut self, class: Class) {
+        self.class = class;
+        self.request.outbox.begin();
+    }
+
+    pub(crate) fn request(&self) -> &Submission {
+        &self.request
+    }
+
+    /// Whether it can take part in the next step.
+    pub(crate) fn can_step(&self) -> bool {
+        self.is_ready() && self.has_pages()
+    }
+
+    /// Gives its pages to another. What it computed stays to be found while memory allows; the rest
+    /// is computed anew when there are pages again.
     pub(crate) fn park(&mut self, pages: &mut Pages) {
         pages.strip(&mut self.lease);
         self.computed_tokens = 0;
+        self.forced_pending = 0;
         tracing::debug!(request = %self.request.id, tokens = self.tokens.len(), "parked");
+    }
+
+    /// Whether a step computes all that it has pending at once, as that of an answer's next token.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.pending_tokens() == 1 + self.forced_pending && self.forced_pending < WRITING_TOKENS
+    }
+
+    /// Guesses the tokens behind the last one, at most `most` of them.
+    pub(crate) fn guess(&mut self, most: u32, gain: impl Fn(usize, f64) -> f64) {
+        let tokens = self.context_tokens();
+        let left = self.request.answer_tokens_max - self.answer_tokens;
+        let most = most.min(left.saturating_sub(1));
+        // Only in pages that it has been promised.
+        let most = (0..=most).rev().find(|most| self.lease.holds(tokens + most)).unwrap_or(0);
+        self.draft = self.request.drafter.guess(&self.tokens, most as usize, gain);
+    }
+
+    /// What it guessed for this step.
+    pub(crate) fn draft(&self) -> &[TokenId] {
+        &self.draft
     }
 
     /// Tokens that the network has not seen yet; 1 while the answer is being written.
@@ -190,29 +290,103 @@ impl Sequence {
     }
 
     pub(crate) fn want(&self) -> Want {
-        self.request.sampler.want()
+        match self.request.constraint {
+            Some(_) => Want::Logits,
+            None => self.request.sampler.want(),
+        }
     }
 
-    /// Notes that the network has seen `computed` more tokens, and takes the outcome of the last.
+    /// Notes that the network has seen `computed` more tokens, and takes the outcomes: that of the
+    /// last of them, and those of the guesses behind it, which count as far as they were right.
     pub(crate) fn advance(
         &mut self,
         computed: u32,
-        row: Option<RowLogits>,
+        rows: Vec<RowLogits>,
         scratch: &mut Vec<Candidate>,
     ) -> Progress {
         let before = (self.computed_tokens.min(self.prompt_tokens), self.answer_tokens);
         self.computed_tokens += computed;
-        match row.map(|row| self.request.sampler.next(row, scratch)) {
-            None => {}
-            Some(Ok(Choice::Token(token))) => self.append(token),
-            Some(Ok(Choice::Unsettled)) => self.computed_tokens -= 1,
-            Some(Err(error)) => {
-                self.end(Ending::Failed(Fault::new(FaultCode::Internal, error.to_string())));
+        self.forced_pending = 0;
+        let draft = std::mem::take(&mut self.draft);
+        let mut right = 0;
+        for (row, guess) in rows.into_iter().zip(draft.iter().map(Some).chain([None])) {
+            let Some(token) = self.choose(row, scratch) else {
+                break;
+            };
+            if self.ending.is_some() || guess != Some(&token) {
+                break;
             }
+            right += 1;
+            self.computed_tokens += 1;
         }
+        self.request.drafter.note(draft.len(), right);
+        self.append_forced();
         Progress {
             prompt_tokens: self.computed_tokens.min(self.prompt_tokens) - before.0,
             answer_tokens: self.answer_tokens - before.1,
+        }
+    }
+
+    /// Draws the next token from a row and appends it; `None` where there is none.
+    fn choose(&mut self, row: RowLogits, scratch: &mut Vec<Candidate>) -> Option<TokenId> {
+        match self.draw(row, scratch) {
+            Ok(token) => token,
+            Err(why) => {
+                self.end(Ending::Failed(Fault::new(FaultCode::Internal, why)));
+                None
+            }
+        }
+    }
+
+    fn draw(
+        &mut self,
+        row: RowLogits,
+        scratch: &mut Vec<Candidate>,
+    ) -> Result<Option<TokenId>, String> {
+        let Submission { constraint, sampler, .. } = &mut self.request;
+        let mask = match constraint {
+            Some(constraint) => constraint.mask().map_err(|error| error.to_string())?,
+            None => None,
+        };
+        match sampler.next(row, mask, scratch).map_err(|error| error.to_string())? {
+            Choice::Unsettled => {
+                self.computed_tokens -= 1;
+                Ok(None)
+            }
+            Choice::Token(token) => {
+                self.accept(token)?;
+                self.append(token);
+                Ok(Some(token))
+            }
+        }
+    }
+
+    fn accept(&mut self, token: TokenId) -> Result<(), String> {
+        match &mut self.request.constraint {
+            Some(constraint) => constraint.accept(token).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends what the shape leaves no choice about: no outcome is needed for it.
+    fn append_forced(&mut self) {
+        if self.ending.is_some() || self.answer_tokens == 0 || self.pending_tokens() != 1 {
+            return;
+        }
+        let constraint = self.request.constraint.as_mut();
+        let forced = constraint.map(|constraint| constraint.forced()).unwrap_or_default();
+        for token in forced {
+            let room = self.answer_tokens < self.request.answer_tokens_max;
+            if self.ending.is_some() || !room || !self.lease.holds(self.context_tokens() + 1) {
+                return;
+            }
+            if let Err(why) = self.accept(token) {
+                return self.end(Ending::Failed(Fault::new(FaultCode::Internal, why)));
+            }
+            self.request.sampler.note(token);
+            self.forced_tokens += 1;
+            self.forced_pending += 1;
+            self.append(token);
         }
     }
 
@@ -267,11 +441,15 @@ impl Sequence {
         self.tokens.len() as u32
     }
 
-    fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
+        let (guessed_tokens, guessed_right_tokens) = self.request.drafter.tally();
         Usage {
             prompt_tokens: self.prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens: self.cached_tokens,
             completion_tokens: self.answer_tokens,
+            guessed_tokens,
+            guessed_right_tokens,
+            forced_tokens: self.forced_tokens,
         }
     }
 

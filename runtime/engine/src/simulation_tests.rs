@@ -11,13 +11,25 @@ const SIM: Bounds = Bounds {
     sequences_max: SEQUENCES,
     batch_tokens_max: 6,
     prompt_chunk_tokens: 3,
+    slowdown_max: None,
+    draft_tokens_max: 4,
     open_answer_tokens: 4,
     leaving_max: 64,
 };
 
 #[derive(Debug, Clone)]
 enum Deed {
-    Submit { prompt: usize, max_tokens: Option<u32>, class: u8, deadline_ms: Option<u64> },
+    Submit {
+        /// Which of the conversations that some have in common, and how much of it.
+        talk: usize,
+        prompt: usize,
+        max_tokens: Option<u32>,
+        class: u8,
+        client: u8,
+        deadline_ms: Option<u64>,
+        /// Whether the client knows what it will hear.
+        predicts: bool,
+    },
     Steps(u8),
     Read(usize, u8),
     Cancel(usize),
@@ -26,12 +38,17 @@ enum Deed {
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-    let submit = (1usize..30, prop::option::of(0u32..18), 0u8..3, prop::option::of(1u64..40))
-        .prop_map(|(prompt, max_tokens, class, deadline_ms)| Deed::Submit {
-            prompt,
-            max_tokens,
-            class,
-            deadline_ms,
+    let submit = (
+        0usize..5,
+        1usize..30,
+        prop::option::of(0u32..18),
+        0u8..3,
+        0u8..3,
+        prop::option::of(1u64..40),
+        any::<bool>(),
+    )
+        .prop_map(|(talk, prompt, max_tokens, class, client, deadline_ms, predicts)| {
+            Deed::Submit { talk, prompt, max_tokens, class, client, deadline_ms, predicts }
         });
     let deed = prop_oneof![
         4 => submit,
@@ -101,9 +118,10 @@ impl Client {
 }
 
 /// The prompt's letters and the answer that the network must give.
-fn conversation(number: usize, prompt: usize, max_tokens: Option<u32>) -> (String, String) {
-    let letters: String =
-        (0..prompt).map(|at| char::from(b'a' + ((number * 7 + at * at) % 26) as u8)).collect();
+fn conversation(talk: usize, prompt: usize, max_tokens: Option<u32>) -> (String, String) {
+    // The first letters are the same in all talks.
+    let letter = |at: usize| (at.saturating_sub(9) * talk * 7 + at * at) % 26;
+    let letters: String = (0..prompt).map(|at| char::from(b'a' + letter(at) as u8)).collect();
     let mut context = tokens(&letters);
     let room = capacity().context_tokens_max - prompt as u32;
     let mut answer = String::new();
@@ -119,12 +137,15 @@ fn conversation(number: usize, prompt: usize, max_tokens: Option<u32>) -> (Strin
 }
 
 fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
-    let Deed::Submit { prompt, max_tokens, class, deadline_ms } = *deed else {
+    let Deed::Submit { talk, prompt, max_tokens, class, client, deadline_ms, predicts } = *deed
+    else {
         return None;
     };
-    let (letters, expected) = conversation(number, prompt, max_tokens);
+    let (letters, expected) = conversation(talk, prompt, max_tokens);
     let mut request = request(&number.to_string(), &letters);
     request.limits.max_tokens = max_tokens;
+    request.client = [None, Some("a"), Some("b")][usize::from(client)].map(str::to_owned);
+    request.prediction = predicts.then(|| expected.clone());
     request.limits.deadline = deadline_ms.map(|ms| bench.now + Duration::from_millis(ms));
     request.limits.priority =
         [Priority::Batch, Priority::Normal, Priority::Interactive][usize::from(class)];
@@ -141,20 +162,15 @@ fn step(bench: &mut Bench) -> Step {
         let batch = bench.last_batch();
         assert!(batch.tokens.len() <= SIM.batch_tokens_max as usize);
         assert!(batch.spans.len() <= SEQUENCES as usize);
-        // A single token is an answer's, or a prompt's last, when its row is wanted.
-        let writing = batch.spans.iter().any(|span| {
-            let row = |row: &Row| row.token == span.query_start;
-            span.query_tokens == 1 && batch.rows.iter().any(row)
-        });
-        let reading: u32 =
-            batch.spans.iter().map(|span| span.query_tokens).filter(|tokens| *tokens > 1).sum();
-        assert!(!writing || reading <= SIM.prompt_chunk_tokens, "a chunk is too long: {reading}");
+        let (reading, writing) = bench.engine.planned();
+        assert_eq!(reading + writing, batch.tokens.len() as u32);
+        assert!(writing == 0 || reading <= SIM.prompt_chunk_tokens, "a long chunk: {reading}");
     }
     assert!(bench.gauges.active() <= SEQUENCES);
     outcome
 }
 
-fn simulate(deeds: &[Deed]) {
+fn simulate(deeds: &[Deed], sharing: PrefixSharing) {
     let reject = Arc::new(Mutex::new(false));
     let armed = Arc::clone(&reject);
     let network = Scripted::new(capacity(), next_of).before_each_step(move |batch| {
@@ -163,6 +179,7 @@ fn simulate(deeds: &[Deed]) {
         if rejected { Err(ForwardError::Rejected { tokens, reason }) } else { Ok(()) }
     });
     let mut bench = Bench::with(network, SIM, 2);
+    bench.intake = Intake::new(serving(), &capacity(), 2, sharing);
     let mut clients: Vec<Client> = Vec::new();
     for deed in deeds {
         let pick = |which: &usize| which % clients.len().max(1);
@@ -204,10 +221,19 @@ fn simulate(deeds: &[Deed]) {
     assert_eq!(ended, clients.len() as u64, "each request is counted once");
 }
 
+/// A few schedules; `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig { cases: 192, ..ProptestConfig::default() },
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
     #[test]
-    fn every_request_ends_once_and_no_page_is_lost(deeds in deeds()) {
-        simulate(&deeds);
+    fn every_request_ends_once_and_no_page_is_lost(deeds in deeds(), sharing in 0usize..3) {
+        let all = [PrefixSharing::All, PrefixSharing::Client, PrefixSharing::Off];
+        simulate(&deeds, all[sharing]);
     }
 }

@@ -12,7 +12,7 @@ use text::Codec;
 use crate::batch::{Capacity, Forward, ForwardError};
 use crate::engine::{Engine, Mail, Step};
 use crate::gauges::{Counters, Gauges};
-use crate::intake::{Intake, Serving, context_tokens_max};
+use crate::intake::{Intake, PrefixSharing, Serving, context_tokens_max};
 use crate::scheduler::Bounds;
 
 /// How often the engine looks whether a slow reader took something.
@@ -30,7 +30,7 @@ const OPEN_ANSWER_TOKENS: u32 = 256;
 const CLOSING_MAILS_MAX: usize = 4;
 
 /// What the engine never exceeds. The default suits a small device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineLimits {
     /// Requests that are answered at the same time.
     pub sequences_max: u32,
@@ -40,8 +40,16 @@ pub struct EngineLimits {
     pub batch_tokens_max: u32,
     /// Prompt tokens of one step while other answers are being written.
     pub prompt_chunk_tokens: u32,
+    /// How many times as long as a step of answers alone one with prompts may take, so that answers
+    /// flow on while a long prompt is read; 0 for any. Prompts are then read that much slower.
+    pub slowdown_max: f64,
+    /// Tokens that are guessed behind an answer's last one and checked in the same step, at most; 0
+    /// for none. Answers are the same; guesses are made where measured steps say that they pay.
+    pub draft_tokens_max: u32,
     /// Events that one reply holds for a slow reader.
     pub reply_events_max: u32,
+    /// Who may reuse what was computed of whose prompts.
+    pub prefix_sharing: PrefixSharing,
 }
 
 impl Default for EngineLimits {
@@ -51,7 +59,10 @@ impl Default for EngineLimits {
             queue_requests_max: 32,
             batch_tokens_max: 512,
             prompt_chunk_tokens: 256,
+            slowdown_max: 2.5,
+            draft_tokens_max: 8,
             reply_events_max: 256,
+            prefix_sharing: PrefixSharing::All,
         }
     }
 }
@@ -119,7 +130,7 @@ impl EngineService {
             move || run(engine, &gauges)
         })?;
         Ok(Self {
-            intake: Intake::new(serving, &capacity, limits.reply_events_max),
+            intake: Intake::new(serving, &capacity, limits.reply_events_max, limits.prefix_sharing),
             limits,
             mailbox,
             gauges,
@@ -231,6 +242,8 @@ fn bounds(limits: &EngineLimits, capacity: &Capacity) -> Result<Bounds, EngineEr
         sequences_max: limits.sequences_max.min(batch_tokens_max),
         batch_tokens_max,
         prompt_chunk_tokens: limits.prompt_chunk_tokens,
+        slowdown_max: (limits.slowdown_max > 0.0).then_some(limits.slowdown_max),
+        draft_tokens_max: limits.draft_tokens_max,
         open_answer_tokens: OPEN_ANSWER_TOKENS,
         leaving_max: in_flight_max(limits) as usize,
     })

@@ -70,6 +70,12 @@ pub struct Usage {
     pub cached_tokens: u32,
     /// Tokens that the model gave, the end-of-sequence token included.
     pub completion_tokens: u32,
+    /// Tokens of the answer that were guessed before they were computed.
+    pub guessed_tokens: u32,
+    /// Of these, tokens that were guessed right and cost no step of their own.
+    pub guessed_right_tokens: u32,
+    /// Of the completion, tokens that the answer's shape left no choice about.
+    pub forced_tokens: u32,
 }
 
 /// A function call, asked for by the model.

@@ -40,6 +40,9 @@ pub struct Request {
     pub tools: Vec<ToolSpec>,
     /// Whether it may, must or must not call them.
     pub tool_choice: ToolChoice,
+    /// What the client expects the answer to be, in great part; the right parts of it are written
+    /// sooner.
+    pub prediction: Option<String>,
     /// Where to stop, and by when.
     pub limits: Limits,
 }
@@ -56,6 +59,7 @@ impl Request {
             format: Format::Free,
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
+            prediction: None,
             limits: Limits::default(),
         }
     }

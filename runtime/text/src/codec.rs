@@ -26,6 +26,8 @@ pub struct Prompt {
     pub tokens: Vec<TokenId>,
     /// Keeps the answer in shape; `None` where any answer will do.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// What the client expects the answer to be; guesses are taken from it.
+    pub predicted: Vec<TokenId>,
     /// Texts that end the answer.
     pub stops: Stops,
     /// Tokens that must not be drawn: those that steer and have no place in this answer.
@@ -44,6 +46,7 @@ impl Prompt {
         Self {
             tokens,
             constraint: None,
+            predicted: Vec::new(),
             stops: Stops::default(),
             banned: Vec::new(),
             prefix_tokens: 0,
@@ -125,6 +128,9 @@ impl Codec {
         self.check_supported(request)?;
         let mut prompt = self.build(request, Strictness::Serving)?;
         prompt.stops = Stops::new(&request.limits.stop)?;
+        if let Some(text) = &request.prediction {
+            prompt.predicted = self.tokenizer.encode(text)?;
+        }
         if matches!(request.input, Input::Chat(_) | Input::Fill { .. }) {
             let allows_calls = matches!(request.input, Input::Chat(_))
                 && !request.tools.is_empty()

@@ -15,6 +15,11 @@ impl TokenMask {
         Self { words: vec![0; vocabulary_size.div_ceil(64)], vocabulary_size }
     }
 
+    /// The bits, 64 tokens in each word, the lowest id in the lowest bit.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Puts a token in; one outside the vocabulary is ignored.
     pub fn allow(&mut self, token: TokenId) {
         let index = token.0 as usize;
@@ -32,16 +37,23 @@ impl TokenMask {
 
 /// Says, token by token, what keeps the answer in shape.
 pub trait Constraint: Send {
-    /// The tokens that may come next.
-    fn mask(&mut self) -> &TokenMask;
+    /// The tokens that may come next; `None` where any answer will do.
+    ///
+    /// Errors: the shape cannot go on, because a limit of its parser is reached.
+    fn mask(&mut self) -> Result<Option<&TokenMask>, ConstraintError>;
 
     /// Moves on by the token that was drawn.
     ///
     /// Errors: the token was not in the mask.
     fn accept(&mut self, token: TokenId) -> Result<(), ConstraintError>;
 
+    /// Tokens that the shape leaves no choice about, in order; they are not accepted by this.
+    fn forced(&mut self) -> Vec<TokenId>;
+
     /// Takes back the last `tokens` accepted ones.
-    fn rollback(&mut self, tokens: usize);
+    ///
+    /// Errors: fewer were accepted.
+    fn rollback(&mut self, tokens: usize) -> Result<(), ConstraintError>;
 }
 
 /// A token was drawn that the shape of the answer does not allow.

@@ -99,7 +99,7 @@ pub(crate) fn send_all(sink: &EventSink, events: &[Event]) {
 }
 
 pub(crate) fn finished(reason: FinishReason, completion_tokens: u32) -> Event {
-    let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens };
+    let usage = Usage { prompt_tokens: 5, cached_tokens: 2, completion_tokens, ..Usage::default() };
     Event::Finished { reason, usage }
 }
 

@@ -293,7 +293,7 @@ impl Asked {
     }
 
     pub fn end(&self, reason: FinishReason) {
-        let usage = Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 };
+        let usage = Usage { prompt_tokens: 3, completion_tokens: 2, ..Usage::default() };
         self.send(Event::Finished { reason, usage });
     }
 

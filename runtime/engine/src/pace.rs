@@ -1,0 +1,123 @@
+//! How fast this box is: what a step of answers takes, and what each token of a prompt adds.
+
+use std::time::Duration;
+
+/// Tokens of a prompt that a step takes at least: fewer would cost more in steps than they save.
+const CHUNK_TOKENS_MIN: u32 = 8;
+/// Prompt tokens from which on a step tells something about their price.
+const TELLING_TOKENS: u32 = 4;
+/// Share of a new measurement in the mean.
+const NEW: f64 = 0.25;
+
+/// Tokens of answers in a step up to which its time is kept for each number.
+const ANSWERS_MAX: usize = 32;
+
+/// Measured times, as moving means; empty until a step was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Pace {
+    /// Microseconds of a step with answers alone, by the number of their tokens.
+    answers_us: [Option<f64>; ANSWERS_MAX + 1],
+    /// Microseconds that a token of a prompt adds to a step.
+    prompt_token_us: Option<f64>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { answers_us: [None; ANSWERS_MAX + 1], prompt_token_us: None }
+    }
+}
+
+impl Pace {
+    /// Takes in a step of so many tokens of prompts beside so many of answers.
+    pub(crate) fn note(&mut self, prompt_tokens: u32, answer_tokens: u32, took: Duration) {
+        let took = took.as_secs_f64() * 1e6;
+        if prompt_tokens == 0 {
+            if let Some(mean) = self.answers_us.get_mut(answer_tokens as usize) {
+                fold(mean, took);
+            }
+        } else if prompt_tokens >= TELLING_TOKENS {
+            let answers_us = match answer_tokens {
+                0 => 0.0,
+                tokens => self.answers_us(tokens).unwrap_or(0.0),
+            };
+            let prompts_us = (took - answers_us).max(0.0);
+            fold(&mut self.prompt_token_us, prompts_us / f64::from(prompt_tokens));
+        }
+    }
+
+    /// Prompt tokens with which a step takes at most `slowdown_max` times what it takes for its
+    /// `answer_tokens` alone; `None` while that is not known.
+    pub(crate) fn chunk_tokens(&self, answer_tokens: u32, slowdown_max: f64) -> Option<u32> {
+        let (answers_us, token_us) = (self.answers_us(answer_tokens)?, self.prompt_token_us?);
+        let tokens = (slowdown_max - 1.0).max(0.0) * answers_us / token_us.max(1e-3);
+        Some((tokens as u32).max(CHUNK_TOKENS_MIN))
+    }
+
+    /// How many times as much of answers is written in a step when `more` tokens are checked beside
+    /// `answer_tokens`, and `right` of them are kept. Where a step of so many was never seen it is
+    /// taken for as quick as a smaller one, so that it is tried.
+    pub(crate) fn gain(&self, answer_tokens: u32, more: u32, right: f64) -> f64 {
+        let (Some(without), Some(with)) =
+            (self.answers_us(answer_tokens), self.answers_us(answer_tokens + more))
+        else {
+            return 0.0;
+        };
+        let answers = f64::from(answer_tokens);
+        (answers + right) / answers * without / with.max(without)
+    }
+
+    /// How long so many prompt tokens take; with a `slowdown_max` beside answers that are written.
+    /// `None` while that is not known.
+    pub(crate) fn prompts(&self, tokens: u64, slowdown_max: Option<f64>) -> Option<Duration> {
+        // Of each step, only what is above the answers' own time goes to prompts.
+        let share = slowdown_max.map_or(1.0, |max| ((max - 1.0) / max).max(0.05));
+        let microseconds = self.prompt_token_us? * tokens as f64 / share;
+        Some(Duration::from_micros(microseconds as u64))
+    }
+
+    /// Microseconds of a step of so many tokens of answers, or of the nearest smaller one known, or
+    /// else of the nearest greater one.
+    fn answers_us(&self, tokens: u32) -> Option<f64> {
+        let (smaller, greater) = self.answers_us.split_at((tokens as usize).min(ANSWERS_MAX) + 1);
+        smaller.iter().rev().chain(greater).find_map(|mean| *mean)
+    }
+}
+
+fn fold(mean: &mut Option<f64>, new: f64) {
+    *mean = Some(mean.map_or(new, |mean| mean + NEW * (new - mean)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_what_the_slowdown_pays_for() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.chunk_tokens(2, 3.0), None);
+        pace.note(0, 2, Duration::from_millis(100));
+        pace.note(20, 2, Duration::from_millis(200));
+        assert_eq!(pace.chunk_tokens(2, 3.0), Some(40));
+        assert_eq!(pace.chunk_tokens(2, 1.0), Some(CHUNK_TOKENS_MIN));
+        assert_eq!(pace.prompts(1_000, None), Some(Duration::from_secs(5)));
+        assert_eq!(pace.prompts(1_000, Some(2.0)), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_gain_is_what_was_measured() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.gain(1, 3, 3.0), 0.0);
+        pace.note(0, 1, Duration::from_millis(100));
+        assert_eq!(pace.gain(1, 3, 1.0), 2.0, "never seen, so it is tried");
+        pace.note(0, 4, Duration::from_millis(400));
+        assert_eq!(pace.gain(1, 3, 1.0), 0.5);
+    }
+
+    #[test]
+    fn prompts_alone_pay_for_the_whole_step() {
+        let mut pace = Pace::default();
+        pace.note(0, 1, Duration::from_millis(100));
+        pace.note(100, 0, Duration::from_secs(1));
+        assert_eq!(pace.prompts(1, None), Some(Duration::from_millis(10)));
+    }
+}

@@ -1,0 +1,142 @@
+//! Beginnings that are computed once, answers that are set aside, guesses and clients' turns.
+
+use super::*;
+
+/// An engine with more pages than [`Bench::new`] has, for beginnings that stay.
+fn roomy(bounds: Bounds) -> Bench {
+    Bench::with(Scripted::new(capacity(), next_of), bounds, 256)
+}
+
+fn cached(last: &Event) -> Option<u32> {
+    match last {
+        Event::Finished { usage, .. } => Some(usage.cached_tokens),
+        _ => None,
+    }
+}
+
+/// Tokens of all batches so far.
+fn computed(bench: &Bench) -> usize {
+    bench.batches.lock().unwrap().iter().map(|batch| batch.tokens.len()).sum()
+}
+
+#[test]
+fn the_same_beginning_is_computed_once() {
+    let mut bench = roomy(BOUNDS);
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let mut reply = bench.submit(short("r", "abcdefghijk", 4)).unwrap();
+        bench.run();
+        let (said, last) = read(&mut reply);
+        answers.push((said, cached(&last)));
+    }
+    assert_eq!(answers[0].1, Some(0));
+    assert_eq!(answers[1], (answers[0].0.clone(), Some(8)), "two pages of four");
+    assert!(bench.engine.pages_are_free());
+}
+
+#[test]
+fn an_answer_is_found_again_as_part_of_the_next_prompt() {
+    let mut bench = roomy(BOUNDS);
+    let mut reply = bench.submit(short("first", "abcdef", 12)).unwrap();
+    bench.run();
+    let (said, _) = read(&mut reply);
+    let mut reply = bench.submit(short("second", &format!("abcdef{said}xyz"), 2)).unwrap();
+    bench.run();
+    let known = (6 + said.len() as u32 - 1) / 4 * 4;
+    assert_eq!(cached(&read(&mut reply).1), Some(known));
+}
+
+#[test]
+fn prompts_that_come_together_share_their_beginning() {
+    let mut bench = roomy(BOUNDS);
+    let letters = "abcdefghijklmnop";
+    let mut replies = [1, 2, 3].map(|_| bench.submit(short("r", letters, 3)).unwrap());
+    bench.run();
+    let answers = replies.each_mut().map(read);
+    assert!(answers.iter().all(|(said, _)| *said == answers[0].0));
+    assert_eq!(answers.map(|(_, last)| cached(&last)), [Some(0), Some(12), Some(12)]);
+    assert!(computed(&bench) <= 16 + 2 * 4 + 3 * 2, "{}", computed(&bench));
+}
+
+#[test]
+fn a_client_with_its_own_beginnings_finds_no_other() {
+    let mut bench = roomy(BOUNDS);
+    bench.intake = Intake::new(serving(), &capacity(), 256, PrefixSharing::Client);
+    let mut hits = Vec::new();
+    for client in [Some("a"), Some("a"), Some("b"), None] {
+        let mut request = short("r", "abcdefghijk", 2);
+        request.client = client.map(str::to_owned);
+        let mut reply = bench.submit(request).unwrap();
+        bench.run();
+        hits.extend(cached(&read(&mut reply).1));
+    }
+    assert_eq!(hits, [0, 8, 0, 0]);
+}
+
+#[test]
+fn what_is_for_idle_times_makes_room_and_goes_on_where_it_was() {
+    let mut bench = roomy(Bounds { sequences_max: 1, ..BOUNDS });
+    let mut idle = short("idle", "abcdefghi", 12);
+    idle.limits.priority = Priority::Batch;
+    let mut idle = bench.submit(idle).unwrap();
+    for _ in 0..4 {
+        bench.step();
+    }
+    let before = computed(&bench);
+    let mut urgent = bench.submit(short("urgent", "zy", 3)).unwrap();
+    bench.step();
+    assert!(matches!(urgent.recv(), Some(Event::Accepted { .. })), "it waits for nobody");
+    bench.run();
+    let mut alone = roomy(BOUNDS);
+    let mut expected = alone.submit(short("alone", "abcdefghi", 12)).unwrap();
+    alone.run();
+    assert_eq!(read(&mut idle), read(&mut expected));
+    let (urgent, _) = read(&mut urgent);
+    assert_eq!(bench.gauges.snapshot().sequences_parked, 1);
+    let all = computed(&bench) - before;
+    let written = 12 + 2 + urgent.len();
+    assert!(all <= written + 4, "{all}: no more than a page is computed again");
+}
+
+#[test]
+fn the_client_of_whom_less_runs_is_next() {
+    let mut bench = roomy(Bounds { sequences_max: 2, ..BOUNDS });
+    let ask = |bench: &Bench, client: &str, id: &str| {
+        let mut request = short(id, "ab", 6);
+        request.client = Some(client.into());
+        bench.submit(request).unwrap()
+    };
+    let mut replies: Vec<Reply> = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]
+        .into_iter()
+        .map(|(client, id)| ask(&bench, client, id))
+        .collect();
+    bench.step();
+    let accepted: Vec<bool> = replies
+        .iter_mut()
+        .map(|reply| matches!(reply.recv_timeout(Duration::ZERO), Ok(Some(_))))
+        .collect();
+    assert_eq!(accepted, [true, false, false, true]);
+    bench.run();
+}
+
+#[test]
+fn guesses_change_no_answer_and_save_steps() {
+    let period = |context: &[TokenId]| TokenId(3 + context.len() as u32 % 5);
+    let run = |draft_tokens_max| {
+        let bounds = Bounds { draft_tokens_max, batch_tokens_max: 16, ..BOUNDS };
+        let mut bench = Bench::with(Scripted::new(capacity(), period), bounds, 256);
+        let mut reply = bench.submit(short("r", "defg", 40)).unwrap();
+        bench.run();
+        let steps = bench.batches.lock().unwrap().len();
+        (read(&mut reply), steps)
+    };
+    let ((said, last), plain) = run(0);
+    let ((guessed, guessed_last), quick) = run(8);
+    assert_eq!(said, guessed);
+    assert_eq!(reason(&last), reason(&guessed_last));
+    assert_eq!(plain, 40);
+    assert!(quick < plain, "{quick} steps with guesses");
+    let Event::Finished { usage, .. } = guessed_last else { panic!("it finishes") };
+    assert!(usage.guessed_right_tokens > 0);
+    assert_eq!(usage.completion_tokens, 40);
+}
