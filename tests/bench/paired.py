@@ -8,7 +8,6 @@ file with the same threads; memory is measured between any two runs. Prints Mark
 import argparse
 import json
 import os
-import platform
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import children
 import tables
 from children import Failed
 from programs import MODES, Llama, Row, Zonda, parse_row
+from rounds import Rounds, machine, version, warm
 
 DEFAULT_ROWS = "pp512,tg64,tg32x8"
 
@@ -42,47 +42,21 @@ class Run:
     # The program's own report, where it is one object.
     report: dict = field(default_factory=dict)
 
+    def shown(self) -> str:
+        return f"{tables.median(self.samples):.2f} t/s" if self.samples else f"{self.wall_s:.2f} s"
 
-class Pairing:
+
+class Pairing(Rounds):
     """Everything that is measured, round by round."""
 
+    nameless = tables.FIRST_TOKEN
+
     def __init__(self, arguments):
-        self.arguments = arguments
-        self.zonda = Zonda(arguments.zonda, arguments.threads, arguments.set)
+        turns = [("zonda", ""), *(("llama.cpp", mode) for mode in MODES)]
+        zonda = Zonda(arguments.zonda, arguments.threads, arguments.set)
+        # Without a row, the way from the start to the first token.
+        super().__init__(arguments, zonda, turns, [*arguments.rows, None])
         self.llama = Llama(arguments.llama, arguments.threads)
-        self.runs, self.failures = [], {}
-
-    def measure(self):
-        for number in range(1, self.arguments.rounds + 1):
-            for model in self.arguments.model:
-                for row in [*self.arguments.rows, None]:
-                    self.compare(number, model, row)
-
-    def compare(self, number: int, model: Path, row: Row | None):
-        """One row of one round; without a row, the way from the start to the first token."""
-        before = self.bandwidth()
-        for program, mode in [("zonda", ""), *(("llama.cpp", mode) for mode in MODES)]:
-            name = row.name if row else tables.FIRST_TOKEN
-            key = (model.name, name, program, mode)
-            if key in self.failures:
-                continue
-            print(f"round {number} {model.name} {name}: {program} {mode}", end=" ",
-                  file=sys.stderr, flush=True)
-            try:
-                run = self.once(number, model, row, program, mode)
-            except Failed as failed:
-                print("failed", file=sys.stderr)
-                print(f"  {failed}", file=sys.stderr)
-                self.failures[key] = str(failed)
-                before = self.bandwidth()
-                continue
-            after = self.bandwidth()
-            # Each look at memory reads it twice: first for the run before it, then for the next.
-            run.bandwidth_before, run.bandwidth_after = before[1], after[0]
-            before = after
-            self.runs.append(run)
-            shown = f"{tables.median(run.samples):.2f} t/s" if row else f"{run.wall_s:.2f} s"
-            print(shown, file=sys.stderr)
 
     def once(self, number: int, model: Path, row: Row | None, program: str, mode: str) -> Run:
         repetitions = self.arguments.repetitions
@@ -101,41 +75,14 @@ class Pairing:
             peak_bytes = report.get("peak_resident_bytes") or peak_bytes
         elif row:
             samples = self.llama.samples(outcome, row)
-        return Run(model.name, row.name if row else tables.FIRST_TOKEN, program, mode, number,
-                   samples, peak_bytes, outcome.wall_s, outcome.others_share, 0.0, 0.0,
-                   outcome.command, report)
-
-    def bandwidth(self) -> tuple:
-        report = self.zonda.report(children.run(self.zonda.probe(), self.arguments.timeout))
-        return report["bandwidth_before_bytes_per_s"], report["bandwidth_after_bytes_per_s"]
+        return Run(model.name, self.name(row), program, mode, number, samples, peak_bytes,
+                   outcome.wall_s, outcome.others_share, 0.0, 0.0, outcome.command, report)
 
 
 def versions(pairing: Pairing) -> dict:
-    """What each program says that it is."""
-    words = {}
-    for name, program in (("zonda", pairing.zonda), ("llama.cpp", pairing.llama)):
-        outcome = children.run(program.version(), pairing.arguments.timeout)
-        lines = (outcome.output + outcome.errors).strip().splitlines()
-        words[name] = ", ".join(line.strip() for line in lines[:2])
-    return words
-
-
-def machine() -> dict:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(terse=True),
-            "load_average": round(os.getloadavg()[0], 2)}
-
-
-def warm(model: Path):
-    """Reads the file once, so that no program pays for the disk on behalf of the others."""
-    with model.open("rb") as file:
-        # Small pieces: a child's peak counts this process' own size, from before the child's start.
-        while file.read(1 << 18):
-            pass
+    timeout_s = pairing.arguments.timeout
+    return {"zonda": version(pairing.zonda.version(), timeout_s),
+            "llama.cpp": version(pairing.llama.version(), timeout_s)}
 
 
 def parsed() -> argparse.Namespace:
@@ -195,9 +142,8 @@ def main() -> int:
     summaries = tables.summaries(facts, runs)
     print(tables.markdown(facts, runs, summaries, pairing.failures))
     if arguments.json:
-        failures = [{"model": key[0], "row": key[1], "program": key[2], "mode": key[3], "why": why}
-                    for key, why in pairing.failures.items()]
-        whole = {**facts, "summaries": summaries, "failures": failures, "runs": runs}
+        whole = {**facts, "summaries": summaries, "failures": pairing.listed_failures(),
+                 "runs": runs}
         arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
     if arguments.svg:
         arguments.svg.write_text(tables.svg(facts, summaries))
