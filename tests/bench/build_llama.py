@@ -1,4 +1,4 @@
-"""Builds the llama.cpp programs that paired.py and quality.py compare with.
+"""Builds the llama.cpp programs that paired.py, serving.py and quality.py compare with.
 
     python3 build_llama.py FOLDER     leaves FOLDER/build/bin/llama-bench and its neighbours
 
@@ -13,13 +13,15 @@ import subprocess
 import sys
 import tarfile
 
-TARGETS = ["llama-bench", "llama-batched-bench", "llama-perplexity"]
+TARGETS = ["llama-bench", "llama-batched-bench", "llama-perplexity", "llama-server"]
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
     "BUILD_SHARED_LIBS": "OFF",
-    "LLAMA_BUILD_SERVER": "OFF",
+    "LLAMA_BUILD_SERVER": "ON",
+    # The server's pages in the browser: neither built nor, as by default, fetched.
     "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_BUILD_TESTS": "OFF",
 }
