@@ -56,11 +56,64 @@ def run(command: list, timeout_s: float, given: str = "") -> Outcome:
         for file in (output, errors):
             file.seek(0)
             words.append(file.read().decode(errors="replace"))
+    own_s = usage.ru_utime + usage.ru_stime
     outcome = Outcome(command, *words, wall_s, peak_bytes(usage),
-                      others_share(busy_before, usage, wall_s))
+                      others_share(busy_before, own_s, wall_s))
     if child.returncode != 0:
         raise Failed(failure(outcome, child.returncode, timeout_s))
     return outcome
+
+
+class Server:
+    """A child that answers until it is told to stop."""
+
+    def __init__(self, command: list):
+        """Raises `Failed` where it cannot be started."""
+        self.command = [str(word) for word in command]
+        self.output, self.errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self.busy_before, self.asker_before = busy_seconds(), time.process_time()
+        self.began = time.monotonic()
+        try:
+            # A session of its own, as in `run`.
+            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL,
+                                          stdout=self.output, stderr=self.errors,
+                                          start_new_session=True)
+        except OSError as error:
+            raise Failed(f"cannot start {self.command[0]}: {error.strerror}") from error
+
+    def has_ended(self) -> bool:
+        # The child is left to be waited for: only that tells what it took.
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return self.child.returncode is not None or bool(os.waitid(os.P_PID, self.child.pid, flags))
+
+    def end(self):
+        """Ends it at once, where it has not ended."""
+        if self.child.returncode is None:
+            kill(self.child.pid)
+            self.child.wait()
+
+    def stop(self, timeout_s: float) -> Outcome:
+        """Asks it to end and waits. Raises `Failed` where it had ended, or does not end well."""
+        ended_alone = self.has_ended()
+        if not ended_alone:
+            self.child.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        usage = wait(self.child, timeout_s)
+        ended = time.monotonic()
+        words = []
+        for file in (self.output, self.errors):
+            file.seek(0)
+            words.append(file.read().decode(errors="replace"))
+            file.close()
+        # What this process took was for the server's sake.
+        own_s = usage.ru_utime + usage.ru_stime + time.process_time() - self.asker_before
+        outcome = Outcome(self.command, *words, ended - self.began, peak_bytes(usage),
+                          others_share(self.busy_before, own_s, ended - self.began))
+        code = self.child.returncode
+        if ended_alone or code not in (0, -signal.SIGTERM):
+            late = Outcome(self.command, *words, ended - asked, 0, None)
+            raise Failed(failure(late, code, timeout_s))
+        return outcome
 
 
 def wait(child: subprocess.Popen, timeout_s: float):
@@ -116,10 +169,9 @@ def busy_seconds() -> float | None:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def others_share(busy_before: float | None, usage, wall_s: float) -> float | None:
+def others_share(busy_before: float | None, own_s: float, wall_s: float) -> float | None:
     # The kernel counts in hundredths: shorter runs say nothing.
     if busy_before is None or wall_s < 1:
         return None
-    own = usage.ru_utime + usage.ru_stime
-    others = busy_seconds() - busy_before - own
+    others = busy_seconds() - busy_before - own_s
     return max(0.0, others / (wall_s * os.cpu_count()))

@@ -12,6 +12,10 @@ SHORT_PROMPT_TOKENS = 16
 # llama.cpp copies some weights into another order at load ("repack"), which speeds up decoding and
 # may slow down prefill. Neither is best at everything, so it is asked both ways.
 MODES = {"repack": 1, "plain": 0}
+# Stands for the model that zonda carries, where no file is named.
+BUILT_IN = Path("built-in")
+# Contexts that are served without asking for them.
+DEFAULT_CONTEXT_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,38 @@ class Zonda:
         return [self.path, "run", "--model", model, "-t", self.threads, *self.settings, "--raw",
                 "--prompt", "a", "--max-tokens", 1, "--temperature", 0]
 
+    def serve(self, model: Path, port: int, slots: int, context_tokens: int) -> list:
+        """A daemon that takes `slots` answers at once, each with its question in so many tokens."""
+        own = {"mqtt.enabled": "false", "engine.sequences_max": slots}
+        if context_tokens > DEFAULT_CONTEXT_TOKENS:
+            own["engine.context_tokens_max"] = context_tokens
+        given = {setting.partition("=")[0].strip() for setting in self.settings}
+        own = [word for key, value in own.items() if key not in given
+               for word in ("--set", f"{key}={value}")]
+        file = [] if model == BUILT_IN else ["--model", model]
+        return [self.path, "serve", *file, "-t", self.threads, "--http", f"127.0.0.1:{port}",
+                *own, *self.settings]
+
+    @staticmethod
+    def length(tokens: int) -> dict:
+        """What a request says that wants exactly so many tokens."""
+        return {"max_tokens": tokens, "min_tokens": tokens}
+
     @staticmethod
     def report(outcome: Outcome) -> dict:
         return read_json(outcome, outcome.output)
 
 
 class Llama:
-    """llama.cpp's `llama-bench` and `llama-batched-bench`, which lie in one folder."""
+    """llama.cpp's `llama-bench` and its neighbours, which lie in one folder."""
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int, words: list = ()):
         folder = path if path.is_dir() else path.parent
         self.single = path if path.is_file() else folder / "llama-bench"
         self.batched = folder / "llama-batched-bench"
-        self.threads = threads
+        self.server = folder / "llama-server"
+        # Passed on to the server.
+        self.threads, self.words = threads, words
 
     def version(self) -> list:
         return [self.single, "--version"]
@@ -105,6 +128,16 @@ class Llama:
     def first_token(self, model: Path, mode: str) -> list:
         return [self.single, "-m", model, "-t", self.threads, "-p", 1, "-n", 0, "-r", 1,
                 "--no-warmup", "--repack", MODES[mode], "-o", "json"]
+
+    def serve(self, model: Path, port: int, slots: int, context_tokens: int, mode: str) -> list:
+        """As zonda's. Each slot has its own part of the cache: that is faster than one for all."""
+        return [self.server, "-m", model, "-t", self.threads, "--host", "127.0.0.1",
+                "--port", port, "-np", slots, "-c", slots * context_tokens, "--no-kv-unified",
+                "--no-ui", "--repack" if MODES[mode] else "--no-repack", *self.words]
+
+    @staticmethod
+    def length(tokens: int) -> dict:
+        return {"max_tokens": tokens, "ignore_eos": True}
 
     @staticmethod
     def samples(outcome: Outcome, row: Row) -> list:
