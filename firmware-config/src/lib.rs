@@ -27,7 +27,8 @@ pub use hardware::Hardware;
 pub use origin::{Origin, Problem, ProfileError};
 pub use profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
-    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness, ToolsSection,
+    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
+    ToolsSection,
 };
 pub use secret::Secret;
 pub use sources::{Loaded, Override, Setting, Sources};

@@ -17,19 +17,7 @@ pub struct Profile {
     pub device: DeviceConfig,
     /// How much memory may be used.
     pub memory: MemoryConfig,
-    /// Who may reuse what was computed of whose prompts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PrefixSharing {
-    /// Everybody.
-    #[default]
-    All,
-    /// Each client its own.
-    Client,
-    /// Nobody.
-    Off,
-}
-
-/// How many requests, and how they are cut into steps.
+    /// How many requests, and how they are cut into steps.
     pub engine: EngineConfig,
     /// What answers.
     pub model: ModelConfig,
@@ -85,6 +73,18 @@ pub struct MemoryConfig {
     pub kv_dtype: KvDtype,
     /// What the rest of the system keeps.
     pub reserve_bytes: u64,
+}
+
+/// Who may reuse what was computed of whose prompts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PrefixSharing {
+    /// Everybody.
+    #[default]
+    All,
+    /// Each client its own.
+    Client,
+    /// Nobody.
+    Off,
 }
 
 /// How many requests, and how they are cut into steps.

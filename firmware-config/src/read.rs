@@ -7,7 +7,8 @@ use serde_json::{Map, Number, Value as Json};
 use crate::layer::{Item, Layer, Value};
 use crate::profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
-    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness, ToolsSection,
+    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
+    ToolsSection,
 };
 use crate::reader::Reader;
 use crate::{Hardware, Origin, Problem, ProfileFile};

@@ -76,12 +76,7 @@ impl Reader {
     }
 
     /// A number, or else the default.
-    pub(crate) fn number_or(
-        &mut self,
-        key: &str,
-        default: f64,
-        range: RangeInclusive<f64>,
-    ) -> f64 {
+    pub(crate) fn number_or(&mut self, key: &str, default: f64, range: RangeInclusive<f64>) -> f64 {
         self.value(key, default, &a_number(&range), f64::to_string, |value| {
             number_in(value, &range)
         })
