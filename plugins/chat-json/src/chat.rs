@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::call_ids::settle_call_ids;
 use crate::ext::Ext;
-use crate::fields::{Fields, Notes, Strictness, invalid};
+use crate::fields::{Fields, Notes, Strictness, invalid, wrong_type};
 use crate::json::parse_json;
 use crate::messages::{MESSAGES_MAX, read_messages};
 use crate::settings::{
@@ -34,6 +34,9 @@ pub struct Chat {
     /// What the client began the answer with; the answer's text starts with it.
     pub prefix_text: Option<String>,
 }
+
+/// Most texts among which an answer is chosen.
+const CHOICES_MAX: usize = 1024;
 
 /// The chat fields of Mistral's API, and our own `ext`.
 const MISTRAL_FIELDS: &[&str] = &[
@@ -100,6 +103,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         sampling: read_sampling(&body, &notes)?,
         format: read_format(&body, &mut notes)?,
         tool_choice: read_choice(&body, &tools, &mut notes)?,
+        parallel_tool_calls: body.flag("parallel_tool_calls")?.unwrap_or(true),
         tools,
         prediction: read_prediction(&body, &mut notes)?,
         limits: read_limits(&body, &delivery.ext)?,
@@ -122,10 +126,6 @@ fn check_names(body: &Fields<'_>, notes: &mut Notes) -> Result<(), Fault> {
         let legacy = &["functions", "function_call"];
         body.only(&[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, legacy].concat(), notes)?;
     }
-    // Both are wishes about cost and shape that an answer may disregard, if it says so.
-    if body.flag("parallel_tool_calls")? == Some(false) {
-        notes.ignore("parallel_tool_calls".to_owned());
-    }
     Ok(())
 }
 
@@ -133,10 +133,21 @@ fn read_format(body: &Fields<'_>, notes: &mut Notes) -> Result<Format, Fault> {
     let Some(format) = body.object("response_format")? else {
         return Ok(Format::Free);
     };
-    format.only(&["type", "json_schema"], notes)?;
+    format.only(&["type", "json_schema", "regex", "grammar", "choices"], notes)?;
     match format.required_string("type")? {
         "text" => Ok(Format::Free),
         "json_object" => Ok(Format::JsonObject),
+        "regex" => Ok(Format::Regex(format.required_string("regex")?.to_owned())),
+        "grammar" => Ok(Format::Grammar(format.required_string("grammar")?.to_owned())),
+        "choice" => {
+            let choices = format.list("choices", CHOICES_MAX)?;
+            let choices = choices.ok_or_else(|| format.missing("choices"))?;
+            let text = |choice: &Value| match choice {
+                Value::String(text) => Ok(text.clone()),
+                other => Err(wrong_type(other, "a string", format.path_of("choices"))),
+            };
+            Ok(Format::Choice(choices.iter().map(text).collect::<Result<_, _>>()?))
+        }
         "json_schema" => {
             let named =
                 format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
@@ -145,7 +156,10 @@ fn read_format(body: &Fields<'_>, notes: &mut Notes) -> Result<Format, Fault> {
             let schema = named.value("schema").ok_or_else(|| named.missing("schema"))?;
             Ok(Format::JsonSchema(schema.clone()))
         }
-        _ => Err(invalid("must be text, json_object or json_schema", format.path_of("type"))),
+        _ => Err(invalid(
+            "must be text, json_object, json_schema, regex, grammar or choice",
+            format.path_of("type"),
+        )),
     }
 }
 

@@ -149,7 +149,7 @@ fn every_bad_body_says_what_is_wrong_and_where() {
             400 tool_choice demands a call, but the request has no tools
             422 tool_choice: must be auto, none, any, required or a function
             400 tool_choice names a function that is not among the tools
-            422 response_format.type: must be text, json_object or json_schema
+            422 response_format.type: must be text, json_object, json_schema, regex, grammar or choice
             422 response_format.json_schema: field required
             422 response_format.json_schema.schema: field required"#]].assert_eq(&lines.join("\n"));
 }

@@ -140,6 +140,8 @@ fn a_mistral_body_is_understood() {
                     },
                 ],
                 tool_choice: Any,
+                parallel_tool_calls: true,
+                prediction: None,
                 limits: Limits {
                     max_tokens: Some(
                         16,
@@ -256,6 +258,8 @@ fn an_openai_body_is_understood() {
                 tool_choice: Function(
                     "f",
                 ),
+                parallel_tool_calls: false,
+                prediction: None,
                 limits: Limits {
                     max_tokens: Some(
                         16,
@@ -273,7 +277,6 @@ fn an_openai_body_is_understood() {
             dialect: OpenAi,
             ignored: [
                 "user",
-                "parallel_tool_calls",
                 "messages[1].name",
             ],
             ext: Ext {
@@ -301,6 +304,7 @@ fn a_smallest_body_has_every_default() {
     assert_eq!(chat.request.sampling, protocol::Sampling::default());
     assert_eq!(chat.request.limits, protocol::Limits::default());
     assert_eq!(chat.request.tool_choice, ToolChoice::Auto);
+    assert!(chat.request.parallel_tool_calls);
     assert!(!chat.stream && chat.ignored.is_empty() && chat.dialect == Dialect::Mistral);
     assert_eq!(lenient(&with(json!({"model": "default"}))).unwrap().request.model, "");
 }

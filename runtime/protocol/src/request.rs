@@ -40,6 +40,8 @@ pub struct Request {
     pub tools: Vec<ToolSpec>,
     /// Whether it may, must or must not call them.
     pub tool_choice: ToolChoice,
+    /// One answer may hold several calls; without this, at most one.
+    pub parallel_tool_calls: bool,
     /// What the client expects the answer to be, in great part; the right parts of it are written
     /// sooner.
     pub prediction: Option<String>,
@@ -59,6 +61,7 @@ impl Request {
             format: Format::Free,
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: true,
             prediction: None,
             limits: Limits::default(),
         }
@@ -149,7 +152,7 @@ pub enum Format {
     /// Any text.
     #[default]
     Free,
-    /// One JSON value.
+    /// One JSON object.
     JsonObject,
     /// One JSON value that this schema accepts.
     JsonSchema(Value),
@@ -157,6 +160,8 @@ pub enum Format {
     Regex(String),
     /// Text of this grammar, in Lark's notation.
     Grammar(String),
+    /// One of these texts.
+    Choice(Vec<String>),
 }
 
 /// How the next token is drawn from the logits.

@@ -1,10 +1,11 @@
 //! The one door of this room: a request goes in, a prompt comes out, and the prompt's decoder turns
 //! the answer back into text.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use protocol::{Format, Input, Request, TokenId, ToolChoice};
+use protocol::{Format, Input, Request, TokenId, ToolChoice, ToolSpec};
 
+use crate::grammar::{self, AllowedCalls, Compiler, Shape};
 use crate::template::{Mark, Part};
 use crate::validation::Strictness;
 use crate::{
@@ -17,6 +18,8 @@ pub struct Codec {
     tokenizer: Arc<Tokenizer>,
     version: TemplateVersion,
     marks: [Option<TokenId>; Mark::ALL.len()],
+    /// Made when the first answer has to have a shape, for its trie takes a while and some room.
+    compiler: Arc<OnceLock<Result<Compiler, String>>>,
 }
 
 /// What the model gets, and how its answer is to be read.
@@ -78,14 +81,15 @@ impl Codec {
         if let Some(mark) = version.marks().iter().find(lacks) {
             return Err(TextError::MissingControl { version, token: mark.name() });
         }
-        Ok(Self { tokenizer, version, marks })
+        Ok(Self { tokenizer, version, marks, compiler: Arc::default() })
     }
 
     /// The same tokenizer with another template.
     ///
     /// Errors: as [`Self::new`].
     pub fn with_version(&self, version: TemplateVersion) -> Result<Self, TextError> {
-        Self::new(Arc::clone(&self.tokenizer), version)
+        let codec = Self::new(Arc::clone(&self.tokenizer), version)?;
+        Ok(Self { compiler: Arc::clone(&self.compiler), ..codec })
     }
 
     /// The tokenizer.
@@ -140,7 +144,43 @@ impl Codec {
                 |&token: &TokenId| !self.is_end(token) && prompt.announces_calls != Some(token);
             prompt.banned = self.tokenizer.vocabulary().controls().filter(is_banned).collect();
         }
+        prompt.constraint = self.constrain(request, &prompt)?;
         Ok(prompt)
+    }
+
+    /// Keeps the answer in the shape that the request asks for, if it does.
+    fn constrain(
+        &self,
+        request: &Request,
+        prompt: &Prompt,
+    ) -> Result<Option<Box<dyn Constraint>>, TextError> {
+        let calls = prompt.announces_calls.map(|announced_by| AllowedCalls {
+            tools: match &request.tool_choice {
+                ToolChoice::Function(name) => {
+                    let is_meant = |tool: &(usize, &ToolSpec)| tool.1.name == *name;
+                    request.tools.iter().enumerate().filter(is_meant).collect()
+                }
+                ToolChoice::Auto | ToolChoice::None | ToolChoice::Any => {
+                    request.tools.iter().enumerate().collect()
+                }
+            },
+            are_forced: is_forced(&request.tool_choice),
+            are_single: !request.parallel_tool_calls,
+            have_ids: self.version.names_calls(),
+            announced_by,
+        });
+        if calls.is_none() && request.format == Format::Free {
+            return Ok(None);
+        }
+        let compiler = self.compiler.get_or_init(|| Compiler::new(self.shared_tokenizer()));
+        let compiler = compiler.as_ref().map_err(|message| TextError::Unsupported {
+            param: "response_format",
+            message: message.clone(),
+        })?;
+        let prefix = &prompt.tokens[prompt.tokens.len() - prompt.prefix_tokens..];
+        let begins_text = !prompt.continues_text || !prefix.is_empty();
+        let shape = Shape { format: &request.format, calls, prefix, begins_text };
+        grammar::constraint(compiler, &self.tokenizer, shape)
     }
 
     /// Encodes a request to look at its tokens: calls may lack results, and what only an answer
@@ -162,20 +202,7 @@ impl Codec {
 
     fn check_supported(&self, request: &Request) -> Result<(), TextError> {
         let unsupported = |param, message: String| Err(TextError::Unsupported { param, message });
-        if request.format != Format::Free {
-            return unsupported(
-                "response_format",
-                "answers of a given shape are not supported; leave response_format out or send \
-                 {\"type\": \"text\"}"
-                    .into(),
-            );
-        }
-        if matches!(request.tool_choice, ToolChoice::Any | ToolChoice::Function(_)) {
-            return unsupported(
-                "tool_choice",
-                "forced tool calls are not supported; send tool_choice \"auto\" or \"none\"".into(),
-            );
-        }
+        check_choice(request)?;
         let offers_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
         if offers_tools && !self.knows_tools() {
             return unsupported(
@@ -263,4 +290,30 @@ impl Codec {
         let continues_text = !self.tokenizer.is_control(last);
         Ok(Prompt { continues_text, ..Prompt::new(tokens.to_vec()) })
     }
+}
+
+fn is_forced(choice: &ToolChoice) -> bool {
+    matches!(choice, ToolChoice::Any | ToolChoice::Function(_))
+}
+
+/// A call that has to be made needs a function to call.
+fn check_choice(request: &Request) -> Result<(), TextError> {
+    let choice = &request.tool_choice;
+    if !is_forced(choice) {
+        return Ok(());
+    }
+    if !matches!(request.input, Input::Chat(_)) {
+        return Err(TextError::rule("tool_choice", "only a chat may have functions to call"));
+    }
+    let has = match choice {
+        ToolChoice::Function(name) => request.tools.iter().any(|tool| tool.name == *name),
+        _ => !request.tools.is_empty(),
+    };
+    if has {
+        return Ok(());
+    }
+    Err(TextError::rule(
+        "tool_choice",
+        "tool_choice demands a call of a function that is not among the tools; send it in tools",
+    ))
 }

@@ -1,4 +1,5 @@
-//! Strings to tokens and back: tokenizers, prompt templates, incremental decoding, tool calls.
+//! Strings to tokens and back: tokenizers, prompt templates, incremental decoding, tool calls,
+//! grammars.
 //!
 //! The door is [`Codec`]: it checks a request by the rules of the model's prompt encoding, writes it
 //! in that encoding, and hands out a [`Decoder`] for the answer. The room hides every text standard
@@ -11,6 +12,7 @@ mod constraint;
 mod cutter;
 mod decoder;
 mod error;
+mod grammar;
 mod hugging_face;
 mod joiner;
 mod lexicon;

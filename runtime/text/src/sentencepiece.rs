@@ -213,10 +213,17 @@ impl SentencePiece {
         if text.is_empty() {
             return;
         }
+        self.encode_behind(if self.space_prefix { SPACE } else { "" }, text, tokens);
+    }
+
+    /// Cuts `text` that goes on behind other text, appending to `tokens`.
+    pub(crate) fn encode_continued(&self, text: &str, tokens: &mut Vec<u32>) {
+        self.encode_behind("", text, tokens);
+    }
+
+    fn encode_behind(&self, prefix: &str, text: &str, tokens: &mut Vec<u32>) {
         let mut escaped = String::with_capacity(text.len() + text.len() / 2);
-        if self.space_prefix {
-            escaped.push_str(SPACE);
-        }
+        escaped.push_str(prefix);
         for (index, word) in text.split(' ').enumerate() {
             if index > 0 {
                 escaped.push_str(SPACE);

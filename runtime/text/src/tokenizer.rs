@@ -165,6 +165,20 @@ impl Tokenizer {
         Ok(ids.into_iter().map(TokenId).collect())
     }
 
+    /// Cuts text that goes on behind other text: no space goes in front.
+    ///
+    /// Errors: as [`Self::encode`].
+    pub(crate) fn encode_continued(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        match &self.cutter {
+            Cutter::SentencePiece(cutter) => {
+                let mut ids = Vec::with_capacity(text.len() / 3 + 2);
+                cutter.encode_continued(text, &mut ids);
+                Ok(ids.into_iter().map(TokenId).collect())
+            }
+            Cutter::Tekken(_) | Cutter::HuggingFace(_) => self.encode(text),
+        }
+    }
+
     /// Joins tokens to text. Control tokens and ids outside the vocabulary are skipped; bytes that
     /// are no UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[TokenId]) -> String {
@@ -190,6 +204,15 @@ impl Tokenizer {
     /// The control token of this name, such as `[INST]`.
     pub fn control(&self, name: &str) -> Option<TokenId> {
         self.vocabulary.control(name)
+    }
+
+    /// The bytes of a token that says text; empty for all others.
+    pub(crate) fn says(&self, token: TokenId) -> &[u8] {
+        match self.vocabulary.token(token) {
+            Some(Token::Text(bytes)) => bytes,
+            Some(Token::Byte(byte)) => std::slice::from_ref(byte),
+            Some(Token::Control(_) | Token::Unknown { .. }) | None => &[],
+        }
     }
 
     pub(crate) fn vocabulary(&self) -> &Vocabulary {

@@ -7,99 +7,10 @@ use proptest::prelude::*;
 use protocol::{Input, Message, Request, TokenId, ToolChoice, ToolSpec};
 use serde_json::json;
 use text::{Codec, Decoder, Piece, Stops, StreamDecoder, TemplateVersion, TextError, Tokenizer};
-use weights::{TokenKind, Vocabulary};
+use vocabularies::{CONTROLS, WORDS, hugging_face, sentencepiece, tekken, vocabulary};
+use weights::TokenKind;
 
-const CONTROLS: [&str; 17] = [
-    "<s>",
-    "</s>",
-    "[INST]",
-    "[/INST]",
-    "[TOOL_CALLS]",
-    "[AVAILABLE_TOOLS]",
-    "[/AVAILABLE_TOOLS]",
-    "[TOOL_RESULTS]",
-    "[/TOOL_RESULTS]",
-    "[PREFIX]",
-    "[MIDDLE]",
-    "[SUFFIX]",
-    "[SYSTEM_PROMPT]",
-    "[/SYSTEM_PROMPT]",
-    "[TOOL_CONTENT]",
-    "[IMG]",
-    "<pad>",
-];
-const WORDS: [&str; 16] =
-    ["▁", "▁▁", "a", "b", "ab", "▁a", "é", "]", "[", "[I", "<", "/", "s", ">", "\u{fffd}", "▁the"];
-
-/// As SentencePiece: unknown, controls, bytes, words.
-fn sentencepiece() -> Arc<Tokenizer> {
-    let mut tokens = vec![("<unk>".to_owned(), TokenKind::Unknown)];
-    tokens.extend(CONTROLS.map(|name| (name.to_owned(), TokenKind::Control)));
-    tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), TokenKind::Byte)));
-    tokens.extend(WORDS.map(|word| (word.to_owned(), TokenKind::Normal)));
-    Arc::new(Tokenizer::from_vocabulary(&vocabulary("llama", None, tokens)).unwrap())
-}
-
-/// As tekken: controls, then bytes and words in the order of their ranks.
-fn tekken() -> Arc<Tokenizer> {
-    let printable = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let spelled = |byte: u32| match printable(&byte) {
-        true => byte,
-        false => 0x100 + (0..byte).filter(|byte| !printable(byte)).count() as u32,
-    };
-    let mut tokens: Vec<_> = CONTROLS.map(|name| (name.to_owned(), TokenKind::Control)).into();
-    let byte = |byte| (char::from_u32(spelled(byte)).unwrap().to_string(), TokenKind::Normal);
-    tokens.extend((0..256).map(byte));
-    tokens.extend(["ab", "Ġa", "Ã©", "[I"].map(|word| (word.to_owned(), TokenKind::Normal)));
-    Arc::new(Tokenizer::from_vocabulary(&vocabulary("gpt2", Some("tekken"), tokens)).unwrap())
-}
-
-/// As a `tokenizer.json` of a SentencePiece vocabulary.
-fn hugging_face() -> Arc<Tokenizer> {
-    let names = ["<unk>"].into_iter().chain(CONTROLS);
-    let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
-    let all = names.clone().map(str::to_owned).chain(bytes).chain(WORDS.map(str::to_owned));
-    let entries: serde_json::Map<_, _> = all.zip(0..).map(|(text, id)| (text, json!(id))).collect();
-    let added = names.zip(0..).map(|(name, id)| {
-        json!({"id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    });
-    let content = json!({
-        "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
-        "post_processor": null,
-        "added_tokens": added.collect::<Vec<_>>(),
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-            {"type": "ByteFallback"}, {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
-                  "vocab": entries, "merges": [["▁", "▁"], ["a", "b"], ["▁", "a"]]}
-    });
-    let tokenizer = Tokenizer::from_bytes(content.to_string().as_bytes()).unwrap();
-    assert_eq!(tokenizer.vocabulary_size(), 18 + 256 + WORDS.len());
-    Arc::new(tokenizer)
-}
-
-fn vocabulary(model: &str, pre: Option<&str>, tokens: Vec<(String, TokenKind)>) -> Vocabulary {
-    let id = |name: &str| tokens.iter().position(|(text, _)| text == name).map(|id| id as u32);
-    Vocabulary {
-        model: model.into(),
-        pre: pre.map(str::to_owned),
-        bos: id("<s>"),
-        eos: id("</s>"),
-        unknown: id("<unk>"),
-        scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
-        kinds: tokens.iter().map(|(_, kind)| *kind).collect(),
-        tokens: tokens.into_iter().map(|(text, _)| text).collect(),
-        merges: Vec::new(),
-        add_space_prefix: None,
-        add_bos: None,
-        chat_template: None,
-    }
-}
+mod vocabularies;
 
 static TOKENIZERS: LazyLock<[Arc<Tokenizer>; 3]> =
     LazyLock::new(|| [sentencepiece(), tekken(), hugging_face()]);
@@ -279,9 +190,9 @@ fn requests_over_a_limit_name_the_field() {
     request.limits.stop = vec![String::new()];
     assert_eq!(fault(&request).param.as_deref(), Some("stop"));
     let mut request = chat("x");
-    request.format = protocol::Format::JsonObject;
+    request.format = protocol::Format::JsonSchema(serde_json::json!({"not": {}}));
     assert_eq!(fault(&request).code, protocol::FaultCode::Unsupported);
-    let mut request = with_tool(chat("x"));
+    let mut request = chat("x");
     request.tool_choice = ToolChoice::Any;
     assert_eq!(fault(&request).param.as_deref(), Some("tool_choice"));
     let request = Request::new("x", Input::Tokens(vec![TokenId(1 << 30)]));

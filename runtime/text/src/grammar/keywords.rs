@@ -1,0 +1,614 @@
+//! A JSON Schema, reduced to the keywords that a grammar honours.
+//!
+//! The compiler of grammars takes some keywords for less than they say, and ignores others. Here
+//! each keyword is either passed on in a spelling that the compiler takes at its word, or known to
+//! restrict nothing and dropped, or refused by name. References become entries of `$defs`; nothing
+//! is ever fetched.
+//! Source: JSON Schema 2020-12, with the lists of items and the definitions of draft 7.
+
+use serde_json::{Map, Value, json};
+
+use super::patterns;
+
+/// Nesting of schemas; the compiler recurses.
+const DEPTH_MAX: usize = 64;
+/// Schemas of one document, referenced ones once; the compiler's work grows with them.
+const SCHEMAS_MAX: usize = 10_000;
+/// Members of `properties`, or of `required`; the compiler recurses over them.
+const PROPERTIES_MAX: usize = 1000;
+/// Different references of one document.
+const REFERENCES_MAX: usize = 1000;
+/// Digits of a fraction that survive in the compiler's 64-bit floats.
+const DIGITS_MAX: usize = 15;
+/// Whole numbers up to here survive in 64-bit floats.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+/// Smaller fractions would be ranges of very many digits.
+const FRACTION_MIN: f64 = 1e-9;
+
+const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
+
+/// What `format` may name; every other format is refused where it could be meant to restrict.
+const FORMATS: [&str; 8] =
+    ["date", "date-time", "duration", "email", "ipv4", "ipv6", "time", "uuid"];
+/// RFC 3339 with leap years, which the compiler does not count, and without leap seconds, which it
+/// allows in any minute.
+const DATE: &str = concat!(
+    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|",
+    "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|",
+    "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
+);
+const TIME: &str = concat!(
+    r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?",
+    "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+);
+
+/// Keywords that restrict a value on their own; they go together, because the compiler reads
+/// `additionalProperties` by the `properties` next to it.
+const ASSERTIONS: [&str; 21] = [
+    "type",
+    "properties",
+    "patternProperties",
+    "additionalProperties",
+    "required",
+    "minProperties",
+    "maxProperties",
+    "items",
+    "prefixItems",
+    "additionalItems",
+    "minItems",
+    "maxItems",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "format",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+];
+
+/// Keywords that join schemas or list values.
+const APPLICATORS: [&str; 6] = ["const", "enum", "allOf", "anyOf", "oneOf", "$ref"];
+
+/// Keywords that restrict and that no grammar here can honour, with what to do instead.
+const REFUSED: [(&str, &str); 16] = [
+    ("not", "say what is allowed instead"),
+    ("if", "use anyOf with one schema for each case"),
+    ("then", "use anyOf with one schema for each case"),
+    ("else", "use anyOf with one schema for each case"),
+    ("contains", "restrict the items instead"),
+    ("minContains", "restrict the items instead"),
+    ("maxContains", "restrict the items instead"),
+    ("uniqueItems", "leave it out and drop repeated items from the answer"),
+    ("propertyNames", "use patternProperties with additionalProperties false"),
+    ("dependencies", "use anyOf with one schema for each case"),
+    ("dependentRequired", "use anyOf with one schema for each case"),
+    ("dependentSchemas", "use anyOf with one schema for each case"),
+    ("unevaluatedItems", "use items false beside prefixItems"),
+    ("unevaluatedProperties", "use additionalProperties false beside properties"),
+    ("$dynamicRef", "use $ref"),
+    ("$recursiveRef", "use $ref"),
+];
+
+/// Why a schema is not honoured.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// Keywords and indices below the root, each behind a dot; empty for the root.
+    pub(super) path: String,
+    /// The keyword at fault and what to do.
+    pub(super) message: String,
+    /// It is no schema at all, rather than one that is not supported.
+    pub(super) is_malformed: bool,
+}
+
+/// The same schema in the keywords that the compiler takes at their word.
+///
+/// Errors: a keyword that is not supported, or a schema over a limit.
+pub(super) fn reduce(root: &Value) -> Result<Map<String, Value>, Refusal> {
+    let mut reducer =
+        Reducer { root, references: Vec::new(), path: Vec::new(), schemas: 0, named: 0 };
+    let mut reduced = match root {
+        Value::Bool(true) => Map::new(),
+        _ => match reducer.schema(root, false)? {
+            Value::Object(members) => members,
+            _ => return Err(reducer.malformed("the schema allows no value at all")),
+        },
+    };
+    let mut definitions = Map::new();
+    let mut next = 0;
+    while let Some(reference) = reducer.references.get(next).cloned() {
+        let target = reducer.resolve(&reference)?;
+        let definition = reducer.schema(target, true)?;
+        reducer.path.clear();
+        definitions.insert(next.to_string(), definition);
+        next += 1;
+    }
+    if !definitions.is_empty() {
+        reduced.insert("$defs".into(), Value::Object(definitions));
+    }
+    Ok(reduced)
+}
+
+type Members = Map<String, Value>;
+
+struct Reducer<'a> {
+    root: &'a Value,
+    /// The pointers that `$ref` names, in order of appearance.
+    references: Vec<String>,
+    path: Vec<String>,
+    schemas: usize,
+    /// Enclosing schemas with an `$id` of their own, to which references would be relative.
+    named: usize,
+}
+
+impl<'a> Reducer<'a> {
+    fn schema(&mut self, value: &Value, is_inner: bool) -> Result<Value, Refusal> {
+        self.schemas += 1;
+        if self.path.len() > 2 * DEPTH_MAX || self.schemas > SCHEMAS_MAX {
+            return Err(self.refused(format!(
+                "the schema is too large: allowed are {SCHEMAS_MAX} schemas, {DEPTH_MAX} deep"
+            )));
+        }
+        let members = match value {
+            Value::Bool(allows) => return Ok(Value::Bool(*allows)),
+            Value::Object(members) => members,
+            _ => return Err(self.malformed("a schema must be an object or a boolean")),
+        };
+        let is_named = is_inner && members.get("$id").is_some_and(Value::is_string);
+        self.named += usize::from(is_named);
+        let mut reduced = Members::new();
+        let mut has_assertions = false;
+        for (name, value) in members {
+            let name = name.as_str();
+            if let Some((_, advice)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
+                if !restricts_nothing(name, value, members) {
+                    return Err(self.refused(format!("{name} is not supported; {advice}")));
+                }
+            } else if ASSERTIONS.contains(&name) {
+                if !has_assertions {
+                    self.assertions(members, &mut reduced)?;
+                }
+                has_assertions = true;
+            } else if APPLICATORS.contains(&name) {
+                let applied = self.below(name, |at| at.applicator(name, value))?;
+                reduced.insert(name.into(), applied);
+            }
+        }
+        self.named -= usize::from(is_named);
+        Ok(Value::Object(reduced))
+    }
+
+    fn applicator(&mut self, name: &str, value: &Value) -> Result<Value, Refusal> {
+        match (name, value) {
+            ("const", _) => self.exact(value).map(|()| value.clone()),
+            ("enum", Value::Array(values)) => {
+                values.iter().try_for_each(|value| self.exact(value))?;
+                Ok(value.clone())
+            }
+            ("$ref", Value::String(reference)) => self.reference(reference),
+            ("allOf" | "anyOf" | "oneOf", Value::Array(schemas)) if !schemas.is_empty() => {
+                self.schemas(schemas)
+            }
+            ("enum", _) => Err(self.malformed("enum must be a list")),
+            ("$ref", _) => Err(self.malformed("$ref must be a string")),
+            _ => Err(self.malformed(format!("{name} must be a list of one or more schemas"))),
+        }
+    }
+
+    fn assertions(&mut self, members: &Members, reduced: &mut Members) -> Result<(), Refusal> {
+        self.items(members, reduced)?;
+        for name in ASSERTIONS {
+            let Some(value) = members.get(name) else {
+                continue;
+            };
+            let kept = self.below(name, |at| at.assertion(name, value, members, reduced))?;
+            if let Some(kept) = kept {
+                reduced.insert(name.into(), kept);
+            }
+        }
+        Ok(())
+    }
+
+    fn assertion(
+        &mut self,
+        name: &str,
+        value: &Value,
+        members: &Members,
+        reduced: &mut Members,
+    ) -> Result<Option<Value>, Refusal> {
+        match name {
+            "items" | "prefixItems" | "additionalItems" => Ok(None),
+            "type" => self.types(value).map(Some),
+            "properties" => self.named_schemas(value).map(Some),
+            "patternProperties" => {
+                let Value::Object(members) = self.named_schemas(value)? else {
+                    return Ok(None);
+                };
+                let translated = |(pattern, schema): (String, Value)| {
+                    self.pattern(&pattern).map(|pattern| (pattern, schema))
+                };
+                let members = members.into_iter().map(translated);
+                members.collect::<Result<Members, _>>().map(|members| Some(members.into()))
+            }
+            "additionalProperties" => self.schema(value, true).map(Some),
+            "required" => self.required(value).map(Some),
+            "minProperties" => self.min_properties(value, members).map(Some),
+            "maxProperties" | "minItems" | "maxItems" | "minLength" | "maxLength" => {
+                self.count(value).map(|count| Some(count.into()))
+            }
+            "pattern" => {
+                let pattern =
+                    value.as_str().ok_or_else(|| self.malformed("pattern must be a string"))?;
+                self.pattern(pattern).map(|pattern| Some(pattern.into()))
+            }
+            "format" => self.format(value, members, reduced),
+            _ => match value {
+                Value::Number(_) => self.exact(value).map(|()| Some(value.clone())),
+                _ => Err(self.malformed(format!("{name} must be a number"))),
+            },
+        }
+    }
+
+    /// Lists of items in the words of 2020-12, whichever draft they came in.
+    fn items(&mut self, members: &Members, reduced: &mut Members) -> Result<(), Refusal> {
+        let (prefix, rest) = match (members.get("prefixItems"), members.get("items")) {
+            (Some(_), Some(Value::Array(_))) => {
+                return Err(self.malformed("items must be one schema where prefixItems is given"));
+            }
+            (None, Some(Value::Array(items))) => {
+                (Some(("items", items)), members.get("additionalItems"))
+            }
+            (Some(Value::Array(items)), rest) => (Some(("prefixItems", items)), rest),
+            (Some(_), _) => return Err(self.malformed("prefixItems must be a list of schemas")),
+            (None, rest) => (None, rest),
+        };
+        if let Some((name, prefix)) = prefix {
+            let prefix = self.below(name, |at| at.schemas(prefix))?;
+            reduced.insert("prefixItems".into(), prefix);
+        }
+        if let Some(rest) = rest {
+            let rest = self.below("items", |at| at.schema(rest, true))?;
+            reduced.insert("items".into(), rest);
+        }
+        Ok(())
+    }
+
+    fn schemas(&mut self, schemas: &[Value]) -> Result<Value, Refusal> {
+        let one = |(index, schema): (usize, &Value)| {
+            self.below(&index.to_string(), |at| at.schema(schema, true))
+        };
+        schemas.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>().map(Value::Array)
+    }
+
+    fn named_schemas(&mut self, value: &Value) -> Result<Value, Refusal> {
+        let Value::Object(members) = value else {
+            return Err(self.malformed("it must be an object of schemas"));
+        };
+        if members.len() > PROPERTIES_MAX {
+            return Err(self.refused(format!(
+                "{} properties; at most {PROPERTIES_MAX} are supported",
+                members.len()
+            )));
+        }
+        let one = |(name, schema): (&String, &Value)| {
+            let schema = self.below(name, |at| at.schema(schema, true))?;
+            Ok((name.clone(), schema))
+        };
+        members.iter().map(one).collect::<Result<Members, _>>().map(Value::Object)
+    }
+
+    fn types(&self, value: &Value) -> Result<Value, Refusal> {
+        let is_type = |value: &Value| value.as_str().is_some_and(|name| TYPES.contains(&name));
+        let is_fit = match value {
+            Value::Array(list) => !list.is_empty() && list.iter().all(is_type),
+            other => is_type(other),
+        };
+        if is_fit {
+            return Ok(value.clone());
+        }
+        Err(self.malformed(format!("type must be one or a list of {}", TYPES.join(", "))))
+    }
+
+    fn required(&self, value: &Value) -> Result<Value, Refusal> {
+        let names = value.as_array().filter(|names| names.iter().all(Value::is_string));
+        let names = names.ok_or_else(|| self.malformed("required must be a list of strings"))?;
+        if names.len() > PROPERTIES_MAX {
+            return Err(self.refused(format!(
+                "{} required properties; at most {PROPERTIES_MAX} are supported",
+                names.len()
+            )));
+        }
+        Ok(value.clone())
+    }
+
+    /// Nothing in a grammar keeps additional names apart, so only one of them counts for sure.
+    fn min_properties(&self, value: &Value, members: &Members) -> Result<Value, Refusal> {
+        let count = self.count(value)?;
+        let mut required: Vec<&str> = Vec::new();
+        if let Some(Value::Array(names)) = members.get("required") {
+            required.extend(names.iter().filter_map(Value::as_str));
+        }
+        required.sort_unstable();
+        required.dedup();
+        if count > required.len() as u64 + 1 {
+            return Err(self.refused(
+                "minProperties above the number of required properties and one is not supported; \
+                 name them in required",
+            ));
+        }
+        Ok(count.into())
+    }
+
+    /// Dates and times become a `pattern` of `reduced`.
+    fn format(
+        &self,
+        value: &Value,
+        members: &Members,
+        reduced: &mut Members,
+    ) -> Result<Option<Value>, Refusal> {
+        let format = value.as_str().ok_or_else(|| self.malformed("format must be a string"))?;
+        let may_be_text = match members.get("type") {
+            None => true,
+            Some(Value::Array(types)) => types.iter().any(|name| name == "string"),
+            Some(name) => name == "string",
+        };
+        // Formats are about strings; on a number they are notes, such as OpenAPI's int32.
+        if !may_be_text {
+            return Ok(None);
+        }
+        let pattern = match format {
+            "date" => format!("^{DATE}$"),
+            "time" => format!("^{TIME}$"),
+            "date-time" => format!("^{DATE}T{TIME}$"),
+            _ if FORMATS.contains(&format) => return Ok(Some(value.clone())),
+            _ => return Err(self.unknown_format()),
+        };
+        if members.contains_key("pattern") {
+            return Err(self.refused("format and pattern together are not supported for dates"));
+        }
+        reduced.insert("pattern".into(), pattern.into());
+        Ok(None)
+    }
+
+    fn unknown_format(&self) -> Refusal {
+        self.refused(format!(
+            "this format is not supported; leave it out, use pattern, or one of {}",
+            FORMATS.join(", ")
+        ))
+    }
+
+    fn pattern(&self, pattern: &str) -> Result<String, Refusal> {
+        patterns::translated(pattern)
+            .map_err(|problem| self.refused(format!("the pattern {problem}")))
+    }
+
+    fn count(&self, value: &Value) -> Result<u64, Refusal> {
+        let is_count = |number: &f64| (0.0..=WHOLE_MAX).contains(number) && number.fract() == 0.0;
+        let count = value.as_f64().filter(is_count).map(|number| number as u64);
+        count.ok_or_else(|| self.malformed("it must be an integer, 0 or more"))
+    }
+
+    /// Refuses what the compiler would take for something else: numbers that do not fit its floats,
+    /// and control characters.
+    fn exact(&self, value: &Value) -> Result<(), Refusal> {
+        match value {
+            Value::Array(items) => items.iter().try_for_each(|item| self.exact(item)),
+            Value::Object(members) => members.values().try_for_each(|value| self.exact(value)),
+            Value::Number(number) if !is_exact(&number.to_string()) => Err(self.refused(format!(
+                "numbers of more than {DIGITS_MAX} digits, or smaller than {FRACTION_MIN}, are \
+                 not supported"
+            ))),
+            Value::String(text) if patterns::is_unspeakable(text) => Err(self.refused(
+                "control characters other than tab, line feed, carriage return, form feed and \
+                 backspace are not supported",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn reference(&mut self, reference: &str) -> Result<Value, Refusal> {
+        let is_local = reference == "#" || reference.starts_with("#/");
+        if !is_local || self.named > 0 {
+            return Err(self.refused(
+                "$ref is supported from the root of the document (\"#/$defs/name\"); other \
+                 documents, anchors and references below an $id are not",
+            ));
+        }
+        let known = self.references.iter().position(|known| known == reference);
+        let index = known.unwrap_or(self.references.len());
+        if known.is_none() {
+            if index >= REFERENCES_MAX {
+                return Err(self.refused(format!(
+                    "more than {REFERENCES_MAX} different references are not supported"
+                )));
+            }
+            self.references.push(reference.into());
+        }
+        Ok(json!(format!("#/$defs/{index}")))
+    }
+
+    /// The schema that a reference names; the path becomes its place.
+    fn resolve(&mut self, reference: &str) -> Result<&'a Value, Refusal> {
+        let mut target = self.root;
+        for (index, step) in reference.split('/').skip(1).enumerate() {
+            if index > 0 && target.get("$id").is_some_and(Value::is_string) {
+                return Err(self.refused("$ref into a schema with an $id is not supported"));
+            }
+            let step = percent_decoded(step).replace("~1", "/").replace("~0", "~");
+            let found = match target {
+                Value::Array(items) => step.parse().ok().and_then(|at: usize| items.get(at)),
+                other => other.get(&step),
+            };
+            self.path.push(step);
+            target =
+                found.ok_or_else(|| self.malformed("a $ref names this place, which is empty"))?;
+        }
+        Ok(target)
+    }
+
+    fn below<T>(
+        &mut self,
+        step: &str,
+        inner: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        self.path.push(step.into());
+        let result = inner(self)?;
+        self.path.pop();
+        Ok(result)
+    }
+
+    fn refused(&self, message: impl Into<String>) -> Refusal {
+        let path = self.path.iter().map(|step| format!(".{step}")).collect();
+        Refusal { path, message: message.into(), is_malformed: false }
+    }
+
+    fn malformed(&self, message: impl Into<String>) -> Refusal {
+        Refusal { is_malformed: true, ..self.refused(message) }
+    }
+}
+
+/// Whether a keyword that is refused says nothing here.
+fn restricts_nothing(name: &str, value: &Value, members: &Members) -> bool {
+    match name {
+        "uniqueItems" => {
+            let items_max = members.get("maxItems").and_then(Value::as_f64);
+            *value == Value::Bool(false) || items_max.is_some_and(|items| items <= 1.0)
+        }
+        "unevaluatedItems" | "unevaluatedProperties" | "propertyNames" => {
+            *value == Value::Bool(true) || *value == json!({})
+        }
+        "dependencies" | "dependentRequired" | "dependentSchemas" => *value == json!({}),
+        _ => false,
+    }
+}
+
+fn is_exact(number: &str) -> bool {
+    let Ok(value) = number.parse::<f64>() else {
+        return false;
+    };
+    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let digits = digits.trim_matches('0');
+    if digits.is_empty() {
+        return true;
+    }
+    let is_whole = value.fract() == 0.0;
+    value.abs() <= WHOLE_MAX
+        && (is_whole || digits.len() <= DIGITS_MAX)
+        && value.abs() >= FRACTION_MIN
+}
+
+/// `%41` as `A`; what is no such escape stays.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match escaped.filter(|_| byte == b'%') {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reduced(schema: Value) -> Value {
+        Value::Object(reduce(&schema).unwrap())
+    }
+
+    #[test]
+    fn keywords_that_restrict_nothing_are_dropped() {
+        let schema = json!({
+            "$schema": "http://json-schema.org/draft-07/schema#", "title": "t", "x-guidance": {"lenient": true},
+            "type": "integer", "format": "int32", "uniqueItems": false, "minimum": 1, "default": 2,
+        });
+        assert_eq!(reduced(schema), json!({"type": "integer", "minimum": 1}));
+        assert_eq!(reduced(json!(true)), json!({}));
+    }
+
+    #[test]
+    fn lists_of_items_are_those_of_the_newest_draft() {
+        assert_eq!(
+            reduced(json!({"items": [{}, true], "additionalItems": false, "minItems": 2.0})),
+            json!({"prefixItems": [{}, true], "items": false, "minItems": 2})
+        );
+        assert_eq!(reduced(json!({"items": {}, "additionalItems": false})), json!({"items": {}}));
+        assert_eq!(
+            reduced(json!({"prefixItems": [{}], "additionalItems": false})),
+            json!({"prefixItems": [{}]})
+        );
+    }
+
+    #[test]
+    fn references_become_definitions_once() {
+        let schema = json!({
+            "properties": {"a": {"$ref": "#/$defs/x~1y%25"}, "b": {"$ref": "#"}, "c": {"$ref": "#/$defs/x~1y%25"}},
+            "$defs": {"x/y%": {"type": "array", "items": {"$ref": "#"}}, "unused": {"not": {}}},
+        });
+        let properties = json!({"a": {"$ref": "#/$defs/0"}, "b": {"$ref": "#/$defs/1"}, "c": {"$ref": "#/$defs/0"}});
+        assert_eq!(
+            reduced(schema),
+            json!({"properties": properties, "$defs": {
+                "0": {"type": "array", "items": {"$ref": "#/$defs/1"}},
+                "1": {"properties": properties},
+            }})
+        );
+    }
+
+    #[test]
+    fn refusals_name_keyword_and_place() {
+        for (schema, path, word) in [
+            (json!({"properties": {"a": {"not": {}}}}), ".properties.a", "not"),
+            (json!({"items": {"uniqueItems": true}}), ".items", "uniqueItems"),
+            (json!({"anyOf": [{}, {"if": {}}]}), ".anyOf.1", "if"),
+            (json!({"$ref": "https://example.com/x"}), ".$ref", "$ref"),
+            (json!({"$ref": "#anchor"}), ".$ref", "$ref"),
+            (json!({"$ref": "#/$defs/a"}), ".$defs", "$ref"),
+            (
+                json!({"allOf": [{"$id": "x", "items": {"$ref": "#"}}]}),
+                ".allOf.0.items.$ref",
+                "$ref",
+            ),
+            (json!({"format": "uri-template"}), ".format", "format"),
+            (json!({"format": "date", "pattern": "^2"}), ".format", "format"),
+            (json!({"enum": ["a\u{0}b"]}), ".enum", "control"),
+            (json!({"minProperties": 2}), ".minProperties", "minProperties"),
+            (json!({"const": [12345678901234567890u64]}), ".const", "numbers"),
+            (json!({"pattern": "[a&&b]"}), ".pattern", "pattern"),
+            (json!({"type": "any"}), ".type", "type"),
+            (json!({"prefixItems": [3]}), ".prefixItems.0", "schema"),
+            (json!(false), "", "no value"),
+            (json!(3), "", "object"),
+        ] {
+            let refusal = reduce(&schema).unwrap_err();
+            assert_eq!(refusal.path, path, "{schema}");
+            assert!(refusal.message.contains(word), "{}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn size_has_limits() {
+        let nested = |depth| (0..depth).fold(json!({}), |inner, _| json!({"items": inner}));
+        assert!(reduce(&nested(DEPTH_MAX)).is_ok());
+        assert!(reduce(&nested(2 * DEPTH_MAX + 1)).unwrap_err().message.contains("too large"));
+        let many = |count| {
+            let properties: Members = (0..count).map(|n| (n.to_string(), json!({}))).collect();
+            json!({"properties": properties})
+        };
+        assert!(reduce(&many(PROPERTIES_MAX)).is_ok());
+        assert!(reduce(&many(PROPERTIES_MAX + 1)).is_err());
+        assert!(reduce(&json!({"anyOf": vec![json!({}); SCHEMAS_MAX]})).is_err());
+    }
+}
