@@ -12,6 +12,7 @@ mod keywords;
 mod lark;
 mod patterns;
 mod source;
+mod weight;
 
 use llguidance::Matcher;
 use protocol::{Format, TokenId, ToolSpec};
@@ -33,6 +34,8 @@ const GRAMMAR_BYTES_MAX: usize = 256 << 10;
 const REGEX_BYTES_MAX: usize = 16 << 10;
 /// Texts to choose from.
 const CHOICES_MAX: usize = 1024;
+/// Bytes of one literal text; compiling takes the square of its length.
+const LITERAL_BYTES_MAX: usize = 8 << 10;
 
 const FORMAT: &str = "response_format";
 const SCHEMA: &str = "response_format.json_schema.schema";
@@ -183,8 +186,9 @@ fn choice(choices: &[String], may_lose_space: bool) -> Result<Source, TextError>
             format!("{} choices; allowed are 1 to {CHOICES_MAX}", choices.len()),
         ));
     }
-    if choices.iter().any(String::is_empty) {
-        return Err(TextError::rule(FORMAT, "a choice is empty; give each one a text"));
+    if choices.iter().any(|choice| choice.is_empty() || choice.len() > LITERAL_BYTES_MAX) {
+        let message = format!("a choice is empty or has more than {LITERAL_BYTES_MAX} bytes");
+        return Err(TextError::rule(FORMAT, message));
     }
     let bytes = choices.iter().map(String::len).sum();
     check_size("the choices together", bytes, GRAMMAR_BYTES_MAX)?;

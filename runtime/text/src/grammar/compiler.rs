@@ -17,6 +17,8 @@ use crate::lexicon::Token;
 
 /// Compiled grammars that are kept; a service uses a handful of schemas again and again.
 const KEPT_MAX: usize = 16;
+/// Bytes of the grammars that are kept, as text; compiled they take up to 500 times as much.
+const KEPT_BYTES_MAX: usize = 512 << 10;
 /// Bytes of one token in the trie, whose nodes count their depth in 10 bits.
 const TOKEN_BYTES_MAX: usize = 1000;
 /// Bytes of all tokens together, for the trie counts its nodes in 22 bits.
@@ -30,8 +32,8 @@ const MESSAGE_CHARACTERS_MAX: usize = 300;
 /// What bounds one grammar: about 20 ms to begin with, 15 ms for each mask, and 100 MB.
 fn limits() -> ParserLimits {
     ParserLimits {
-        // Alternatives at one place; twice what a grammar of 1000 keywords has.
-        max_items_in_row: 2000,
+        // Alternatives at one place; an object of 1000 optional properties has 4000.
+        max_items_in_row: 5000,
         // 50 000 are 1 ms; the largest published schema (FHIR) takes half of this.
         initial_lexer_fuel: 1_000_000,
         // 14 000 are 1 ms.
@@ -91,6 +93,11 @@ impl Compiler {
         kept.truncate(KEPT_MAX - 1);
         // Copies share nothing, so that no answer uses up another one's limits.
         kept.insert(0, (key.to_owned(), matcher.deep_clone()));
+        while kept.len() > 1
+            && kept.iter().map(|(key, _)| key.len()).sum::<usize>() > KEPT_BYTES_MAX
+        {
+            kept.pop();
+        }
         Ok(matcher)
     }
 

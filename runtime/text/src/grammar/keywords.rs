@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::patterns;
+use super::{LITERAL_BYTES_MAX, patterns, weight};
 
 /// Nesting of schemas; the compiler recurses.
 const DEPTH_MAX: usize = 64;
@@ -22,6 +22,8 @@ const REFERENCES_MAX: usize = 1000;
 const DIGITS_MAX: usize = 15;
 /// Whole numbers up to here survive in 64-bit floats.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+/// Counts up to here are 32 bits wide for the compiler.
+const COUNT_MAX: u64 = 1_000_000_000;
 /// Smaller fractions would be ranges of very many digits.
 const FRACTION_MIN: f64 = 1e-9;
 
@@ -127,6 +129,8 @@ pub(super) fn reduce(root: &Value) -> Result<Map<String, Value>, Refusal> {
     if !definitions.is_empty() {
         reduced.insert("$defs".into(), Value::Object(definitions));
     }
+    reducer.path.clear();
+    weight::check(&reduced).map_err(|problem| reducer.refused(problem))?;
     Ok(reduced)
 }
 
@@ -291,6 +295,11 @@ impl<'a> Reducer<'a> {
                 members.len()
             )));
         }
+        if members.keys().any(|name| name.len() > LITERAL_BYTES_MAX) {
+            return Err(self.refused(format!(
+                "the name of a property has more than {LITERAL_BYTES_MAX} bytes"
+            )));
+        }
         let one = |(name, schema): (&String, &Value)| {
             let schema = self.below(name, |at| at.schema(schema, true))?;
             Ok((name.clone(), schema))
@@ -386,7 +395,11 @@ impl<'a> Reducer<'a> {
     fn count(&self, value: &Value) -> Result<u64, Refusal> {
         let is_count = |number: &f64| (0.0..=WHOLE_MAX).contains(number) && number.fract() == 0.0;
         let count = value.as_f64().filter(is_count).map(|number| number as u64);
-        count.ok_or_else(|| self.malformed("it must be an integer, 0 or more"))
+        let count = count.ok_or_else(|| self.malformed("it must be an integer, 0 or more"))?;
+        if count > COUNT_MAX {
+            return Err(self.refused(format!("counts above {COUNT_MAX} are not supported")));
+        }
+        Ok(count)
     }
 
     /// Refuses what the compiler would take for something else: numbers that do not fit its floats,
@@ -398,6 +411,10 @@ impl<'a> Reducer<'a> {
             Value::Number(number) if !is_exact(&number.to_string()) => Err(self.refused(format!(
                 "numbers of more than {DIGITS_MAX} digits, or smaller than {FRACTION_MIN}, are \
                  not supported"
+            ))),
+            Value::String(text) if text.len() > LITERAL_BYTES_MAX => Err(self.refused(format!(
+                "a text has {} bytes, the limit is {LITERAL_BYTES_MAX}",
+                text.len()
             ))),
             Value::String(text) if patterns::is_unspeakable(text) => Err(self.refused(
                 "control characters other than tab, line feed, carriage return, form feed and \

@@ -3,6 +3,8 @@
 //! The compiler's dialect reaches further than grammars: to tokens by number, to schemas with
 //! options of their own, to sampling. Only what describes a text goes through.
 
+use super::{LITERAL_BYTES_MAX, patterns};
+
 /// Nesting of brackets; the compiler recurses.
 const DEPTH_MAX: usize = 64;
 
@@ -14,9 +16,19 @@ pub(super) fn check(grammar: &str) -> Result<(), String> {
     let mut rest = grammar;
     while let Some(first) = rest.chars().next() {
         let taken = match first {
-            '"' => quoted(rest, '"'),
             '/' if rest.starts_with("//") => line(rest),
-            '/' => quoted(rest, '/'),
+            quote @ ('"' | '/') => {
+                let bytes = quoted(rest, quote);
+                if bytes > LITERAL_BYTES_MAX {
+                    return Err(format!(
+                        "has a terminal of {bytes} bytes, the limit is {LITERAL_BYTES_MAX}"
+                    ));
+                }
+                if quote == '/' {
+                    patterns::check_repeats(rest[..bytes].trim_matches('/'))?;
+                }
+                bytes
+            }
             '#' => line(rest),
             '<' => {
                 return Err("names tokens (<…>), which is not supported; write text".into());

@@ -5,6 +5,8 @@ use regex_syntax::hir::{Hir, HirKind};
 
 /// Bytes of one pattern of a schema; most have less than 100.
 const PATTERN_BYTES_MAX: usize = 8 << 10;
+/// Times that a part has to be repeated; the compiler writes forced text out.
+const REPEATS_MAX: u64 = 10_000;
 
 /// JavaScript's white space; the compiler's has U+0085 and lacks U+FEFF.
 const SPACES: &str =
@@ -22,6 +24,7 @@ pub(super) fn translated(pattern: &str) -> Result<String, String> {
     }
     let translated = translate(pattern)?;
     parse(&translated)?;
+    check_repeats(&translated)?;
     // The compiler forgets control characters of a literal that it cannot escape.
     let spelled = llguidance::regex_to_lark(&translated, "dw");
     let hir = regex_syntax::parse(&spelled).map_err(|_| "is not supported".to_owned())?;
@@ -50,6 +53,33 @@ fn has_control(hir: &Hir) -> bool {
     }
 }
 
+/// Whether repetitions inside each other stay within what the compiler can write out.
+pub(super) fn check_repeats(regex: &str) -> Result<(), String> {
+    let Ok(hir) = regex_syntax::parse(regex) else {
+        return Ok(());
+    };
+    match repeats(&hir) {
+        times if times > REPEATS_MAX => Err(format!(
+            "repeats a part {times} times, the limit is {REPEATS_MAX}; use smaller numbers"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// How often the most repeated part has to come.
+fn repeats(hir: &Hir) -> u64 {
+    match hir.kind() {
+        HirKind::Repetition(repetition) => {
+            u64::from(repetition.min.max(1)).saturating_mul(repeats(&repetition.sub))
+        }
+        HirKind::Capture(capture) => repeats(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+            parts.iter().map(repeats).max().unwrap_or(1)
+        }
+        HirKind::Empty | HirKind::Literal(_) | HirKind::Class(_) | HirKind::Look(_) => 1,
+    }
+}
+
 /// Whether a regular expression can be matched against a whole text. Anchors around it do no harm.
 ///
 /// Errors: it is none, as the end of a sentence.
@@ -57,7 +87,8 @@ pub(super) fn check_whole(regex: &str) -> Result<(), String> {
     if regex.is_empty() {
         return Err("is empty".into());
     }
-    parse(regex)
+    parse(regex)?;
+    check_repeats(regex)
 }
 
 fn parse(pattern: &str) -> Result<(), String> {
@@ -123,7 +154,7 @@ mod tests {
 
     #[test]
     fn broken_expressions_are_refused() {
-        for regex in ["", "(a", r"a\", "*", "[a"] {
+        for regex in ["", "(a", r"a\", "*", "[a", "((a{100}){100}){100}"] {
             assert!(check_whole(regex).is_err(), "{regex}");
         }
         assert_eq!(check_whole(r"(?i)^a/\d+$|\x{e9}"), Ok(()));
