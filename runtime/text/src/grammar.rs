@@ -91,7 +91,12 @@ pub(crate) fn constraint(
         Format::Free => Text::Free,
         format => {
             let may_lose_space = strips_space && shape.begins_text;
-            Text::Shaped(Automaton::new(text(compiler, tokenizer, format, may_lose_space)?))
+            Text::Shaped(Box::new(Automaton::new(text(
+                compiler,
+                tokenizer,
+                format,
+                may_lose_space,
+            )?)))
         }
     };
     let mut answer = Answer::new(text, calls, tokenizer.eos(), tokenizer.vocabulary_size());
@@ -168,7 +173,7 @@ fn space_in_front(
     }
     let matcher = compile(compiler, source).map_err(|message| refused(FORMAT, place, &message))?;
     let mut answer = Answer::new(
-        Text::Shaped(Automaton::new(matcher)),
+        Text::Shaped(Box::new(Automaton::new(matcher))),
         None,
         tokenizer.eos(),
         tokenizer.vocabulary_size(),
@@ -294,44 +299,54 @@ fn refused_schema(param: &'static str, place: &str, refusal: Refusal) -> TextErr
     TextError::Unsupported { param, message }
 }
 
-/// What the compiler complains about, in words that name the keyword.
+/// What the compiler complains about, with words that name the keyword.
 const COMPLAINTS: &[(&str, &str)] = &[
     (
         "oneOf constraints",
-        "oneOf is supported where no value fits two of its schemas, and this \
-      could not be shown; use anyOf, or give each schema a property with a different const",
+        "oneOf is supported where no value fits two of its schemas, and this could not be shown; \
+         use anyOf, or give each schema a property with a different const",
     ),
     (
         "patternProp",
-        "patternProperties is supported where no name fits two of the patterns, and \
-      this could not be shown; make them exclusive",
+        "patternProperties is supported where no name fits two of the patterns, and this could \
+         not be shown; make them exclusive",
     ),
     (
         "min/maxProperties",
-        "minProperties and maxProperties are supported where every property in \
-      properties is required",
+        "minProperties and maxProperties are supported where every property in properties is \
+         required",
     ),
     (
         "circular references",
-        "$ref to a schema that contains itself is not supported beside other \
-      keywords; put it alone, or into a property",
+        "$ref to a schema that contains itself is not supported beside other keywords; put it \
+         alone, or into a property",
+    ),
+    ("stack level exceeded", "allOf of schemas that contain themselves by $ref is not supported"),
+    ("NoExtensionBias", "no text fits; a $ref that only leads back to itself says nothing"),
+    (
+        "schema too large",
+        "allOf, anyOf and oneOf multiply to too many schemas; write the cases out in one anyOf",
     ),
     (
         "Unsatisfiable schema",
-        "no value fits the schema; keywords such as required, enum, const, \
-      pattern, minimum and maximum contradict each other",
+        "no value fits the schema; keywords such as required, enum, const, pattern, minimum and \
+         maximum contradict each other",
     ),
     (
         "lookarounds",
-        "the pattern or regular expression has an anchor in its middle, a word boundary \
-      or a look-around; anchors are supported at the ends, the others are not",
+        "the pattern or regular expression has an anchor in its middle, a word boundary or a \
+         look-around; anchors are supported at the ends, the others are not",
     ),
     (
         "Unable to determine if regex is empty",
-        "the pattern together with format, minLength and \
-      maxLength is too complex; leave one of them out",
+        "the pattern together with format, minLength and maxLength is too complex; leave one of \
+         them out",
     ),
+    ("too many expressions", TOO_COMPLEX),
+    ("fuel exhausted", TOO_COMPLEX),
 ];
+const TOO_COMPLEX: &str = "it is too complex; use smaller numbers in multipleOf, minLength, \
+    maxLength and in the repetitions of a pattern";
 
 fn refused(param: &'static str, place: &str, complaint: &str) -> TextError {
     let known = COMPLAINTS.iter().find(|(words, _)| complaint.contains(words));

@@ -322,7 +322,7 @@ fn spaces_in_front_are_text_or_not() {
         assert!(accepts(codec, &chat(Format::JsonObject), &text), "{name}");
         assert_eq!(accepts(codec, &goes_on(Format::JsonObject), &text), !strips, "{name}");
         let spaced = Format::Regex(" +a".into());
-        assert_eq!(accepts(codec, &chat(spaced.clone()), "a"), false, "{name}");
+        assert!(!accepts(codec, &chat(spaced.clone()), "a"), "{name}");
         assert!(accepts(codec, &chat(spaced), " a"), "{name}");
     }
 }

@@ -15,7 +15,7 @@ pub(super) enum Text {
     /// Any text, of any length.
     Free,
     /// A text of this grammar, and then no calls.
-    Shaped(Automaton),
+    Shaped(Box<Automaton>),
     /// None: the answer is calls.
     Forbidden,
 }

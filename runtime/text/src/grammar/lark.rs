@@ -7,12 +7,14 @@ use super::{LITERAL_BYTES_MAX, patterns};
 
 /// Nesting of brackets; the compiler recurses.
 const DEPTH_MAX: usize = 64;
+/// Terminals that are intersected; the compiler's work is the product of them all.
+const ANDS_MAX: usize = 4;
 
 /// Checks a grammar before it is compiled.
 ///
 /// Errors: what is not supported, as the end of a sentence.
 pub(super) fn check(grammar: &str) -> Result<(), String> {
-    let mut depth = 0usize;
+    let (mut depth, mut ands) = (0usize, 0usize);
     let mut rest = grammar;
     while let Some(first) = rest.chars().next() {
         let taken = match first {
@@ -48,6 +50,13 @@ pub(super) fn check(grammar: &str) -> Result<(), String> {
                     return Err(format!("has %{word:.16}, which is not supported"));
                 }
                 1 + word.len()
+            }
+            '&' => {
+                ands += 1;
+                if ands > ANDS_MAX {
+                    return Err(format!("has more than {ANDS_MAX} intersections (&)"));
+                }
+                1
             }
             '(' | '[' | '{' => {
                 depth += 1;
@@ -113,6 +122,9 @@ mod tests {
             "%llguidance {\"allow_invalid_utf8\": true}\nstart: \"a\"",
             "start: /a\\/<b/ <x>",
             &format!("start: {}\"a\"", "(".repeat(100)),
+            "start: T\nT: /a/ & /a/ & /a/ & /a/ & /a/ & /a/",
+            &format!("start: \"{}\"", "a".repeat(LITERAL_BYTES_MAX)),
+            "start: /((a{100}){100}){100}/",
         ] {
             assert!(check(grammar).is_err(), "{grammar}");
         }

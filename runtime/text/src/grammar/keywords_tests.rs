@@ -1,0 +1,89 @@
+use super::*;
+
+fn reduced(schema: Value) -> Value {
+    Value::Object(reduce(&schema).unwrap())
+}
+
+#[test]
+fn keywords_that_restrict_nothing_are_dropped() {
+    let schema = json!({
+        "$schema": "http://json-schema.org/draft-07/schema#", "title": "t", "x-guidance": {"lenient": true},
+        "type": "integer", "format": "int32", "uniqueItems": false, "minimum": 1, "default": 2,
+    });
+    assert_eq!(reduced(schema), json!({"type": "integer", "minimum": 1}));
+    assert_eq!(reduced(json!(true)), json!({}));
+}
+
+#[test]
+fn lists_of_items_are_those_of_the_newest_draft() {
+    assert_eq!(
+        reduced(json!({"items": [{}, true], "additionalItems": false, "minItems": 2.0})),
+        json!({"prefixItems": [{}, true], "items": false, "minItems": 2})
+    );
+    assert_eq!(reduced(json!({"items": {}, "additionalItems": false})), json!({"items": {}}));
+    assert_eq!(
+        reduced(json!({"prefixItems": [{}], "additionalItems": false})),
+        json!({"prefixItems": [{}]})
+    );
+}
+
+#[test]
+fn references_become_definitions_once() {
+    let schema = json!({
+        "properties": {"a": {"$ref": "#/$defs/x~1y%25"}, "b": {"$ref": "#"}, "c": {"$ref": "#/$defs/x~1y%25"}},
+        "$defs": {"x/y%": {"type": "array", "items": {"$ref": "#"}}, "unused": {"not": {}}},
+    });
+    let properties =
+        json!({"a": {"$ref": "#/$defs/0"}, "b": {"$ref": "#/$defs/1"}, "c": {"$ref": "#/$defs/0"}});
+    assert_eq!(
+        reduced(schema),
+        json!({"properties": properties, "$defs": {
+            "0": {"type": "array", "items": {"$ref": "#/$defs/1"}},
+            "1": {"properties": properties},
+        }})
+    );
+}
+
+#[test]
+fn refusals_name_keyword_and_place() {
+    for (schema, path, word) in [
+        (json!({"properties": {"a": {"not": {}}}}), ".properties.a", "not"),
+        (json!({"items": {"uniqueItems": true}}), ".items", "uniqueItems"),
+        (json!({"anyOf": [{}, {"if": {}}]}), ".anyOf.1", "if"),
+        (json!({"$ref": "https://example.com/x"}), ".$ref", "$ref"),
+        (json!({"$ref": "#anchor"}), ".$ref", "$ref"),
+        (json!({"$ref": "#/$defs/a"}), ".$defs", "$ref"),
+        (json!({"allOf": [{"$id": "x", "items": {"$ref": "#"}}]}), ".allOf.0.items.$ref", "$ref"),
+        (json!({"format": "uri-template"}), ".format", "format"),
+        (json!({"format": "date", "pattern": "^2"}), ".format", "format"),
+        (json!({"enum": ["a\u{0}b"]}), ".enum", "control"),
+        (json!({"const": "a".repeat(9000)}), ".const", "limit"),
+        (json!({"minLength": 1e12}), ".minLength", "counts"),
+        (json!({"allOf": vec![json!({"pattern": "a"}); 9]}), "", "pattern"),
+        (json!({"minProperties": 2}), ".minProperties", "minProperties"),
+        (json!({"const": [12345678901234567890u64]}), ".const", "numbers"),
+        (json!({"pattern": "[a&&b]"}), ".pattern", "pattern"),
+        (json!({"type": "any"}), ".type", "type"),
+        (json!({"prefixItems": [3]}), ".prefixItems.0", "schema"),
+        (json!(false), "", "no value"),
+        (json!(3), "", "object"),
+    ] {
+        let refusal = reduce(&schema).unwrap_err();
+        assert_eq!(refusal.path, path, "{schema}");
+        assert!(refusal.message.contains(word), "{}", refusal.message);
+    }
+}
+
+#[test]
+fn size_has_limits() {
+    let nested = |depth| (0..depth).fold(json!({}), |inner, _| json!({"items": inner}));
+    assert!(reduce(&nested(DEPTH_MAX)).is_ok());
+    assert!(reduce(&nested(2 * DEPTH_MAX + 1)).unwrap_err().message.contains("too large"));
+    let many = |count| {
+        let properties: Members = (0..count).map(|n| (n.to_string(), json!({}))).collect();
+        json!({"properties": properties})
+    };
+    assert!(reduce(&many(PROPERTIES_MAX)).is_ok());
+    assert!(reduce(&many(PROPERTIES_MAX + 1)).is_err());
+    assert!(reduce(&json!({"anyOf": vec![json!({}); SCHEMAS_MAX]})).is_err());
+}
