@@ -96,7 +96,8 @@ impl Decoder {
     }
 
     /// Ends the answer and gives what was held back: beginnings of stop texts, incomplete characters
-    /// as U+FFFD, and calls that began, as calls where they can be read and as text where not.
+    /// as U+FFFD, and the calls that are whole. What is left of a call that was cut off is no text
+    /// for a reader and is dropped.
     pub fn finish(&mut self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let vocabulary = self.tokenizer.vocabulary();
@@ -107,8 +108,10 @@ impl Decoder {
                 self.release(true, &mut pieces);
             }
             Section::Calls(calls) => {
-                self.joiner.finish(vocabulary, &mut calls.text);
-                self.end_calls(&mut pieces);
+                let calls = std::mem::take(calls);
+                if let Some(calls) = parse(&calls.into_whole(), &mut self.ids) {
+                    pieces.extend(calls.into_iter().map(Piece::ToolCall));
+                }
             }
         }
         self.section = Section::Ended;

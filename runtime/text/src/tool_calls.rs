@@ -20,12 +20,14 @@ pub(crate) struct Calls {
     in_string: bool,
     is_escaped: bool,
     is_whole: bool,
+    /// Where the last whole call of a list ends.
+    last_end: usize,
 }
 
 impl Calls {
     /// Looks at what was appended to `text`; whether nothing more is to be expected.
     pub(crate) fn is_whole(&mut self) -> bool {
-        for &byte in &self.text.as_bytes()[self.scanned..] {
+        for (at, &byte) in self.text.as_bytes().iter().enumerate().skip(self.scanned) {
             match byte {
                 _ if self.is_escaped => self.is_escaped = false,
                 b'\\' if self.in_string => self.is_escaped = true,
@@ -35,12 +37,28 @@ impl Calls {
                 b']' | b'}' => {
                     self.depth = self.depth.saturating_sub(1);
                     self.is_whole |= self.depth == 0;
+                    if self.depth == 1 && byte == b'}' {
+                        self.last_end = at + 1;
+                    }
                 }
                 _ => {}
             }
         }
         self.scanned = self.text.len();
         self.is_whole || self.scanned > CALLS_BYTES_MAX
+    }
+}
+
+impl Calls {
+    /// The list as far as its calls are whole, for an answer that was cut off inside of it.
+    pub(crate) fn into_whole(mut self) -> String {
+        if !self.is_whole() {
+            self.text.truncate(self.last_end);
+            if self.last_end > 0 {
+                self.text.push(']');
+            }
+        }
+        self.text
     }
 }
 
@@ -152,6 +170,15 @@ mod tests {
             calls.text.push(character);
             assert_eq!(calls.is_whole(), at + 1 == text.len());
         }
+    }
+
+    #[test]
+    fn a_list_that_was_cut_off_keeps_its_whole_calls() {
+        let text = r#"[{"name": "f", "arguments": {"x": {}}}, {"name": "g", "argu"#;
+        let cut = |text: &str| Calls { text: text.into(), ..Calls::default() }.into_whole();
+        assert_eq!(cut(text), r#"[{"name": "f", "arguments": {"x": {}}}]"#);
+        assert_eq!(cut(r#"[{"name": "f", "arguments": {"x": 12"#), "");
+        assert_eq!(cut(r#"{"name": "f"}"#), r#"{"name": "f"}"#);
     }
 
     #[test]

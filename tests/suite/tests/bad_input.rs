@@ -160,6 +160,8 @@ fn bad_http_requests_are_told_so_and_the_daemon_serves_on() {
         body[key] = value;
         body.to_string().into_bytes()
     };
+    let schema = json!({ "name": "s", "schema": { "not": { "type": "string" } } });
+    let unkept = json!({ "type": "json_schema", "json_schema": schema });
     let table: Vec<(&str, &str, Vec<u8>, &[u16])> = vec![
         ("no JSON", chat, b"{\"model\":".to_vec(), &[400]),
         ("no UTF-8", chat, b"{\"model\":\"\xff\"}".to_vec(), &[400]),
@@ -193,7 +195,7 @@ fn bad_http_requests_are_told_so_and_the_daemon_serves_on() {
             &[400],
         ),
         ("oversize", chat, vec![b' '; 6 << 20], &[413]),
-        ("schema output", chat, with("response_format", json!({ "type": "json_object" })), &[400]),
+        ("schema that cannot be kept", chat, with("response_format", unkept), &[400]),
         ("unknown path", "/v1/nothing", b"{}".to_vec(), &[404]),
     ];
     for (what, path, body, statuses) in &table {
