@@ -121,7 +121,7 @@ impl<F: Forward> Engine<F> {
 
     fn open(&mut self, mail: Mail, now: Instant) {
         match mail {
-            Mail::Submit(request) => self.scheduler.enqueue(request, &self.pages, now),
+            Mail::Submit(request) => self.scheduler.enqueue(*request, &self.pages, now),
             Mail::Close(deadline) => {
                 self.closing = Some(self.closing.map_or(deadline, |set| set.min(deadline)));
             }

@@ -50,7 +50,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Scheduler {
     bounds: Bounds,
     /// In the order of arrival.
-    waiting: Vec<Box<Submission>>,
+    waiting: Vec<Submission>,
     /// In the order of admission.
     active: Vec<Sequence>,
     /// Begun, and made to wait for something more urgent.
@@ -111,7 +111,7 @@ impl Scheduler {
 
     /// Queues a request, or refuses it when its answer cannot begin before its deadline. The bound on
     /// requests in flight is kept by their places.
-    pub(crate) fn enqueue(&mut self, request: Box<Submission>, pages: &Pages, now: Instant) {
+    pub(crate) fn enqueue(&mut self, request: Submission, pages: &Pages, now: Instant) {
         match self.refusal(&request, pages, now) {
             Some(fault) => self.dismiss(request, Ending::Failed(fault), now),
             None => self.waiting.push(request),
@@ -331,7 +331,7 @@ impl Scheduler {
     }
 
     /// Ends a request that never ran.
-    fn dismiss(&mut self, request: Box<Submission>, ending: Ending, now: Instant) {
+    fn dismiss(&mut self, request: Submission, ending: Ending, now: Instant) {
         tracing::debug!(request = %request.id, "ended in the queue");
         let mut outbox = request.outbox;
         let last: Option<Event> = ending.into_event(Usage::default());

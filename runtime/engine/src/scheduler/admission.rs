@@ -150,7 +150,7 @@ impl Scheduler {
                     return false;
                 };
                 let request = self.waiting.remove(index);
-                let mut sequence = Sequence::begin(*request, class, lease, now);
+                let mut sequence = Sequence::begin(request, class, lease, now);
                 sequence.deliver(now);
                 self.active.push(sequence);
             }
