@@ -80,7 +80,9 @@ impl Model {
     fn submit(&self, body: &[u8], wishes: Wishes) -> Result<(Arc<Running>, Stream), Refusal> {
         self.engine.life.check_open()?;
         let mut chat = parse(body)?;
-        chat.request.limits.priority = wishes.priority;
+        if wishes.priority != Priority::Normal {
+            chat.request.limits.priority = wishes.priority;
+        }
         if let Some(timeout) = wishes.timeout {
             let deadline = Instant::now() + timeout;
             let earlier = chat.request.limits.deadline.is_some_and(|other| other < deadline);

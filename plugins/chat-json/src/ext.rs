@@ -1,6 +1,6 @@
 //! The `ext` object of a body: what no dialect has and every entrance of ours understands.
 
-use protocol::Fault;
+use protocol::{Fault, Priority};
 
 use crate::fields::{Fields, Notes, Strictness, invalid};
 
@@ -15,6 +15,8 @@ pub struct Ext {
     pub reply_to: Option<String>,
     /// Seconds from arrival after which nobody wants the answer; also sets the request's deadline.
     pub ttl_s: Option<u32>,
+    /// Who goes first where there is not room for all.
+    pub priority: Priority,
     /// Least time between two deltas, in milliseconds.
     pub flush_ms: Option<u32>,
     /// In which pieces the answer comes.
@@ -45,6 +47,7 @@ const KNOWN: &[&str] = &[
     "id",
     "reply_to",
     "ttl_s",
+    "priority",
     "flush_ms",
     "mode",
     "max_reply_bytes",
@@ -66,7 +69,17 @@ pub(crate) fn read_ext(ext: &Fields<'_>) -> Result<Ext, Fault> {
         Some("text") => Mode::Text,
         Some(_) => return Err(invalid("must be delta, final or text", ext.path_of("mode"))),
     };
+    let priority = match ext.string("priority")? {
+        None | Some("normal") => Priority::Normal,
+        Some("interactive") => Priority::Interactive,
+        Some("batch") => Priority::Batch,
+        Some(_) => {
+            let message = "must be interactive, normal or batch";
+            return Err(invalid(message, ext.path_of("priority")));
+        }
+    };
     Ok(Ext {
+        priority,
         id: id(ext)?,
         reply_to: topic(ext, "reply_to")?,
         ttl_s: bounded(ext, "ttl_s", 1, 86_400)?,

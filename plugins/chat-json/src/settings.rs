@@ -116,7 +116,7 @@ pub(crate) fn read_limits(body: &Fields<'_>, ext: &Ext) -> Result<Limits, Fault>
         min_tokens: tokens("min_tokens")?.unwrap_or(0) as u32,
         stop: read_stops(body)?,
         deadline: ext.ttl_s.map(|ttl_s| Instant::now() + Duration::from_secs(ttl_s.into())),
-        ..Limits::default()
+        priority: ext.priority,
     })
 }
 

@@ -163,6 +163,7 @@ fn a_mistral_body_is_understood() {
                 id: None,
                 reply_to: None,
                 ttl_s: None,
+                priority: Normal,
                 flush_ms: None,
                 mode: Delta,
                 max_reply_bytes: None,
@@ -283,6 +284,7 @@ fn an_openai_body_is_understood() {
                 id: None,
                 reply_to: None,
                 ttl_s: None,
+                priority: Normal,
                 flush_ms: None,
                 mode: Delta,
                 max_reply_bytes: None,
@@ -444,7 +446,7 @@ fn formats_reach_the_request() {
 #[test]
 fn ext_is_read_and_nothing_unknown_hides_in_it() {
     let ext = json!({"id": "0198-a.b_c", "reply_to": "zonda/v1/a/client/plc7/reply/17", "ttl_s": 120,
-        "flush_ms": 50, "mode": "text", "max_reply_bytes": 255});
+        "priority": "batch", "flush_ms": 50, "mode": "text", "max_reply_bytes": 255});
     for chat in [lenient(&with(json!({"ext": ext}))), strict(&with(json!({"ext": ext})))] {
         let chat = chat.unwrap();
         assert_eq!(chat.ext.id.as_deref(), Some("0198-a.b_c"));
@@ -452,6 +454,7 @@ fn ext_is_read_and_nothing_unknown_hides_in_it() {
         assert_eq!((chat.ext.ttl_s, chat.ext.flush_ms), (Some(120), Some(50)));
         assert_eq!(chat.ext.max_reply_bytes, Some(255));
         assert!(chat.request.limits.deadline.is_some());
+        assert_eq!(chat.request.limits.priority, protocol::Priority::Batch);
         assert_eq!(chat.request.id.0, ID, "the transport names the request");
     }
     for (bad, param) in [
@@ -461,6 +464,7 @@ fn ext_is_read_and_nothing_unknown_hides_in_it() {
         (json!({"ttl_s": 0}), "ext.ttl_s"),
         (json!({"ttl_s": 1e9}), "ext.ttl_s"),
         (json!({"mode": "fast"}), "ext.mode"),
+        (json!({"priority": "high"}), "ext.priority"),
         (json!({"reply_to": "a/#"}), "ext.reply_to"),
         (json!({"max_reply_bytes": 0}), "ext.max_reply_bytes"),
         (json!([]), "ext"),
