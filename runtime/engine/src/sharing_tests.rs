@@ -140,3 +140,28 @@ fn guesses_change_no_answer_and_save_steps() {
     assert!(usage.guessed_right_tokens > 0);
     assert_eq!(usage.completion_tokens, 40);
 }
+
+#[test]
+fn a_deadline_that_cannot_be_met_is_refused_with_the_time_it_would_take() {
+    let slow = Scripted::new(capacity(), next_of).before_each_step(|batch| {
+        std::thread::sleep(Duration::from_millis(batch.tokens.len() as u64));
+        Ok(())
+    });
+    let mut bench = Bench::new(slow);
+    let mut first = bench.submit(short("first", "abcdefgh", 1)).unwrap();
+    bench.run();
+    assert!(reason(&read(&mut first).1).is_some(), "the box knows how fast it reads");
+    let ask = |bench: &Bench, id, milliseconds| {
+        let mut request = short(id, "zyxwvutsrqponmlkjihgfedcba", 1);
+        request.limits.deadline = Some(bench.now + Duration::from_millis(milliseconds));
+        bench.submit(request).unwrap()
+    };
+    let mut late = ask(&bench, "late", 8);
+    let mut timely = ask(&bench, "timely", 60_000);
+    bench.run();
+    let Some(Event::Failed(fault)) = late.recv() else { panic!("it is refused") };
+    assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::Deadline, Some("deadline")));
+    assert!(fault.message.contains("26 of this one"), "{}", fault.message);
+    assert!(fault.retry_after_ms.is_some());
+    assert!(reason(&read(&mut timely).1).is_some());
+}

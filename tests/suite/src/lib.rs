@@ -236,11 +236,21 @@ impl Drop for Daemon {
 
 /// One HTTP/1.1 exchange on a connection of its own. `request` is method and path.
 pub fn http_exchange(address: SocketAddr, request: &str, body: &[u8]) -> (u16, String, String) {
+    http_with(address, request, "", body)
+}
+
+/// As [`http_exchange`], with further header lines, each with its end.
+pub fn http_with(
+    address: SocketAddr,
+    request: &str,
+    headers: &str,
+    body: &[u8],
+) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!(
         "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n",
+         Content-Length: {}\r\nConnection: close\r\n{headers}\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
