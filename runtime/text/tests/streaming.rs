@@ -120,14 +120,16 @@ fn call_is_given_whole_and_its_spelling_never_shows() {
 }
 
 #[test]
-fn broken_call_is_given_as_text() {
+fn call_that_is_cut_off_is_no_text_and_those_before_it_are_calls() {
     let tokenizer = sentencepiece();
     let codec = codec(&tokenizer);
     let prompt = codec.encode(&with_tool(chat("x"))).unwrap();
     let mut answer = vec![tokenizer.control("[TOOL_CALLS]").unwrap()];
     answer.extend(tokenizer.encode(r#"[{"name": "f", "#).unwrap());
+    assert_eq!(run(&mut codec.decoder(&prompt), &answer), []);
+    answer.extend(tokenizer.encode(r#""arguments": {}}, {"name": "g", "#).unwrap());
     let pieces = run(&mut codec.decoder(&prompt), &answer);
-    assert_eq!(text_of(&pieces), r#"[{"name": "f", "#);
+    assert!(matches!(pieces.as_slice(), [Piece::ToolCall(call)] if call.name == "f"), "{pieces:?}");
 }
 
 #[test]
