@@ -12,7 +12,7 @@ use crate::simd::{self, Isa, Simd, Work};
 use crate::threads;
 
 /// Tokens of the widest tile.
-pub(crate) const WIDEST: usize = 8;
+pub const WIDEST: usize = 8;
 /// Values of the greatest block.
 const BLOCK_MAX: usize = 256;
 /// Sums of a block of 256, two in each entry: 4 over 32 values, then 8 over 16.

@@ -17,6 +17,7 @@ mod panels;
 mod simd;
 mod threads;
 
+pub use activations::WIDEST as TILE_TOKENS;
 pub use attention::{Attention, PageMap, Span, attend};
 pub use kv::{KvEncoding, KvLayout, Rotation, store};
 pub use limits::int8_peak;

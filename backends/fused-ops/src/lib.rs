@@ -25,7 +25,7 @@ pub use api::{
 };
 pub use cache::{Heads, KvPool, Rotation};
 pub use cpu_kernels::{
-    KvEncoding, KvLayout, int8_peak, pack, panel_bytes, panel_count, use_threads,
+    KvEncoding, KvLayout, TILE_TOKENS, int8_peak, pack, panel_bytes, panel_count, use_threads,
 };
 pub use device::{AvailableDevice, BackendChoice, DeviceError, OpenDevice, available, open};
 pub use ops::{FusedOps, HeadLayout, Products};

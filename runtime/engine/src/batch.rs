@@ -83,6 +83,9 @@ pub struct Capacity {
     pub context_tokens_max: u32,
     /// Tokens of one step.
     pub batch_tokens_max: u32,
+    /// A step takes as long for any number of tokens up to the next multiple of this: it is best
+    /// filled. 1 where one more token always costs as much.
+    pub tile_tokens: u32,
 }
 
 /// All that the engine knows of a network.

@@ -22,6 +22,7 @@ const BOUNDS: Bounds = Bounds {
     sequences_max: 4,
     batch_tokens_max: 8,
     prompt_chunk_tokens: 4,
+    tile_tokens: 1,
     slowdown_max: None,
     draft_tokens_max: 0,
     open_answer_tokens: 8,

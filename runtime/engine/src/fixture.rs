@@ -21,6 +21,7 @@ pub(crate) fn capacity() -> Capacity {
         page_tokens: 4,
         context_tokens_max: 48,
         batch_tokens_max: 16,
+        tile_tokens: 1,
     }
 }
 

@@ -11,6 +11,7 @@ fn pages(pages: u32, page_tokens: u32) -> Pages {
         page_tokens,
         context_tokens_max: pages * page_tokens,
         batch_tokens_max: 8,
+        tile_tokens: 1,
     })
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Bounds {
     pub(crate) sequences_max: u32,
     pub(crate) batch_tokens_max: u32,
     pub(crate) prompt_chunk_tokens: u32,
+    /// Tokens that a step is best filled to a multiple of.
+    pub(crate) tile_tokens: u32,
     /// How many times as long as a step of answers alone one with prompts may take; `None` for any.
     pub(crate) slowdown_max: Option<f64>,
     /// Tokens that are guessed behind an answer's last one, at most; 0 for none.
@@ -180,7 +182,8 @@ impl Scheduler {
         let most = self.bounds.prompt_chunk_tokens;
         let bound = self.bounds.slowdown_max;
         let bound = bound.and_then(|slowdown| self.pace.chunk_tokens(answer_tokens, slowdown));
-        bound.map_or(most, |tokens| tokens.min(most))
+        let tile = self.bounds.tile_tokens;
+        bound.map_or(most, |tokens| filled(answer_tokens, tokens, tile).min(most))
     }
 
     /// Shares `left` tokens among the prompts. Half is the oldest one's, so that it ends; the rest
@@ -340,6 +343,17 @@ impl Scheduler {
     }
 }
 
+/// About `tokens` beside `answer_tokens`, so that both together are whole tiles: a few less, or more
+/// where too little would be left.
+fn filled(answer_tokens: u32, tokens: u32, tile: u32) -> u32 {
+    let whole = (answer_tokens + tokens) / tile * tile;
+    if whole >= answer_tokens + tile.div_ceil(2) {
+        whole - answer_tokens
+    } else {
+        whole + tile - answer_tokens
+    }
+}
+
 /// Keeps an ended request until its reader has everything, within the bound.
 fn see_off(leaving: &mut VecDeque<Outbox>, leaving_max: usize, mut outbox: Outbox, now: Instant) {
     if outbox.deliver(now) != Delivery::Stuck {
@@ -394,5 +408,17 @@ impl Plan {
         rows.extend((first_row..first_row + wanted).map(|token| Row { token, want }));
         self.shares.push(Share { sequence: index, tokens, rows: wanted as usize });
         tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_filled_to_whole_tiles() {
+        let filled = |answers, tokens| filled(answers, tokens, 8);
+        assert_eq!([filled(1, 10), filled(4, 10), filled(5, 10), filled(8, 16)], [7, 4, 11, 16]);
+        assert_eq!(super::filled(3, 10, 1), 10);
     }
 }

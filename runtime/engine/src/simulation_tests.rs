@@ -11,6 +11,7 @@ const SIM: Bounds = Bounds {
     sequences_max: SEQUENCES,
     batch_tokens_max: 6,
     prompt_chunk_tokens: 3,
+    tile_tokens: 1,
     slowdown_max: None,
     draft_tokens_max: 4,
     open_answer_tokens: 4,

@@ -229,7 +229,7 @@ fn bounds(limits: &EngineLimits, capacity: &Capacity) -> Result<Bounds, EngineEr
     if let Some((name, _)) = named.into_iter().find(|(_, limit)| *limit == 0) {
         return Err(EngineError::ZeroLimit { name });
     }
-    let Capacity { vocabulary, pages, page_tokens, batch_tokens_max, .. } = *capacity;
+    let Capacity { vocabulary, pages, page_tokens, batch_tokens_max, tile_tokens, .. } = *capacity;
     if context_tokens_max(capacity) == 0 || vocabulary == 0 || batch_tokens_max == 0 {
         return Err(EngineError::NoCapacity(*capacity));
     }
@@ -242,6 +242,7 @@ fn bounds(limits: &EngineLimits, capacity: &Capacity) -> Result<Bounds, EngineEr
         sequences_max: limits.sequences_max.min(batch_tokens_max),
         batch_tokens_max,
         prompt_chunk_tokens: limits.prompt_chunk_tokens,
+        tile_tokens: tile_tokens.max(1),
         slowdown_max: (limits.slowdown_max > 0.0).then_some(limits.slowdown_max),
         draft_tokens_max: limits.draft_tokens_max,
         open_answer_tokens: OPEN_ANSWER_TOKENS,

@@ -122,6 +122,7 @@ fn a_function_call_ends_the_answer_as_a_call_and_not_as_text() {
         page_tokens: 16,
         context_tokens_max: 1024,
         batch_tokens_max: 64,
+        tile_tokens: 1,
     };
     let serving = Serving { codec, ..serving() };
     let network = Scripted::saying(capacity, words.clone(), END);

@@ -2,7 +2,9 @@
 
 use burn::tensor::{Tensor, TensorData};
 use engine::Capacity;
-use fused_ops::{KvEncoding, KvPool, Norm, OpenDevice, PackedLayout, Weight, WeightError};
+use fused_ops::{
+    KvEncoding, KvPool, Norm, OpenDevice, PackedLayout, TILE_TOKENS, Weight, WeightError,
+};
 use weights::{Archive, Hyper, Part, RawTensor, TensorLayout, TensorName, WeightsError};
 
 use crate::embedding::Embedding;
@@ -211,6 +213,7 @@ fn capacity(hyper: &Hyper, cache: CacheLimits) -> Result<Capacity, LoadError> {
         page_tokens: cache.page_tokens,
         context_tokens_max: u32::try_from(context).unwrap_or(u32::MAX),
         batch_tokens_max: cache.batch_tokens_max,
+        tile_tokens: TILE_TOKENS as u32,
     })
 }
 

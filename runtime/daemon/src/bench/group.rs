@@ -88,6 +88,7 @@ mod tests {
                 page_tokens: 4,
                 context_tokens_max: 32,
                 batch_tokens_max: 4,
+                tile_tokens: 1,
             }
         }
 

@@ -186,6 +186,7 @@ mod tests {
             page_tokens: 16,
             context_tokens_max: 256,
             batch_tokens_max: 4,
+            tile_tokens: 1,
         };
         let tests = tests(&parsed(line).unwrap());
         check(&tests, &capacity, 256).map_or_else(|error| error.to_string(), |()| "taken".into())
