@@ -6,17 +6,16 @@ file with the same threads; memory is measured between any two runs. Prints Mark
 """
 
 import argparse
-import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import children
 import tables
 from children import Failed
 from programs import MODES, Llama, Row, Zonda, parse_row
-from rounds import Rounds, machine, version, warm
+from rounds import Rounds, machine, told, version, warm
 
 DEFAULT_ROWS = "pp512,tg64,tg32x8"
 
@@ -138,13 +137,7 @@ def main() -> int:
     except Failed as failed:
         print(f"paired.py: {failed}", file=sys.stderr)
         return 1
-    runs = [asdict(run) for run in pairing.runs]
-    summaries = tables.summaries(facts, runs)
-    print(tables.markdown(facts, runs, summaries, pairing.failures))
-    if arguments.json:
-        whole = {**facts, "summaries": summaries, "failures": pairing.listed_failures(),
-                 "runs": runs}
-        arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+    summaries = told(pairing, facts, tables)
     if arguments.svg:
         arguments.svg.write_text(tables.svg(facts, summaries))
     return 1 if pairing.failures else 0

@@ -1,8 +1,10 @@
 """Takes each row by each program in turn, round by round, with a look at memory between any two."""
 
+import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import children
@@ -68,6 +70,18 @@ class Rounds:
     def listed_failures(self) -> list:
         return [{"model": key[0], "row": key[1], "program": key[2], "mode": key[3], "why": why}
                 for key, why in self.failures.items()]
+
+
+def told(rounds: Rounds, facts: dict, tables) -> dict:
+    """Prints what was measured as Markdown and writes the JSON that was asked for; gives summaries."""
+    runs = [asdict(run) for run in rounds.runs]
+    summaries = tables.summaries(facts, runs)
+    print(tables.markdown(facts, runs, summaries, rounds.failures))
+    if rounds.arguments.json:
+        whole = {**facts, "summaries": summaries, "failures": rounds.listed_failures(),
+                 "runs": runs}
+        rounds.arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+    return summaries
 
 
 def version(command: list, timeout_s: float) -> str:

@@ -11,13 +11,12 @@ Rows: x4       4 clients, each asking anew as soon as it has its answer
 """
 
 import argparse
-import json
 import os
 import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +24,7 @@ import serving_tables
 from answers import Answer, Flow, Server, Texts
 from children import Failed
 from programs import BUILT_IN, MODES, Llama, Zonda
-from rounds import Rounds, machine, version, warm
+from rounds import Rounds, machine, told, version, warm
 
 DEFAULT_ROWS = "x1,x4,x8,ttft512,ttft2048,gap4096"
 # A context is so much larger than what is meant to lie in it: texts have about their length.
@@ -291,13 +290,7 @@ def main() -> int:
     except Failed as failed:
         print(f"serving.py: {failed}", file=sys.stderr)
         return 1
-    runs = [asdict(run) for run in serving.runs]
-    summaries = serving_tables.summaries(facts, runs)
-    print(serving_tables.markdown(facts, runs, summaries, serving.failures))
-    if arguments.json:
-        whole = {**facts, "summaries": summaries, "failures": serving.listed_failures(),
-                 "runs": runs}
-        arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+    told(serving, facts, serving_tables)
     return 1 if serving.failures else 0
 
 

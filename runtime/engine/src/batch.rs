@@ -83,8 +83,8 @@ pub struct Capacity {
     pub context_tokens_max: u32,
     /// Tokens of one step.
     pub batch_tokens_max: u32,
-    /// A step takes as long for any number of tokens up to the next multiple of this: it is best
-    /// filled. 1 where one more token always costs as much.
+    /// Tokens that are computed together best: a step whose tokens are a multiple of it gives most for
+    /// its time. 1 where that makes no difference.
     pub tile_tokens: u32,
 }
 

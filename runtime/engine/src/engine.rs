@@ -173,6 +173,11 @@ fn rejected(error: &ForwardError) -> Fault {
 
 #[cfg(test)]
 impl<F> Engine<F> {
+    /// Makes the engine believe that it is so fast.
+    pub(crate) fn set_pace(&mut self, pace: crate::pace::Pace) {
+        self.scheduler.set_pace(pace);
+    }
+
     /// Tokens of prompts and of answers in the last step.
     pub(crate) fn planned(&self) -> (u32, u32) {
         (self.plan.prompt_tokens, self.plan.answer_tokens)

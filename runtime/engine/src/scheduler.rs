@@ -1,15 +1,12 @@
 //! Who runs in a step.
 //!
-//! Answers that are being written come first, one token each; what is left of the step's tokens
-//! goes to prompts, in the order of their admission and in chunks, so that a long prompt never
-//! keeps a reader of another answer waiting for more than one chunk.
-//!
-//! served within a priority; a request that does not find its pages holds back those behind it,
-//! because otherwise small requests would starve a large one.
+//! Answers that are being written come first, with their next token and guesses behind it; what is
+//! left of the step's tokens goes to prompts in chunks, so that a long prompt never keeps a reader of
+//! another answer waiting for more than one chunk. Who is let in next is the business of `admission`.
 //!
 //! Answers of no stated length are not promised a whole context, or one of them would keep all
 //! others waiting. When such an answer finds no page to grow into, a paused sequence or the youngest
-//! one is parked: it gives up its pages and is computed anew later. Of those that can run, none is
+//! one is parked: it gives up its pages, and later computes anew what had to make room by then. Of those that can run, none is
 //! parked for a younger one, so the oldest always reaches its end.
 
 use std::collections::{HashSet, VecDeque};
@@ -408,6 +405,13 @@ impl Plan {
         rows.extend((first_row..first_row + wanted).map(|token| Row { token, want }));
         self.shares.push(Share { sequence: index, tokens, rows: wanted as usize });
         tokens
+    }
+}
+
+#[cfg(test)]
+impl Scheduler {
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 }
 

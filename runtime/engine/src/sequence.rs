@@ -270,6 +270,11 @@ impl Sequence {
         &self.tokens[from..from + count as usize]
     }
 
+    /// Prompt and answer so far.
+    pub(crate) fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
     pub(crate) fn computed_tokens(&self) -> u32 {
         self.computed_tokens
     }

@@ -1,6 +1,7 @@
 //! Beginnings that are computed once, answers that are set aside, guesses and clients' turns.
 
 use super::*;
+use crate::pace::Pace;
 
 /// An engine with more pages than [`Bench::new`] has, for beginnings that stay.
 fn roomy(bounds: Bounds) -> Bench {
@@ -141,27 +142,41 @@ fn guesses_change_no_answer_and_save_steps() {
     assert_eq!(usage.completion_tokens, 40);
 }
 
+/// An engine that believes to read a token of a prompt in a millisecond.
+fn paced(bounds: Bounds) -> Bench {
+    let mut bench = roomy(bounds);
+    let mut pace = Pace::default();
+    pace.note(8, 0, Duration::from_millis(8));
+    bench.engine.set_pace(pace);
+    bench
+}
+
+fn until(bench: &Bench, mut request: Request, milliseconds: u64) -> Reply {
+    request.limits.deadline = Some(bench.now + Duration::from_millis(milliseconds));
+    bench.submit(request).unwrap()
+}
+
 #[test]
 fn a_deadline_that_cannot_be_met_is_refused_with_the_time_it_would_take() {
-    let slow = Scripted::new(capacity(), next_of).before_each_step(|batch| {
-        std::thread::sleep(Duration::from_millis(batch.tokens.len() as u64));
-        Ok(())
-    });
-    let mut bench = Bench::new(slow);
-    let mut first = bench.submit(short("first", "abcdefgh", 1)).unwrap();
-    bench.run();
-    assert!(reason(&read(&mut first).1).is_some(), "the box knows how fast it reads");
-    let ask = |bench: &Bench, id, milliseconds| {
-        let mut request = short(id, "zyxwvutsrqponmlkjihgfedcba", 1);
-        request.limits.deadline = Some(bench.now + Duration::from_millis(milliseconds));
-        bench.submit(request).unwrap()
-    };
-    let mut late = ask(&bench, "late", 8);
-    let mut timely = ask(&bench, "timely", 60_000);
+    let mut bench = paced(BOUNDS);
+    let letters = "zyxwvutsrqponmlkjihgfedcba";
+    let mut late = until(&bench, short("late", letters, 1), 20);
+    let mut timely = until(&bench, short("timely", letters, 1), 60_000);
     bench.run();
     let Some(Event::Failed(fault)) = late.recv() else { panic!("it is refused") };
     assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::Deadline, Some("deadline")));
-    assert!(fault.message.contains("26 of this one"), "{}", fault.message);
+    assert!(fault.message.contains("expected in 26 ms"), "{}", fault.message);
     assert!(fault.retry_after_ms.is_some());
     assert!(reason(&read(&mut timely).1).is_some());
+}
+
+#[test]
+fn what_requests_have_in_common_is_waited_for_once() {
+    let mut bench = paced(Bounds { sequences_max: 1, ..BOUNDS });
+    let ask = |bench: &Bench, end: &str| {
+        until(bench, short("r", &format!("{}{end}", "zyxwvutsrq".repeat(3)), 1), 100)
+    };
+    let mut replies = ["a", "b", "c", "d", "e", "f"].map(|end| ask(&bench, end));
+    bench.run();
+    assert!(replies.iter_mut().all(|reply| reason(&read(reply).1).is_some()), "none is refused");
 }

@@ -46,7 +46,10 @@ fn main() -> ExitCode {
 
 /// The root of the checkout.
 fn root() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // Of this run, not of the build: checkouts that share a target folder share this program.
+    let built_in = env!("CARGO_MANIFEST_DIR");
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| built_in.into());
+    let here = PathBuf::from(here);
     here.ancestors().nth(2).expect("this crate lies two folders below the root").to_owned()
 }
 

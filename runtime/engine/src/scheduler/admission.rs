@@ -8,10 +8,11 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::{Fault, FaultCode, Priority};
+use protocol::{Fault, FaultCode, Priority, TokenId};
 
 use super::Scheduler;
 use crate::pages::Pages;
+use crate::prefixes::Scope;
 use crate::sequence::{Sequence, Submission};
 
 /// Time in the queue that counts as much as a higher priority.
@@ -29,6 +30,9 @@ enum Next {
     /// Index in the queue.
     Waiting(usize),
 }
+
+/// Who may share with it, its tokens, and how many of them are computed.
+type Reader<'a> = (&'a Option<Scope>, &'a [TokenId], u32);
 
 impl Class {
     const NORMAL: Self = Self(1);
@@ -54,9 +58,7 @@ impl Scheduler {
         now: Instant,
     ) -> Option<Fault> {
         let left = request.deadline?.saturating_duration_since(now);
-        let ahead = self.tokens_ahead(request, now);
-        let known = pages.known_tokens(request.scope.as_ref(), &request.prompt);
-        let own = request.prompt.len() as u64 - u64::from(known);
+        let (ahead, own) = self.tokens_to_read(request, pages, now);
         let writes = self.active.iter().any(Sequence::is_writing);
         let slowdown_max = self.bounds.slowdown_max.filter(|_| writes);
         let wait = self.pace.prompts(ahead, slowdown_max)?;
@@ -75,16 +77,29 @@ impl Scheduler {
         Some(Fault::new(FaultCode::Deadline, message).at("deadline").retry_after_ms(retry_after_ms))
     }
 
-    /// Prompt tokens that are read before those of a request that comes now.
-    fn tokens_ahead(&self, request: &Submission, now: Instant) -> u64 {
+    /// Tokens that are read before the prompt of a request that comes now, and those of the prompt
+    /// itself. What several have in common is read once.
+    fn tokens_to_read(&self, request: &Submission, pages: &Pages, now: Instant) -> (u64, u64) {
         let class = Class::of(request.priority, request.queued_at, now);
         let active = self.active.iter().filter(|sequence| !sequence.is_writing());
-        let active = active.map(|sequence| u64::from(sequence.pending_tokens()));
-        let waiting = self
-            .waiting
-            .iter()
-            .filter(|other| Class::of(other.priority, other.queued_at, now) <= class);
-        active.chain(waiting.map(|other| other.prompt.len() as u64)).sum()
+        let active = active.map(|sequence| {
+            (&sequence.request().scope, sequence.tokens(), sequence.computed_tokens())
+        });
+        let sooner = |other: &&Submission| Class::of(other.priority, other.queued_at, now) <= class;
+        let queued = self.waiting.iter().filter(sooner).chain([request]).map(|other| {
+            let known = pages.known_tokens(other.scope.as_ref(), &other.prompt);
+            (&other.scope, &other.prompt[..], known)
+        });
+        let readers: Vec<_> = active.chain(queued).collect();
+        let unread = |(index, &(scope, tokens, known)): (usize, &Reader<'_>)| {
+            let sharing =
+                readers[..index].iter().filter(|(other, ..)| scope.is_some() && *other == scope);
+            let common = sharing.map(|(_, other, _)| common_tokens(tokens, other)).max();
+            (tokens.len() - common.unwrap_or(0).max(known as usize)) as u64
+        };
+        let mut unread: Vec<u64> = readers.iter().enumerate().map(unread).collect();
+        let own = unread.pop().unwrap_or(0);
+        (unread.iter().sum(), own)
     }
 
     /// Lets in who is next, as long as there is room.
@@ -157,6 +172,10 @@ impl Scheduler {
         }
         true
     }
+}
+
+fn common_tokens(a: &[TokenId], b: &[TokenId]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]
