@@ -47,9 +47,7 @@ impl Calls {
         self.scanned = self.text.len();
         self.is_whole || self.scanned > CALLS_BYTES_MAX
     }
-}
 
-impl Calls {
     /// The list as far as its calls are whole, for an answer that was cut off inside of it.
     pub(crate) fn into_whole(mut self) -> String {
         if !self.is_whole() {
