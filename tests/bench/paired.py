@@ -15,29 +15,17 @@ import children
 import tables
 from children import Failed
 from programs import MODES, Llama, Row, Zonda, parse_row
-from rounds import Rounds, machine, told, version, warm
+from rounds import Rounds, Run, machine, told, version, warm
 
 DEFAULT_ROWS = "pp512,tg64,tg32x8"
 
 
 @dataclass
-class Run:
-    """One process and what it measured."""
+class Timed(Run):
+    """A benchmark's process and what it printed."""
 
-    model: str
-    row: str
-    program: str
-    mode: str
-    round: int
     # Tokens per second of all sequences together; empty for a run that loads and gives one token.
-    samples: list
-    peak_bytes: int
-    wall_s: float
-    others_share: float | None
-    # Bytes per second that all threads read from memory immediately before and after.
-    bandwidth_before: float
-    bandwidth_after: float
-    command: list
+    samples: list = field(default_factory=list)
     # The program's own report, where it is one object.
     report: dict = field(default_factory=dict)
 
@@ -57,7 +45,7 @@ class Pairing(Rounds):
         super().__init__(arguments, zonda, turns, [*arguments.rows, None])
         self.llama = Llama(arguments.llama, arguments.threads)
 
-    def once(self, number: int, model: Path, row: Row | None, program: str, mode: str) -> Run:
+    def once(self, number: int, model: Path, row: Row | None, program: str, mode: str) -> Timed:
         repetitions = self.arguments.repetitions
         if program == "zonda":
             command = self.zonda.bench(model, row, repetitions) if row \
@@ -74,8 +62,8 @@ class Pairing(Rounds):
             peak_bytes = report.get("peak_resident_bytes") or peak_bytes
         elif row:
             samples = self.llama.samples(outcome, row)
-        return Run(model.name, self.name(row), program, mode, number, samples, peak_bytes,
-                   outcome.wall_s, outcome.others_share, 0.0, 0.0, outcome.command, report)
+        return Timed(model.name, self.name(row), program, mode, number, peak_bytes, outcome.wall_s,
+                     outcome.others_share, command=outcome.command, samples=samples, report=report)
 
 
 def versions(pairing: Pairing) -> dict:

@@ -4,19 +4,36 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import children
 from children import Failed
 
 
+@dataclass
+class Run:
+    """One process of one row; what it measured beside this is the business of each comparison."""
+
+    model: str
+    row: str
+    program: str
+    mode: str
+    round: int
+    peak_bytes: int = 0
+    wall_s: float = 0.0
+    others_share: float | None = None
+    # Bytes per second that all threads read from memory immediately before and after.
+    bandwidth_before: float = 0.0
+    bandwidth_after: float = 0.0
+    command: list = field(default_factory=list)
+
+
 class Rounds:
     """What all comparisons have in common; how one row is measured is the business of `once`.
 
     `arguments` has `rounds`, `model` and `timeout`; `rows` may hold None, whose name is
-    `nameless`. A run has `model`, `row`, `program`, `mode`, `round`, both bandwidths, and says in
-    `shown` what it found.
+    `nameless`. What `once` gives is a `Run` that says in `shown` what it found.
     """
 
     nameless = ""

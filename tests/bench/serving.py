@@ -24,7 +24,7 @@ import serving_tables
 from answers import Answer, Flow, Server, Texts
 from children import Failed
 from programs import BUILT_IN, MODES, Llama, Zonda
-from rounds import Rounds, machine, told, version, warm
+from rounds import Rounds, Run, machine, told, version, warm
 
 DEFAULT_ROWS = "x1,x4,x8,ttft512,ttft2048,gap4096"
 # A context is so much larger than what is meant to lie in it: texts have about their length.
@@ -54,26 +54,14 @@ def parse_row(text: str) -> Row:
 
 
 @dataclass
-class Run:
-    """One process and what it measured."""
+class Served(Run):
+    """A server and what its clients saw."""
 
-    model: str
-    row: str
-    program: str
-    mode: str
-    round: int
     # Samples by figure, and what each request took.
     figures: dict = field(default_factory=dict)
     answers: list = field(default_factory=list)
     # Seconds from the start until it said that it was ready.
     start_s: float = 0.0
-    peak_bytes: int = 0
-    wall_s: float = 0.0
-    others_share: float | None = None
-    # Bytes per second that all threads read from memory immediately before and after.
-    bandwidth_before: float = 0.0
-    bandwidth_after: float = 0.0
-    command: list = field(default_factory=list)
 
     def shown(self) -> str:
         return ", ".join(f"{name} {serving_tables.number(median(samples))}"
@@ -106,8 +94,8 @@ class Serving(Rounds):
         self.texts = {model: Texts(arguments.seed) for model in arguments.model}
         self.measures = {"x": self.clients, "ttft": self.first_tokens, "gap": self.gaps}
 
-    def once(self, number: int, model: Path, row: Row, program: str, mode: str) -> Run:
-        run, texts = Run(model.name, row.name, program, mode, number), self.texts[model]
+    def once(self, number: int, model: Path, row: Row, program: str, mode: str) -> Served:
+        run, texts = Served(model.name, row.name, program, mode, number), self.texts[model]
         with self.server(model, row, program, mode) as server:
             run.command, run.start_s = server.child.command, server.start_s
             texts.settle(server, "first")
@@ -140,7 +128,7 @@ class Serving(Rounds):
         """More than an answer can get while a prompt is read, if each step reads some of it."""
         return self.arguments.quiet + row.size
 
-    def clients(self, server: Server, texts: Texts, row: Row, run: Run):
+    def clients(self, server: Server, texts: Texts, row: Row, run: Served):
         """So many clients, each asking anew as soon as it has its answer."""
         arguments = self.arguments
 
@@ -159,7 +147,7 @@ class Serving(Rounds):
         for answer in answers:
             run.note("answer tokens/s", answer)
 
-    def first_tokens(self, server: Server, texts: Texts, row: Row, run: Run):
+    def first_tokens(self, server: Server, texts: Texts, row: Row, run: Served):
         """The first token after a new text, and after the same with another question."""
         for number in range(self.arguments.repetitions):
             name = f"{run.round} {row.name} {number}"
@@ -172,7 +160,7 @@ class Serving(Rounds):
             run.note_first("first token, restarted, s",
                            server.ask(texts.long(name, row.size, 2), 1))
 
-    def gaps(self, server: Server, texts: Texts, row: Row, run: Run):
+    def gaps(self, server: Server, texts: Texts, row: Row, run: Served):
         """Times between pieces of one answer, before and while a long prompt is read."""
         name = f"{run.round} {row.name}"
         # The first piece of an answer only names the role.
