@@ -7,10 +7,8 @@ use protocol::Message;
 use serde_json::Value;
 
 fn golden_folder() -> Option<PathBuf> {
-    let shared = std::env::var_os("ZONDA_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("ZONDA_SHARED")
+        .map_or_else(|| PathBuf::from("../../../shared"), PathBuf::from);
     Some(shared.join("data/golden")).filter(|folder| folder.is_dir())
 }
 

@@ -62,12 +62,12 @@ mod tests {
 
     #[test]
     fn the_model_in_the_program_lies_in_the_panels_of_the_kernels() {
-        check(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../daemon/models/tiny.gguf")));
+        check(Path::new("../daemon/models/tiny.gguf"));
     }
 
     #[test]
     fn released_models_lie_in_the_panels_of_the_kernels() {
-        let beside = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared"));
+        let beside = PathBuf::from("../../../shared");
         let models =
             std::env::var_os("ZONDA_SHARED").map_or(beside, PathBuf::from).join("data/models");
         if !models.is_dir() {

@@ -81,7 +81,7 @@ impl Case {
 }
 
 fn shared() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared");
+    let beside = "../../../shared";
     let root = std::env::var_os("ZONDA_SHARED").map_or_else(|| beside.into(), PathBuf::from);
     let data = root.join("data");
     if data.is_dir() {

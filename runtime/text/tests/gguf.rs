@@ -11,7 +11,7 @@ use protocol::TokenId;
 use text::{TemplateVersion, Tokenizer};
 
 fn shared_folder() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let beside = PathBuf::from("../../../shared");
     let folder = std::env::var_os("ZONDA_SHARED").map_or(beside, PathBuf::from);
     if !folder.join("data/gguf_vocab").is_dir() {
         println!("skipped: no shared data");

@@ -1,6 +1,6 @@
 //! What tests of constrained answers share: tokenizers, an adversary for a model, JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
 
@@ -42,7 +42,7 @@ pub(crate) fn real_codecs() -> Vec<(String, Codec)> {
 
 /// The shared data beside the checkout, or where `ZONDA_SHARED` says.
 pub(crate) fn shared_folder() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let beside = PathBuf::from("../../../shared");
     let folder = std::env::var_os("ZONDA_SHARED").map_or(beside, PathBuf::from);
     folder.join("data").is_dir().then_some(folder)
 }

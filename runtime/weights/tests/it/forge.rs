@@ -304,7 +304,7 @@ pub(crate) fn refused(opened: Result<Arc<dyn Archive>, WeightsError>, words: &st
 
 /// Where the shared models lie, if they are on this machine.
 pub(crate) fn shared() -> Option<std::path::PathBuf> {
-    let beside = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")).to_owned();
+    let beside = Path::new("../../../shared").to_owned();
     let shared = std::env::var_os("ZONDA_SHARED").map_or(beside, Into::into);
     if shared.join("data/models").is_dir() {
         return Some(shared);

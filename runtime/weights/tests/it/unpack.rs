@@ -7,8 +7,7 @@ use proptest::prelude::*;
 use weights::Encoding;
 
 fn fixture(name: &str) -> Vec<u8> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/weights");
-    let path = PathBuf::from(folder).join(name);
+    let path = PathBuf::from("../../tests/fixtures/weights").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
