@@ -106,6 +106,11 @@ pub struct EngineConfig {
     pub draft_tokens_max: u32,
     /// Who may reuse what was computed of whose prompts.
     pub prefix_sharing: PrefixSharing,
+    /// Where beginnings that several requests share are kept over a restart; in memory alone where
+    /// no folder is named. They are what clients sent, as the model sees it.
+    pub prefix_folder: Option<PathBuf>,
+    /// Bytes of the files there, at most.
+    pub prefix_folder_bytes: u64,
     /// Prompt and answer together; 0 means what the model was made for.
     pub context_tokens_max: u32,
     /// Events that a slow reader may leave lying before its answer is paused.

@@ -101,6 +101,8 @@ fn engine(reader: &mut Reader) -> EngineConfig {
                 ("off", PrefixSharing::Off),
             ],
         ),
+        prefix_folder: reader.path("engine.prefix_folder"),
+        prefix_folder_bytes: reader.bytes("engine.prefix_folder_bytes", GIB, MIB..=64 * TIB),
         context_tokens_max: reader.count("engine.context_tokens_max", 0, 0..=16_777_216),
         reply_events_max: reader.count("engine.reply_events_max", 256, 1..=65_536),
     }

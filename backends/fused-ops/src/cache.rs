@@ -115,6 +115,67 @@ impl KvPool {
         }
     }
 
+    /// Bytes of a page of so many tokens, as [`read_page`](Self::read_page) gives them.
+    pub fn page_bytes(&self, page_tokens: usize) -> usize {
+        match self {
+            Self::Packed { layout, .. } => layout.page_bytes(),
+            Self::Dense { keys, .. } => 2 * keys.dims()[1] * page_tokens * size_of::<f32>(),
+        }
+    }
+
+    /// Copies a page out, behind what `bytes` holds, waiting for the device.
+    ///
+    /// Errors: what the device says.
+    pub fn read_page(
+        &self,
+        page: usize,
+        page_tokens: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        match self {
+            Self::Packed { pages, layout } => {
+                let page_bytes = layout.page_bytes();
+                let page = pages.clone().narrow(0, page * page_bytes, page_bytes);
+                let data = page.try_into_data().map_err(|error| error.to_string())?;
+                bytes.extend_from_slice(data.as_bytes());
+            }
+            Self::Dense { keys, values } => {
+                for pool in [keys, values] {
+                    let rows = pool.clone().narrow(0, page * page_tokens, page_tokens);
+                    let data = rows.try_into_data().map_err(|error| error.to_string())?;
+                    bytes.extend_from_slice(data.as_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a page back that [`read_page`](Self::read_page) of an equal pool has given, in place.
+    ///
+    /// Panics: when `bytes` are not as many as [`page_bytes`](Self::page_bytes) says.
+    pub fn write_page(&mut self, page: usize, page_tokens: usize, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(page_tokens), "a page of another size");
+        match self {
+            Self::Packed { pages, .. } => {
+                let from = page * bytes.len();
+                let data = TensorData::new(bytes.to_vec(), [bytes.len()]);
+                let new = Tensor::from_data(data, (&pages.device(), DType::U8));
+                pages.inplace(|pages| pages.slice_assign([from..from + bytes.len()], new));
+            }
+            Self::Dense { keys, values } => {
+                let (width, from) = (keys.dims()[1], page * page_tokens);
+                let (half, _) = bytes.as_chunks::<4>();
+                let floats: Vec<f32> = half.iter().map(|four| f32::from_ne_bytes(*four)).collect();
+                let pools = [keys, values].into_iter();
+                for (pool, floats) in pools.zip(floats.chunks_exact(width * page_tokens)) {
+                    let data = TensorData::new(floats.to_vec(), [page_tokens, width]);
+                    let new = Tensor::from_data(data, &pool.device());
+                    pool.inplace(|pool| pool.slice_assign([from..from + page_tokens], new));
+                }
+            }
+        }
+    }
+
     /// Writes the keys, turned by their positions, and the values of a step's tokens into their
     /// slots, in place.
     ///
@@ -188,6 +249,51 @@ impl KvPool {
                 paged_attention(query, keys.clone(), values.clone(), map, heads.options)
                     .reshape([tokens, heads.heads * heads.head_dim])
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE_TOKENS: usize = 4;
+
+    /// Rows of numbers that are all different.
+    fn numbers(rows: usize, width: usize) -> Tensor<2> {
+        let values: Vec<f32> = (0..rows * width).map(|number| number as f32).collect();
+        Tensor::from_data(TensorData::new(values, [rows, width]), &Default::default())
+    }
+
+    fn pools() -> [KvPool; 2] {
+        let layout = KvLayout {
+            kv_heads: 2,
+            head_dim: 8,
+            page_tokens: PAGE_TOKENS,
+            encoding: KvEncoding::F16,
+        };
+        let bytes: Vec<u8> = (0..3 * layout.page_bytes()).map(|at| (at % 251) as u8).collect();
+        let data = TensorData::new(bytes.clone(), [bytes.len()]);
+        let pages = Tensor::from_data(data, (&Default::default(), DType::U8));
+        let keys = numbers(3 * PAGE_TOKENS, 16);
+        let values = keys.clone() * -1.0;
+        [KvPool::Packed { pages, layout }, KvPool::Dense { keys, values }]
+    }
+
+    #[test]
+    fn a_page_comes_back_where_it_is_put_and_nowhere_else() {
+        for mut pool in pools() {
+            let page = |pool: &KvPool, page| {
+                let mut bytes = Vec::new();
+                pool.read_page(page, PAGE_TOKENS, &mut bytes).unwrap();
+                assert_eq!(bytes.len(), pool.page_bytes(PAGE_TOKENS));
+                bytes
+            };
+            let before = [0, 1, 2].map(|number| page(&pool, number));
+            assert!(before[0] != before[1] && before[1] != before[2]);
+            pool.write_page(1, PAGE_TOKENS, &before[2]);
+            let after = [0, 1, 2].map(|number| page(&pool, number));
+            assert_eq!(after, [before[0].clone(), before[2].clone(), before[2].clone()]);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Alias, Counters, EngineLimits, EngineService, PrefixSharing, Serving};
+use engine::{Alias, Counters, EngineLimits, EngineService, PrefixFolder, PrefixSharing, Serving};
 use firmware_config::{KvDtype, Loaded, Profile};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
 use protocol::{ModelCard, Service};
@@ -229,7 +229,14 @@ impl House {
             reply_events_max: profile.engine.reply_events_max,
         };
         let (codec, card) = (serving.codec.clone(), serving.card.clone());
-        let engine = Arc::new(EngineService::start(Box::new(network), serving, limits)?);
+        let folder = profile
+            .engine
+            .prefix_folder
+            .clone()
+            .map(|path| PrefixFolder { path, bytes_max: profile.engine.prefix_folder_bytes });
+        let engine =
+            EngineService::start_with(Box::new(network), serving, limits, folder.as_ref())?;
+        let engine = Arc::new(engine);
         let mut service: Arc<dyn Service> = Arc::clone(&engine) as Arc<dyn Service>;
         if !tools.is_empty() {
             service = Arc::new(ToolLoop::new(service, tools, crate::plugins::tool_limits(profile)));

@@ -100,6 +100,29 @@ pub trait Forward: Send {
     /// [`ForwardError::DeviceLost`] when nothing can be computed any more.
     /// Threads: the engine's only.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError>;
+
+    /// Its pages as bytes; `None` where they cannot leave the device.
+    fn pages(&mut self) -> Option<&mut dyn PageBytes> {
+        None
+    }
+}
+
+/// What a page of the cache holds, as bytes that can be kept and put back.
+pub trait PageBytes {
+    /// Names all that a page's bytes depend on beside its tokens: the weights, the layout of the
+    /// cache. Networks of the same identity take each other's pages.
+    fn identity(&self) -> [u8; 32];
+
+    /// Bytes of a page.
+    fn page_bytes(&self) -> usize;
+
+    /// Copies a page out, as many bytes as [`page_bytes`](Self::page_bytes) says.
+    ///
+    /// Errors: what the device says.
+    fn read(&mut self, page: u32) -> Result<Vec<u8>, String>;
+
+    /// Puts bytes of [`read`](Self::read) into a page.
+    fn write(&mut self, page: u32, bytes: &[u8]);
 }
 
 /// A step failed.

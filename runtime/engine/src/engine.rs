@@ -1,15 +1,18 @@
 //! The loop: drain, plan, forward, advance, settle.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::{Fault, FaultCode};
 
-use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits};
+use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes};
 use crate::gauges::Gauges;
 use crate::pages::Pages;
+use crate::recall::{Arrival, Keeper, STEP_BYTES};
 use crate::scheduler::{Bounds, Plan, Rest, Scheduler};
 use crate::sequence::Submission;
+use crate::store::PrefixStore;
 
 /// One network and everything in flight on it. Knows no clock: each step is told the time.
 pub(crate) struct Engine<F> {
@@ -18,10 +21,20 @@ pub(crate) struct Engine<F> {
     pages: Pages,
     scheduler: Scheduler,
     plan: Plan,
+    /// Beginnings on disk, where the box keeps them.
+    disk: Option<Disk>,
     mailbox: flume::Receiver<Mail>,
     /// The moment at which what is still in flight is cancelled.
     closing: Option<Instant>,
     gauges: Arc<Gauges>,
+}
+
+/// What the engine has to do with beginnings on disk.
+struct Disk {
+    store: PrefixStore,
+    keeper: Keeper,
+    /// Requests whose beginnings are looked for.
+    arriving: VecDeque<Arrival>,
 }
 
 /// What other threads send to the engine.
@@ -50,6 +63,7 @@ impl<F: Forward> Engine<F> {
         forward: F,
         bounds: Bounds,
         mailbox: flume::Receiver<Mail>,
+        store: Option<PrefixStore>,
         gauges: Arc<Gauges>,
     ) -> Self {
         let capacity = forward.capacity();
@@ -59,6 +73,11 @@ impl<F: Forward> Engine<F> {
             pages: Pages::new(&capacity),
             scheduler: Scheduler::new(bounds, Arc::clone(&gauges)),
             plan: Plan::default(),
+            disk: store.map(|store| Disk {
+                store,
+                keeper: Keeper::default(),
+                arriving: VecDeque::new(),
+            }),
             mailbox,
             closing: None,
             gauges,
@@ -73,7 +92,9 @@ impl<F: Forward> Engine<F> {
         if self.closing.is_some_and(|deadline| now >= deadline) {
             return Ok(self.cancel(now));
         }
+        self.recall(now);
         self.scheduler.sweep(&mut self.pages, now);
+        self.keep();
         if !self.scheduler.plan(&mut self.pages, &mut self.plan) {
             return Ok(self.rest());
         }
@@ -104,12 +125,17 @@ impl<F: Forward> Engine<F> {
     pub(crate) fn restart(&mut self, fault: &Fault, now: Instant) {
         self.scheduler.fail_active(fault, now);
         self.pages = Pages::new(&self.capacity);
+        if let Some(disk) = &mut self.disk {
+            disk.arriving.iter_mut().for_each(Arrival::forget_pages);
+            disk.keeper.clear();
+        }
     }
 
     /// Fails everything, that in the mailbox included.
     pub(crate) fn abandon(&mut self, fault: &Fault, now: Instant) {
         self.drain(now);
         self.restart(fault, now);
+        self.let_arrive(now);
         self.scheduler.fail_waiting(fault, now);
     }
 
@@ -121,11 +147,60 @@ impl<F: Forward> Engine<F> {
 
     fn open(&mut self, mail: Mail, now: Instant) {
         match mail {
-            Mail::Submit(request) => self.scheduler.enqueue(*request, &self.pages, now),
+            Mail::Submit(request) => match &mut self.disk {
+                Some(disk) => disk.arriving.push_back(Arrival::new(request)),
+                None => self.scheduler.enqueue(*request, &self.pages, now),
+            },
             Mail::Close(deadline) => {
                 self.closing = Some(self.closing.map_or(deadline, |set| set.min(deadline)));
             }
         }
+    }
+
+    /// Brings beginnings back for those that arrive, and queues them.
+    fn recall(&mut self, now: Instant) {
+        let (Some(disk), Some(network)) = (&mut self.disk, self.forward.pages()) else {
+            return;
+        };
+        let mut left = STEP_BYTES;
+        while let Some(arrival) = disk.arriving.front_mut() {
+            let (is_complete, recalled) =
+                arrival.recall(&mut disk.store, &mut self.pages, network, &mut left);
+            self.gauges.note_recalled(recalled);
+            if !is_complete && !arrival.request.is_over(now) {
+                break;
+            }
+            if let Some(arrival) = disk.arriving.pop_front() {
+                let request = arrival.into_request(&mut self.pages);
+                self.scheduler.enqueue(*request, &self.pages, now);
+            }
+        }
+    }
+
+    /// Has some of the beginnings written that were found.
+    fn keep(&mut self) {
+        let (Some(disk), Some(network)) = (&mut self.disk, self.forward.pages()) else {
+            return;
+        };
+        self.scheduler.take_found().for_each(|found| disk.keeper.note(found));
+        disk.keeper.keep(&mut disk.store, &self.pages, network);
+        self.gauges.note_store(disk.keeper.kept(), disk.store.damaged());
+    }
+
+    /// Queues all that arrive as they are.
+    fn let_arrive(&mut self, now: Instant) {
+        for arrival in self.disk.iter_mut().flat_map(|disk| disk.arriving.drain(..)) {
+            let request = arrival.into_request(&mut self.pages);
+            self.scheduler.enqueue(*request, &self.pages, now);
+        }
+    }
+
+    fn is_recalling(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.arriving.is_empty())
+    }
+
+    fn is_keeping(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.keeper.is_idle())
     }
 
     fn forward(&mut self) -> Result<Logits, ForwardError> {
@@ -142,6 +217,9 @@ impl<F: Forward> Engine<F> {
 
     fn rest(&self) -> Step {
         match self.scheduler.rest() {
+            // There is more to read at once.
+            _ if self.is_recalling() => Step::Ran,
+            Rest::Idle if self.is_keeping() => Step::Stuck,
             Rest::Stuck => Step::Stuck,
             Rest::Idle if self.closing.is_some() => Step::Closed,
             Rest::Idle => Step::Idle,
@@ -150,6 +228,7 @@ impl<F: Forward> Engine<F> {
 
     fn cancel(&mut self, now: Instant) -> Step {
         self.scheduler.cancel_active(&mut self.pages, now);
+        self.let_arrive(now);
         let message = "the service shuts down; send the request again when it is back";
         self.scheduler.fail_waiting(&Fault::new(FaultCode::Unavailable, message), now);
         Step::Closed
@@ -163,6 +242,10 @@ impl<F: Forward + ?Sized> Forward for Box<F> {
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
         (**self).forward(batch)
+    }
+
+    fn pages(&mut self) -> Option<&mut dyn PageBytes> {
+        (**self).pages()
     }
 }
 

@@ -27,6 +27,7 @@ const BOUNDS: Bounds = Bounds {
     draft_tokens_max: 0,
     open_answer_tokens: 8,
     leaving_max: 16,
+    tells_found: false,
 };
 
 impl Bench {
@@ -41,7 +42,7 @@ impl Bench {
         let (mailbox, mails) = flume::bounded(64);
         let gauges = Arc::new(Gauges::default());
         Self {
-            engine: Engine::new(Box::new(forward), bounds, mails, Arc::clone(&gauges)),
+            engine: Engine::new(Box::new(forward), bounds, mails, None, Arc::clone(&gauges)),
             mailbox,
             intake: Intake::new(serving(), &capacity(), reply_events_max, PrefixSharing::All),
             gauges,

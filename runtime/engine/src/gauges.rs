@@ -43,6 +43,12 @@ pub struct Counters {
     pub pages_known: u64,
     /// Pages of beginnings that had to make room.
     pub pages_evicted: u64,
+    /// Pages of beginnings that came back from disk.
+    pub pages_recalled: u64,
+    /// Pages of beginnings that were handed over to be written to disk.
+    pub pages_kept: u64,
+    /// Kept pages that were not what their names say, and were removed.
+    pub pages_damaged: u64,
 }
 
 /// How a request ended, as far as counting goes.
@@ -73,6 +79,9 @@ pub(crate) struct Gauges {
     forced_tokens: AtomicU64,
     pages_known: AtomicU64,
     pages_evicted: AtomicU64,
+    pages_recalled: AtomicU64,
+    pages_kept: AtomicU64,
+    pages_damaged: AtomicU64,
     /// Requests that run or wait.
     in_flight: AtomicU32,
     /// Requests that run.
@@ -171,6 +180,17 @@ impl Gauges {
         self.pages_evicted.store(evicted, Relaxed);
     }
 
+    /// Counts pages that came back from disk.
+    pub(crate) fn note_recalled(&self, pages: u64) {
+        self.pages_recalled.fetch_add(pages, Relaxed);
+    }
+
+    /// Sets how many pages were kept on disk, and how many of those found there were damaged.
+    pub(crate) fn note_store(&self, kept: u64, damaged: u64) {
+        self.pages_kept.store(kept, Relaxed);
+        self.pages_damaged.store(damaged, Relaxed);
+    }
+
     pub(crate) fn note_restart(&self) {
         self.restarts.fetch_add(1, Relaxed);
     }
@@ -204,6 +224,9 @@ impl Gauges {
             forced_tokens: self.forced_tokens.load(Relaxed),
             pages_known: self.pages_known.load(Relaxed),
             pages_evicted: self.pages_evicted.load(Relaxed),
+            pages_recalled: self.pages_recalled.load(Relaxed),
+            pages_kept: self.pages_kept.load(Relaxed),
+            pages_damaged: self.pages_damaged.load(Relaxed),
         }
     }
 }

@@ -15,16 +15,21 @@ mod outbox;
 mod pace;
 mod pages;
 mod prefixes;
+mod recall;
 mod sampler;
 mod scheduler;
 mod script;
 mod sequence;
+mod store;
 mod worker;
 
-pub use batch::{Batch, Capacity, Forward, ForwardError, Logits, Row, RowLogits, Span, Want};
+pub use batch::{
+    Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Span, Want,
+};
 pub use gauges::Counters;
 pub use intake::{Alias, PrefixSharing, Serving};
 pub use script::Scripted;
+pub use store::PrefixFolder;
 pub use worker::{EngineError, EngineLimits, EngineService};
 
 #[cfg(test)]

@@ -159,6 +159,16 @@ impl Pages {
         known as u32 * self.page_tokens
     }
 
+    /// The known pages of `tokens`, from the first one on.
+    pub(crate) fn path(&self, scope: &Scope, tokens: &[TokenId]) -> Vec<PageId> {
+        self.walk(scope, None, tokens)
+    }
+
+    /// Tokens that a page holds.
+    pub(crate) fn page_tokens(&self) -> u32 {
+        self.page_tokens
+    }
+
     /// Pages of beginnings that can be found.
     pub(crate) fn known_pages(&self) -> usize {
         self.prefixes.len()
@@ -188,9 +198,13 @@ impl Pages {
     /// The known pages of `tokens` behind `parent`, but for the last token's: it has to be computed,
     /// because its outcome is wanted.
     fn follow(&self, scope: &Scope, parent: Option<PageId>, tokens: &[TokenId]) -> Vec<PageId> {
+        self.walk(scope, parent, &tokens[..tokens.len().saturating_sub(1)])
+    }
+
+    /// The known pages that `tokens` fill behind `parent`.
+    fn walk(&self, scope: &Scope, parent: Option<PageId>, tokens: &[TokenId]) -> Vec<PageId> {
         let (mut found, mut parent) = (Vec::new(), parent);
-        let full = &tokens[..tokens.len().saturating_sub(1)];
-        for page in full.chunks_exact(self.page_tokens as usize) {
+        for page in tokens.chunks_exact(self.page_tokens as usize) {
             let Some(next) = self.prefixes.find(&Link::new(scope, parent, page)) else {
                 break;
             };

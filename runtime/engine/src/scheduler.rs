@@ -20,6 +20,7 @@ use crate::gauges::Gauges;
 use crate::outbox::{Delivery, Outbox};
 use crate::pace::Pace;
 use crate::pages::Pages;
+use crate::recall::Found;
 use crate::sampler::Candidate;
 use crate::sequence::{Ending, Remains, Sequence, Submission};
 
@@ -43,6 +44,8 @@ pub(crate) struct Bounds {
     pub(crate) open_answer_tokens: u32,
     /// Ended requests whose reader has not yet taken the last event.
     pub(crate) leaving_max: usize,
+    /// Whether beginnings that were found are to be told.
+    pub(crate) tells_found: bool,
 }
 
 /// Everything in flight.
@@ -58,6 +61,8 @@ pub(crate) struct Scheduler {
     leaving: VecDeque<Outbox>,
     /// Some active sequence waits for pages, so nothing is admitted.
     is_short_of_pages: bool,
+    /// Beginnings that somebody found, where they are asked for.
+    found: Vec<Found>,
     scratch: Vec<Candidate>,
     pace: Pace,
     gauges: Arc<Gauges>,
@@ -102,6 +107,7 @@ impl Scheduler {
             set_aside: Vec::new(),
             leaving: VecDeque::new(),
             is_short_of_pages: false,
+            found: Vec::new(),
             scratch: Vec::new(),
             pace: Pace::default(),
             gauges,
@@ -271,6 +277,11 @@ impl Scheduler {
     /// Notes how long the network took for a plan.
     pub(crate) fn note_pace(&mut self, plan: &Plan, took: Duration) {
         self.pace.note(plan.prompt_tokens, plan.answer_tokens, took);
+    }
+
+    /// Beginnings that requests found in memory since the last call.
+    pub(crate) fn take_found(&mut self) -> impl Iterator<Item = Found> {
+        self.found.drain(..)
     }
 
     /// Fails the sequences of a plan that could not be computed.

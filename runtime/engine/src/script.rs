@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use protocol::TokenId;
 
-use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits, Row, RowLogits, Span, Want};
+use crate::batch::{
+    Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Span, Want,
+};
 
 /// The logit of the token that the script chose; all others have 0.
 const CHOSEN: f32 = 64.0;
@@ -162,6 +164,46 @@ impl Forward for Scripted {
         }
         self.compute(batch)
             .map_err(|reason| ForwardError::Rejected { tokens: batch.tokens.len(), reason })
+    }
+
+    fn pages(&mut self) -> Option<&mut dyn PageBytes> {
+        Some(self)
+    }
+}
+
+/// Bytes of a slot: a token, its position, and whether there is one.
+const SLOT_BYTES: usize = 12;
+
+/// What it keeps of a slot is the token; where a prompt ended is not part of a page.
+impl PageBytes for Scripted {
+    fn identity(&self) -> [u8; 32] {
+        [0; 32]
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.capacity.page_tokens as usize * SLOT_BYTES
+    }
+
+    fn read(&mut self, page: u32) -> Result<Vec<u8>, String> {
+        let page_tokens = self.capacity.page_tokens as usize;
+        let slots = &self.cache[page as usize * page_tokens..][..page_tokens];
+        let number = |slot: &Option<Entry>| match slot {
+            Some(Entry { token, position, .. }) => [token.0, *position, 1],
+            None => [0; 3],
+        };
+        Ok(slots.iter().flat_map(number).flat_map(u32::to_le_bytes).collect())
+    }
+
+    fn write(&mut self, page: u32, bytes: &[u8]) {
+        let page_tokens = self.capacity.page_tokens as usize;
+        let slots = &mut self.cache[page as usize * page_tokens..][..page_tokens];
+        let (numbers, _) = bytes.as_chunks::<4>();
+        let (entries, _) = numbers.as_chunks::<3>();
+        for (slot, entry) in slots.iter_mut().zip(entries) {
+            let [token, position, is_there] = entry.map(u32::from_le_bytes);
+            let entry = Entry { token: TokenId(token), position, prompt_tokens: None };
+            *slot = (is_there == 1).then_some(entry);
+        }
     }
 }
 

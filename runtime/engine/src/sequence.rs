@@ -109,6 +109,11 @@ impl Submission {
         prompt_tokens.saturating_add(answer_tokens.saturating_sub(1))
     }
 
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        self.outbox.is_cancelled() || self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
     /// Why it ends before it began, if it does.
     pub(crate) fn ending(&mut self, now: Instant) -> Option<Ending> {
         if self.outbox.deliver(now) == Delivery::Gone {

@@ -16,6 +16,7 @@ const SIM: Bounds = Bounds {
     draft_tokens_max: 4,
     open_answer_tokens: 4,
     leaving_max: 64,
+    tells_found: false,
 };
 
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use crate::engine::{Engine, Mail, Step};
 use crate::gauges::{Counters, Gauges};
 use crate::intake::{Intake, PrefixSharing, Serving, context_tokens_max};
 use crate::scheduler::Bounds;
+use crate::store::{PrefixFolder, PrefixStore};
 
 /// How often the engine looks whether a slow reader took something.
 const STUCK_POLL: Duration = Duration::from_millis(4);
@@ -94,6 +96,14 @@ pub enum EngineError {
         /// Tokens that one page holds.
         page_tokens: u32,
     },
+    /// Beginnings cannot be kept where they should be.
+    #[error("beginnings cannot be kept in {}: {error}", .path.display())]
+    PrefixFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// The system gives no thread.
     #[error("the engine thread does not start: {0}")]
     Thread(#[from] std::io::Error),
@@ -120,11 +130,29 @@ impl EngineService {
         serving: Serving,
         limits: EngineLimits,
     ) -> Result<Self, EngineError> {
+        Self::start_with(forward, serving, limits, None)
+    }
+
+    /// As [`start`](Self::start); beginnings that several requests share are kept in `folder`, and
+    /// found there after a restart.
+    ///
+    /// Errors: also a folder that cannot be made or read.
+    pub fn start_with(
+        mut forward: Box<dyn Forward>,
+        serving: Serving,
+        limits: EngineLimits,
+        folder: Option<&PrefixFolder>,
+    ) -> Result<Self, EngineError> {
         let capacity = forward.capacity();
-        let bounds = bounds(&limits, &capacity)?;
+        let mut bounds = bounds(&limits, &capacity)?;
+        let store = match folder {
+            Some(folder) => open_store(folder, forward.as_mut(), capacity.page_tokens)?,
+            None => None,
+        };
+        bounds.tells_found = store.is_some();
         let gauges = Arc::new(Gauges::default());
         let (mailbox, mails) = flume::bounded(bounds.leaving_max + CLOSING_MAILS_MAX);
-        let engine = Engine::new(forward, bounds, mails, Arc::clone(&gauges));
+        let engine = Engine::new(forward, bounds, mails, store, Arc::clone(&gauges));
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
             let gauges = Arc::clone(&gauges);
             move || run(engine, &gauges)
@@ -215,6 +243,19 @@ impl Drop for EngineService {
     }
 }
 
+fn open_store(
+    folder: &PrefixFolder,
+    forward: &mut dyn Forward,
+    page_tokens: u32,
+) -> Result<Option<PrefixStore>, EngineError> {
+    let Some(network) = forward.pages() else {
+        tracing::warn!("this network's pages cannot leave the device: no beginnings are kept");
+        return Ok(None);
+    };
+    let store = PrefixStore::open(folder, network, page_tokens);
+    store.map(Some).map_err(|error| EngineError::PrefixFolder { path: folder.path.clone(), error })
+}
+
 fn in_flight_max(limits: &EngineLimits) -> u32 {
     limits.sequences_max.saturating_add(limits.queue_requests_max)
 }
@@ -247,6 +288,7 @@ fn bounds(limits: &EngineLimits, capacity: &Capacity) -> Result<Bounds, EngineEr
         draft_tokens_max: limits.draft_tokens_max,
         open_answer_tokens: OPEN_ANSWER_TOKENS,
         leaving_max: in_flight_max(limits) as usize,
+        tells_found: false,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The network as the engine drives it.
 
 use burn::tensor::{Device, Tensor};
-use engine::{Batch, Capacity, Forward, ForwardError, Logits, Row, RowLogits, Want};
+use engine::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Want};
 use protocol::TokenId;
 
 use crate::embedding::Embedding;
@@ -17,6 +17,8 @@ pub struct Network {
     pub(crate) pool: Pool,
     pub(crate) capacity: Capacity,
     pub(crate) device: Device,
+    /// Names the weights and how the cache lies.
+    pub(crate) identity: [u8; 32],
 }
 
 impl Forward for Network {
@@ -30,6 +32,34 @@ impl Forward for Network {
             None => Ok(Logits { rows: Vec::new() }),
             Some(logits) => download(logits, &batch.rows),
         }
+    }
+
+    fn pages(&mut self) -> Option<&mut dyn PageBytes> {
+        Some(self)
+    }
+}
+
+impl Network {
+    fn page_tokens(&self) -> usize {
+        self.capacity.page_tokens as usize
+    }
+}
+
+impl PageBytes for Network {
+    fn identity(&self) -> [u8; 32] {
+        self.identity
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.pool.page_bytes(self.page_tokens())
+    }
+
+    fn read(&mut self, page: u32) -> Result<Vec<u8>, String> {
+        self.pool.read_page(page as usize, self.page_tokens())
+    }
+
+    fn write(&mut self, page: u32, bytes: &[u8]) {
+        self.pool.write_page(page as usize, self.page_tokens(), bytes);
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod embedding;
 mod forward;
+mod identity;
 mod load;
 mod memory;
 mod mistral;

@@ -9,6 +9,7 @@ use weights::{Archive, Hyper, Part, RawTensor, TensorLayout, TensorName, Weights
 
 use crate::embedding::Embedding;
 use crate::forward::Network;
+use crate::identity::identity;
 use crate::memory::{Footprint, Gibibytes, available_bytes, workspace_bytes};
 use crate::mistral::{Mistral, heads};
 use crate::pool::Pool;
@@ -149,6 +150,7 @@ impl Network {
             ),
             capacity,
             device: device.device.clone(),
+            identity: identity(archive, device, cache)?,
         })
     }
 }

@@ -7,9 +7,12 @@
 )]
 
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use suite::{Daemon, NODE, http_with, installed, python_with, root, stdout_of, tiny_gguf};
+use suite::{
+    Daemon, NODE, PATIENCE, http_with, installed, python_with, root, stdout_of, tiny_gguf,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -88,6 +91,46 @@ fn clients_with_tokens_keep_their_beginnings_apart_when_told_so() {
     assert_eq!(cached("one"), 0);
     assert!(cached("one") > 0);
     assert_eq!(cached("two"), 0, "another's beginning was found");
+}
+
+#[test]
+fn a_beginning_that_was_shared_is_known_after_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("beginnings");
+    let setting = format!("engine.prefix_folder={}", folder.display());
+    let body = exactly(24, &"The pump in hall two went down before noon. ".repeat(5));
+    let files = || {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".page")).count() as u64
+    };
+    let (expected, known) = {
+        let daemon = Daemon::start(&tiny_gguf(), &["--set", &setting]);
+        let first = ask(&daemon, &body);
+        assert_eq!(files(), 0, "nobody else asked for it");
+        let again = ask(&daemon, &body);
+        let began = Instant::now();
+        while files() < cached(&again) / 16 {
+            assert!(began.elapsed() < PATIENCE, "{} files", files());
+            std::thread::yield_now();
+        }
+        (text(&first).to_owned(), cached(&again))
+        // Dropped, it is killed.
+    };
+    assert!(known > 0);
+    for arguments in
+        [&["--set", &setting][..], &["--set", &setting, "--set", "device.backend=ndarray"]]
+    {
+        let daemon = Daemon::start(&tiny_gguf(), arguments);
+        let answer = ask(&daemon, &body);
+        assert_eq!((text(&answer), cached(&answer)), (&*expected, known));
+    }
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        std::fs::write(entry.unwrap().path(), "no page at all").unwrap();
+    }
+    let daemon = Daemon::start(&tiny_gguf(), &["--set", &setting]);
+    let answer = ask(&daemon, &body);
+    assert_eq!((text(&answer), cached(&answer)), (&*expected, 0));
 }
 
 #[test]

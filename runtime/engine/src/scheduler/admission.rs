@@ -13,6 +13,7 @@ use protocol::{Fault, FaultCode, Priority, TokenId};
 use super::Scheduler;
 use crate::pages::Pages;
 use crate::prefixes::Scope;
+use crate::recall::Found;
 use crate::sequence::{Sequence, Submission};
 
 /// Time in the queue that counts as much as a higher priority.
@@ -165,6 +166,13 @@ impl Scheduler {
                     return false;
                 };
                 let request = self.waiting.remove(index);
+                let known = lease.published_tokens() as usize;
+                if let Some(scope) = request.scope.clone().filter(|_| known > 0)
+                    && self.bounds.tells_found
+                {
+                    let tokens = request.prompt[..known].to_vec();
+                    self.found.push(Found { scope, tokens });
+                }
                 let mut sequence = Sequence::begin(request, class, lease, now);
                 sequence.deliver(now);
                 self.active.push(sequence);
