@@ -171,6 +171,8 @@ impl Stream {
                 });
                 self.pending.push_back(Shown::new(layout::EV_ACCEPTED, json.to_string()));
             }
+            // It is part of the usage.
+            Event::Reused(_) => {}
             Event::Text { text, tokens } => {
                 let delta = Shown::new(layout::EV_DELTA, String::new());
                 self.pending.push_back(Shown { text, token_count: tokens, ..delta });

@@ -1,6 +1,6 @@
 //! Events to the `chat.completion` object and its chunks.
 
-use protocol::{Event, Fault, FinishReason, ToolCall, Usage};
+use protocol::{Event, Fault, FinishReason, Reuse, ReuseEnd, ToolCall, Usage};
 use serde_json::{Value, json};
 
 use crate::chat::Chat;
@@ -20,6 +20,7 @@ pub struct Answer {
     calls: Vec<ToolCall>,
     begun: bool,
     prompt: Usage,
+    reuse: Option<Reuse>,
     finished: Option<(FinishReason, Usage)>,
     failed: Option<Fault>,
 }
@@ -37,6 +38,7 @@ impl Answer {
             calls: Vec::new(),
             begun: false,
             prompt: Usage::default(),
+            reuse: None,
             finished: None,
             failed: None,
         }
@@ -66,6 +68,7 @@ impl Answer {
         }
         match event {
             Event::Accepted { .. } => {}
+            Event::Reused(reuse) => self.reuse = Some(reuse.clone()),
             Event::Text { text, .. } if text.is_empty() => {}
             Event::Text { text, .. } => {
                 self.text.push_str(text);
@@ -223,6 +226,9 @@ impl Answer {
             "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
             "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         });
+        if let Some(reuse) = &self.reuse {
+            body["prompt_tokens_details"]["reuse"] = reuse_body(reuse);
+        }
         if usage.guessed_tokens > 0 || usage.forced_tokens > 0 {
             body["completion_tokens_details"] = json!({
                 "accepted_prediction_tokens": usage.guessed_right_tokens,
@@ -235,6 +241,16 @@ impl Answer {
         }
         body
     }
+}
+
+fn reuse_body(reuse: &Reuse) -> Value {
+    let (end, token) = match reuse.end {
+        ReuseEnd::Complete => ("complete", reuse.cached_tokens),
+        ReuseEnd::Differs { token } => ("differs", token),
+        ReuseEnd::Unknown => ("unknown", reuse.cached_tokens),
+        ReuseEnd::Off => ("off", 0),
+    };
+    json!({"end": end, "token": token, "text": reuse.text})
 }
 
 fn call_body(index: usize, call: &ToolCall) -> Value {

@@ -107,6 +107,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         tools,
         prediction: read_prediction(&body, &mut notes)?,
         limits: read_limits(&body, &delivery.ext)?,
+        explains_reuse: delivery.ext.explain,
     };
     Ok(Chat {
         request,

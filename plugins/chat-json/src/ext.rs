@@ -17,6 +17,8 @@ pub struct Ext {
     pub ttl_s: Option<u32>,
     /// Who goes first where there is not room for all.
     pub priority: Priority,
+    /// Whether the usage tells where the known part of the prompt ends.
+    pub explain: bool,
     /// Least time between two deltas, in milliseconds.
     pub flush_ms: Option<u32>,
     /// In which pieces the answer comes.
@@ -48,6 +50,7 @@ const KNOWN: &[&str] = &[
     "reply_to",
     "ttl_s",
     "priority",
+    "explain",
     "flush_ms",
     "mode",
     "max_reply_bytes",
@@ -80,6 +83,7 @@ pub(crate) fn read_ext(ext: &Fields<'_>) -> Result<Ext, Fault> {
     };
     Ok(Ext {
         priority,
+        explain: ext.flag("explain")?.unwrap_or(false),
         id: id(ext)?,
         reply_to: topic(ext, "reply_to")?,
         ttl_s: bounded(ext, "ttl_s", 1, 86_400)?,

@@ -50,6 +50,7 @@ pub fn parse_fill(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         model: read_model(&body, &notes)?,
         sampling: read_sampling(&body, &notes)?,
         limits: read_limits(&body, &delivery.ext)?,
+        explains_reuse: delivery.ext.explain,
         ..Request::new(id.0, input)
     };
     Ok(Chat {

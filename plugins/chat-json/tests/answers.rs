@@ -3,7 +3,8 @@
 use chat_json::{Answer, Chat, Strictness, fault_body, model_body, models_body, parse_chat};
 use expect_test::{Expect, expect};
 use protocol::{
-    Description, Event, Fault, FaultCode, FinishReason, ModelCard, RequestId, ToolCall, Usage,
+    Description, Event, Fault, FaultCode, FinishReason, ModelCard, RequestId, Reuse, ReuseEnd,
+    ToolCall, Usage,
 };
 use serde_json::{Value, json};
 
@@ -47,6 +48,20 @@ fn check(chat: &Chat, events: &[Event], wanted: Expect) {
         events.iter().flat_map(|event| answer.push(event)).map(|chunk| chunk.to_string()).collect();
     lines.push(format!("{:#}", answer.completion()));
     wanted.assert_eq(&lines.join("\n"));
+}
+
+#[test]
+fn usage_tells_where_the_known_part_of_a_prompt_ends_when_asked() {
+    let reuse =
+        Reuse { cached_tokens: 2, end: ReuseEnd::Differs { token: 3 }, text: "light".into() };
+    let mut answer = Answer::new(&chat(json!({"ext": {"explain": true}})), 1_700_000_000);
+    for event in [accepted(), Event::Reused(reuse), finished(FinishReason::Stop)] {
+        answer.push(&event);
+    }
+    assert_eq!(
+        answer.completion()["usage"]["prompt_tokens_details"],
+        json!({"cached_tokens": 2, "reuse": {"end": "differs", "token": 3, "text": "light"}})
+    );
 }
 
 #[test]

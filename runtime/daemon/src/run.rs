@@ -94,7 +94,7 @@ fn follow(
                 writeln!(output, "{call}")?;
             }
             Event::Failed(fault) => return Err(fault.into()),
-            Event::Accepted { .. } | Event::Finished { .. } => {}
+            Event::Accepted { .. } | Event::Reused(_) | Event::Finished { .. } => {}
         }
     }
     Ok(answer)

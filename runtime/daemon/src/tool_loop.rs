@@ -199,7 +199,7 @@ impl Conversation {
                     self.accepted = true;
                     self.outlet.send(event, answer)?;
                 }
-                Event::Text { .. } => self.outlet.send(event, answer)?,
+                Event::Reused(_) | Event::Text { .. } => self.outlet.send(event, answer)?,
                 Event::ToolCall(call) => calls.push(call),
                 Event::Finished { reason, usage } => {
                     self.usage = sum(self.usage, usage);

@@ -157,6 +157,7 @@ impl Intake {
             constraint: prompt.constraint.take(),
             drafter: Drafter::new(std::mem::take(&mut prompt.predicted)),
             prompt: prompt.tokens,
+            explains_reuse: request.explains_reuse,
             sampler,
             answer_tokens_max: room.answer_tokens_max,
             limit_reason: room.limit_reason,

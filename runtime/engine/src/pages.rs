@@ -8,7 +8,7 @@
 //! A page whose tokens are all computed is published, and whoever has the same tokens before it takes
 //! it instead of computing it: pages are shared whole and never written again, so none is copied.
 
-use protocol::TokenId;
+use protocol::{ReuseEnd, TokenId};
 
 use crate::Capacity;
 use crate::prefixes::{Link, Prefixes, Scope};
@@ -157,6 +157,22 @@ impl Pages {
     pub(crate) fn known_tokens(&self, scope: Option<&Scope>, tokens: &[TokenId]) -> u32 {
         let known = scope.map_or(0, |scope| self.follow(scope, None, tokens).len());
         known as u32 * self.page_tokens
+    }
+
+    /// Where the known part of a prompt ends, and why.
+    pub(crate) fn reuse_end(&self, scope: Option<&Scope>, tokens: &[TokenId]) -> (u32, ReuseEnd) {
+        let Some(scope) = scope else {
+            return (0, ReuseEnd::Off);
+        };
+        let known = self.follow(scope, None, tokens);
+        let from = known.len() * self.page_tokens as usize;
+        let rest = &tokens[from..];
+        let end = match self.prefixes.nearest(scope, known.last().copied(), rest) {
+            _ if rest.len() <= self.page_tokens as usize => ReuseEnd::Complete,
+            Some(common) => ReuseEnd::Differs { token: (from + common) as u32 },
+            None => ReuseEnd::Unknown,
+        };
+        (from as u32, end)
     }
 
     /// The known pages of `tokens`, from the first one on.

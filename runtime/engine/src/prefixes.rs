@@ -61,6 +61,22 @@ impl Prefixes {
         self.pages.get(link).copied()
     }
 
+    /// How many first tokens of `tokens` some page behind `parent` has; `None` where there is none.
+    /// Looks at every known page.
+    pub(crate) fn nearest(
+        &self,
+        scope: &Scope,
+        parent: Option<PageId>,
+        tokens: &[TokenId],
+    ) -> Option<usize> {
+        let parent = Link::new(scope, parent, &[]).parent;
+        let siblings = self.pages.keys().filter(|link| link.parent == parent);
+        let common = |link: &Arc<Link>| {
+            link.tokens.iter().zip(tokens).take_while(|(known, own)| known == own).count()
+        };
+        siblings.map(common).max()
+    }
+
     /// Makes a held page known. Its place is empty, and its holder holds the page before it.
     pub(crate) fn insert(&mut self, link: Link, page: PageId) {
         let link = Arc::new(link);

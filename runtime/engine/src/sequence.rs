@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use protocol::{Event, Fault, FaultCode, FinishReason, Priority, RequestId, TokenId, Usage};
+use protocol::{
+    Event, Fault, FaultCode, FinishReason, Priority, RequestId, Reuse, ReuseEnd, TokenId, Usage,
+};
 use text::{Codec, Constraint, Decoder};
 
 use crate::batch::Want;
@@ -19,12 +21,17 @@ mod writing;
 /// Tokens without a choice that a step takes along like a single one; more are read like a prompt.
 const WRITING_TOKENS: u32 = 16;
 
+/// Tokens of a prompt that are shown where its known part ends.
+const SHOWN_TOKENS: usize = 16;
+
 /// A checked request on its way to the engine thread.
 pub(crate) struct Submission {
     pub(crate) id: RequestId,
     /// The name under which answers go out.
     pub(crate) model: Arc<str>,
     pub(crate) prompt: Vec<TokenId>,
+    /// Whether to tell how much of it was known.
+    pub(crate) explains_reuse: bool,
     pub(crate) codec: Codec,
     pub(crate) decoder: Decoder,
     pub(crate) sampler: Sampler,
@@ -109,6 +116,21 @@ impl Submission {
         prompt_tokens.saturating_add(answer_tokens.saturating_sub(1))
     }
 
+    /// What it is told of its prompt, where it asked: how much is known, and what stands there.
+    pub(crate) fn reuse(&self, pages: &Pages) -> Option<Reuse> {
+        if !self.explains_reuse {
+            return None;
+        }
+        let (cached_tokens, end) = pages.reuse_end(self.scope.as_ref(), &self.prompt);
+        let from = match end {
+            ReuseEnd::Differs { token } => token,
+            _ => cached_tokens,
+        };
+        let shown = self.prompt[from as usize..].iter().take(SHOWN_TOKENS);
+        let text = self.codec.tokenizer().decode(&shown.copied().collect::<Vec<_>>());
+        Some(Reuse { cached_tokens, end, text })
+    }
+
     /// Whether nobody waits for it any more.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.outbox.is_cancelled() || self.deadline.is_some_and(|deadline| now >= deadline)
@@ -129,7 +151,13 @@ impl Submission {
 
 impl Sequence {
     /// Starts a request that left the queue.
-    pub(crate) fn begin(mut request: Submission, class: Class, lease: Lease, now: Instant) -> Self {
+    pub(crate) fn begin(
+        mut request: Submission,
+        reuse: Option<Reuse>,
+        class: Class,
+        lease: Lease,
+        now: Instant,
+    ) -> Self {
         let stated_tokens = match request.limit_reason {
             FinishReason::ModelLength => None,
             _ => Some(request.context_tokens_max()),
@@ -144,6 +172,7 @@ impl Sequence {
             prompt_tokens,
             cached_tokens,
         });
+        reuse.into_iter().for_each(|reuse| request.outbox.push(Event::Reused(reuse)));
         let nothing_to_say = request.answer_tokens_max == 0;
         let ending = nothing_to_say.then_some(Ending::Finished(request.limit_reason));
         tracing::debug!(request = %request.id, prompt_tokens, cached_tokens, "accepted");

@@ -1,5 +1,7 @@
 //! Beginnings that are computed once, answers that are set aside, guesses and clients' turns.
 
+use protocol::{Reuse, ReuseEnd};
+
 use super::*;
 use crate::pace::Pace;
 
@@ -179,4 +181,26 @@ fn what_requests_have_in_common_is_waited_for_once() {
     let mut replies = ["a", "b", "c", "d", "e", "f"].map(|end| ask(&bench, end));
     bench.run();
     assert!(replies.iter_mut().all(|reply| reason(&read(reply).1).is_some()), "none is refused");
+}
+
+#[test]
+fn a_request_is_told_where_its_known_beginning_ends() {
+    let mut bench = roomy(BOUNDS);
+    let mut ask = |letters: &str| {
+        let mut request = short("r", letters, 1);
+        request.explains_reuse = true;
+        let mut reply = bench.submit(request).unwrap();
+        bench.run();
+        let events = std::iter::from_fn(|| reply.recv());
+        let told = events.filter_map(|event| match event {
+            Event::Reused(Reuse { cached_tokens, end, text }) => Some((cached_tokens, end, text)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let told = |cached, end, text: &str| vec![(cached, end, text.to_owned())];
+    assert_eq!(ask("abcdefghijk"), told(0, ReuseEnd::Unknown, "abcdefghijk"));
+    assert_eq!(ask("abcdefghijk"), told(8, ReuseEnd::Complete, "ijk"));
+    assert_eq!(ask("abcdefzhijk"), told(4, ReuseEnd::Differs { token: 6 }, "zhijk"));
+    assert_eq!(ask("abcdefghijklm"), told(8, ReuseEnd::Unknown, "ijklm"));
 }

@@ -19,6 +19,8 @@ pub enum Event {
         /// Of these, tokens whose keys and values were already in memory.
         cached_tokens: u32,
     },
+    /// How much of the prompt was known, right behind `Accepted`, where the request asked for it.
+    Reused(Reuse),
     /// Whole characters of the answer, never a part of one.
     Text {
         /// What to append.
@@ -44,6 +46,33 @@ impl Event {
     pub fn is_last(&self) -> bool {
         matches!(self, Self::Finished { .. } | Self::Failed(_))
     }
+}
+
+/// Where the part of a prompt ends that was computed before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reuse {
+    /// Tokens of the prompt that were known.
+    pub cached_tokens: u32,
+    /// Why there are no more.
+    pub end: ReuseEnd,
+    /// The prompt's own text from there on, some tokens of it.
+    pub text: String,
+}
+
+/// Why no more of a prompt was known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReuseEnd {
+    /// What is left is too short to be kept, or ends the prompt.
+    Complete,
+    /// Something known goes on there, and this token of the prompt, from 0, is another one.
+    Differs {
+        /// Its place in the prompt.
+        token: u32,
+    },
+    /// Nothing that is known goes on there: it was never asked for, or had to make room.
+    Unknown,
+    /// This engine shares nothing.
+    Off,
 }
 
 /// Why an answer ended.

@@ -47,6 +47,10 @@ pub struct Request {
     pub prediction: Option<String>,
     /// Where to stop, and by when.
     pub limits: Limits,
+    /// Whether to tell where the known part of the prompt ends, by [`Event::Reused`].
+    ///
+    /// [`Event::Reused`]: crate::Event::Reused
+    pub explains_reuse: bool,
 }
 
 impl Request {
@@ -64,6 +68,7 @@ impl Request {
             parallel_tool_calls: true,
             prediction: None,
             limits: Limits::default(),
+            explains_reuse: false,
         }
     }
 }

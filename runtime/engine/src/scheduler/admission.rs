@@ -160,6 +160,7 @@ impl Scheduler {
             }
             Next::Waiting(index) => {
                 let request = &self.waiting[index];
+                let reuse = request.reuse(pages);
                 let tokens_max = request.lease_tokens(self.bounds.open_answer_tokens);
                 let lease = pages.lease(request.scope.clone(), &request.prompt, tokens_max);
                 let Some(lease) = lease else {
@@ -173,7 +174,7 @@ impl Scheduler {
                     let tokens = request.prompt[..known].to_vec();
                     self.found.push(Found { scope, tokens });
                 }
-                let mut sequence = Sequence::begin(request, class, lease, now);
+                let mut sequence = Sequence::begin(request, reuse, class, lease, now);
                 sequence.deliver(now);
                 self.active.push(sequence);
             }
