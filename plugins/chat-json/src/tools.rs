@@ -61,9 +61,6 @@ fn read_tool(
     }
     let function = tool.object("function")?.ok_or_else(|| tool.missing("function"))?;
     function.only(&["name", "description", "parameters", "strict"], notes)?;
-    if function.flag("strict")? == Some(true) {
-        notes.ignore(function.path_of("strict"));
-    }
     let schema = match function.value("parameters") {
         Some(schema @ Value::Object(_)) => schema.clone(),
         Some(other) => {
@@ -76,6 +73,7 @@ fn read_tool(
         name: function.required_string("name")?.to_owned(),
         description: function.string("description")?.unwrap_or_default().to_owned(),
         parameters: schema,
+        strict: function.flag("strict")?.unwrap_or(false),
     })
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn build() -> Box<dyn Tool> {
         "required": ["expression"],
     });
     let description = "Computes an arithmetic expression.".into();
-    Box::new(Calculator(ToolSpec { name: NAME.into(), description, parameters }))
+    Box::new(Calculator(ToolSpec { name: NAME.into(), description, parameters, strict: false }))
 }
 
 struct Calculator(ToolSpec);

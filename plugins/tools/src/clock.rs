@@ -34,7 +34,7 @@ impl Clock {
             "required": [],
         });
         let description = "Tells the current date, time and day of the week.".into();
-        Self { spec: ToolSpec { name: NAME.into(), description, parameters }, now }
+        Self { spec: ToolSpec { name: NAME.into(), description, parameters, strict: false }, now }
     }
 }
 

@@ -64,7 +64,7 @@ const LIMITS: ToolLimits = ToolLimits {
 };
 
 fn spec(name: &str) -> ToolSpec {
-    ToolSpec { name: name.into(), description: String::new(), parameters: json!({}) }
+    ToolSpec { name: name.into(), description: String::new(), parameters: json!({}), strict: false }
 }
 
 fn accepted() -> Event {

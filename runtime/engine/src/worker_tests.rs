@@ -134,6 +134,7 @@ fn a_function_call_ends_the_answer_as_a_call_and_not_as_text() {
         name: "weather".into(),
         description: "Tells the weather.".into(),
         parameters: [("type", "object")].into_iter().collect(),
+        strict: true,
     }];
     let mut reply = service.submit(request.clone()).unwrap();
     assert!(matches!(reply.recv(), Some(Event::Accepted { .. })));

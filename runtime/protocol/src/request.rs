@@ -135,6 +135,9 @@ pub struct ToolSpec {
     pub description: String,
     /// JSON Schema of its arguments, keys in the order they came.
     pub parameters: Value,
+    /// The arguments keep the whole schema, or the request is refused. Without it, what cannot be
+    /// kept is left to whoever runs the function.
+    pub strict: bool,
 }
 
 /// Whether the model calls functions.

@@ -2,12 +2,15 @@
 //!
 //! Schemas, regular expressions, choices and Lark grammars all become one kind of grammar, which
 //! the crate `llguidance` compiles to an automaton over the vocabulary. Whatever a schema says is
-//! honoured or refused by name; nothing is ignored. JSON is spelled as the models saw it, with
+//! honoured or refused by name; only for a function that is not strict, what no grammar keeps is
+//! left out. JSON is spelled as the models saw it, with
 //! `", "` and `": "` and no other space, so that most of its tokens are forced and need no model.
 
 mod answer;
+mod arguments;
 mod automaton;
 mod compiler;
+mod complaints;
 mod keywords;
 mod lark;
 mod patterns;
@@ -24,8 +27,9 @@ use crate::{Constraint, ConstraintError, TextError, Tokenizer, schema};
 use answer::{Answer, Calls, Text};
 use automaton::Automaton;
 pub(crate) use compiler::Compiler;
-use keywords::Refusal;
-use source::{CallStyle, Source, Space};
+use complaints::refused;
+use keywords::{Care, Cause, Refusal};
+use source::{Source, Space};
 
 /// Bytes of all schemas, or of the grammar, of one request; the largest published schemas that a
 /// model could follow have half of this.
@@ -80,7 +84,7 @@ pub(crate) fn constraint(
     let calls = match &shape.calls {
         Some(allowed) => Some(Calls {
             announced_by: allowed.announced_by,
-            list: Automaton::new(calls(compiler, allowed, strips_space)?),
+            list: Automaton::new(arguments::calls(compiler, allowed, strips_space)?),
         }),
         None => None,
     };
@@ -221,69 +225,7 @@ fn checked_schema(schema: &Value) -> Result<Map<String, Value>, TextError> {
             TextError::rule(place, message)
         })?;
     }
-    keywords::reduce(schema).map_err(|refusal| refused_schema(FORMAT, SCHEMA, refusal))
-}
-
-/// The automaton of a list of calls.
-fn calls(
-    compiler: &Compiler,
-    allowed: &AllowedCalls<'_>,
-    strips_space: bool,
-) -> Result<Matcher, TextError> {
-    let bytes: usize =
-        allowed.tools.iter().map(|(_, tool)| tool.parameters.to_string().len()).sum();
-    if bytes > GRAMMAR_BYTES_MAX {
-        return Err(TextError::rule(
-            "tools",
-            format!(
-                "the parameters of all functions together have {bytes} bytes, the limit is \
-                 {GRAMMAR_BYTES_MAX}"
-            ),
-        ));
-    }
-    let style = CallStyle { is_single: allowed.are_single, has_ids: allowed.have_ids };
-    let mut tools = Vec::with_capacity(allowed.tools.len());
-    let mut schemas = Vec::with_capacity(allowed.tools.len());
-    for &(index, tool) in &allowed.tools {
-        let place = format!("tools[{index}].function.parameters");
-        schemas.push(
-            arguments(&tool.parameters)
-                .map_err(|refusal| refused_schema("tools", &place, refusal))?,
-        );
-        tools.push(tool);
-    }
-    let space = if strips_space { Space::Optional } else { Space::None };
-    let source = Source::calls(&tools, schemas.clone(), style).behind(space);
-    compile(compiler, &source).map_err(|message| {
-        // The compiler does not say which function it means: the first that fails alone.
-        let fails = |at: &usize| compile(compiler, &Source::schema(schemas[*at].clone())).is_err();
-        let place = match (0..schemas.len()).find(fails) {
-            Some(at) => format!("tools[{}].function.parameters", allowed.tools[at].0),
-            None => "tools".to_owned(),
-        };
-        refused("tools", &place, &message)
-    })
-}
-
-/// The schema of a function's arguments, which are an object whatever else it says.
-fn arguments(parameters: &Value) -> Result<Map<String, Value>, Refusal> {
-    let reduced = keywords::reduce(parameters)?;
-    let may_be_object = match reduced.get("type") {
-        None => true,
-        Some(Value::Array(types)) => types.iter().any(|name| name == "object"),
-        Some(name) => name == "object",
-    };
-    if !may_be_object {
-        return Err(Refusal {
-            path: ".type".into(),
-            message: "arguments are an object; the type must be object".into(),
-            is_malformed: true,
-        });
-    }
-    let mut object = Map::new();
-    object.insert("type".into(), "object".into());
-    object.extend(reduced.into_iter().filter(|(name, _)| name != "type"));
-    Ok(object)
+    keywords::reduce(schema, Care::Whole).map_err(|refusal| refused_schema(FORMAT, SCHEMA, refusal))
 }
 
 fn compile(compiler: &Compiler, source: &Source) -> Result<Matcher, String> {
@@ -293,67 +235,9 @@ fn compile(compiler: &Compiler, source: &Source) -> Result<Matcher, String> {
 fn refused_schema(param: &'static str, place: &str, refusal: Refusal) -> TextError {
     let place = format!("{place}{}", refusal.path);
     let message = format!("{place}: {}", refusal.message);
-    if refusal.is_malformed {
+    if refusal.cause == Cause::Malformed {
         return TextError::Rule { param: place, message };
     }
-    TextError::Unsupported { param, message }
-}
-
-/// What the compiler complains about, with words that name the keyword.
-const COMPLAINTS: &[(&str, &str)] = &[
-    (
-        "oneOf constraints",
-        "oneOf is supported where no value fits two of its schemas, and this could not be shown; \
-         use anyOf, or give each schema a property with a different const",
-    ),
-    (
-        "patternProp",
-        "patternProperties is supported where no name fits two of the patterns, and this could \
-         not be shown; make them exclusive",
-    ),
-    (
-        "min/maxProperties",
-        "minProperties and maxProperties are supported where every property in properties is \
-         required",
-    ),
-    (
-        "circular references",
-        "$ref to a schema that contains itself is not supported beside other keywords; put it \
-         alone, or into a property",
-    ),
-    ("stack level exceeded", "allOf of schemas that contain themselves by $ref is not supported"),
-    ("NoExtensionBias", "no text fits; a $ref that only leads back to itself says nothing"),
-    (
-        "schema too large",
-        "allOf, anyOf and oneOf multiply to too many schemas; write the cases out in one anyOf",
-    ),
-    (
-        "Unsatisfiable schema",
-        "no value fits the schema; keywords such as required, enum, const, pattern, minimum and \
-         maximum contradict each other",
-    ),
-    (
-        "lookarounds",
-        "the pattern or regular expression has an anchor in its middle, a word boundary or a \
-         look-around; anchors are supported at the ends, the others are not",
-    ),
-    (
-        "Unable to determine if regex is empty",
-        "the pattern together with format, minLength and maxLength is too complex; leave one of \
-         them out",
-    ),
-    ("too many expressions", TOO_COMPLEX),
-    ("fuel exhausted", TOO_COMPLEX),
-];
-const TOO_COMPLEX: &str = "it is too complex; use smaller numbers in multipleOf, minLength, \
-    maxLength and in the repetitions of a pattern";
-
-fn refused(param: &'static str, place: &str, complaint: &str) -> TextError {
-    let known = COMPLAINTS.iter().find(|(words, _)| complaint.contains(words));
-    let message = match known {
-        Some((_, sentence)) => format!("{place}: {sentence}"),
-        None => format!("{place}: it cannot be compiled to a grammar: {complaint}"),
-    };
     TextError::Unsupported { param, message }
 }
 

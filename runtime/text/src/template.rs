@@ -492,7 +492,8 @@ mod tests {
     /// Texts between bars, so that each cut shows.
     fn rendered(version: TemplateVersion, messages: &[Message]) -> String {
         let parameters = json!({"a": [1e-5]});
-        let tool = ToolSpec { name: "f".into(), description: String::new(), parameters };
+        let tool =
+            ToolSpec { name: "f".into(), description: String::new(), parameters, strict: false };
         let part = |part: Part| match part {
             Part::Mark(mark) => mark.name().to_owned(),
             Part::Text(text) => format!("|{text}|"),

@@ -207,6 +207,7 @@ fn request(case: &Value) -> Result<Request, String> {
             name: function["name"].as_str().ok_or("tool without a name")?.into(),
             description: function["description"].as_str().unwrap_or_default().into(),
             parameters,
+            strict: function["strict"] == true,
         });
     }
     Ok(request)

@@ -114,6 +114,7 @@ fn tools() -> Vec<ToolSpec> {
         name: name.into(),
         description: String::new(),
         parameters,
+        strict: false,
     };
     vec![
         tool("f", json!({})),
@@ -357,10 +358,15 @@ fn what_cannot_be_honoured_is_refused() {
         assert!(fault.message.len() < 600);
     }
     let mut request = calling(ToolChoice::Auto);
+    request.tools[2].strict = true;
     request.tools[2].parameters = json!({"properties": {"x": {"not": {}}}});
-    assert!(fault(&request).message.contains("tools[2].function.parameters.properties.x: not"));
+    let message = fault(&request).message;
+    assert!(message.contains("tools[2].function.parameters.properties.x: not"), "{message}");
+    assert!(message.contains("without strict"), "{message}");
     request.tools[2].parameters = json!({"oneOf": [{"minProperties": 1}, {"maxProperties": 3}]});
     assert!(fault(&request).message.contains("tools[2].function.parameters: oneOf"));
+    request.tools[2].strict = false;
+    assert!(codec.encode(&request).is_ok());
     request.tools[2].parameters = json!({"type": "string"});
     assert!(fault(&request).message.contains("object"));
     for choice in [ToolChoice::Any, ToolChoice::Function("g".into())] {

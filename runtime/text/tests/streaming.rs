@@ -29,7 +29,12 @@ fn chat(text: &str) -> Request {
 
 fn with_tool(mut request: Request) -> Request {
     let parameters = json!({"type": "object"});
-    request.tools.push(ToolSpec { name: "f".into(), description: String::new(), parameters });
+    request.tools.push(ToolSpec {
+        name: "f".into(),
+        description: String::new(),
+        parameters,
+        strict: false,
+    });
     request
 }
 

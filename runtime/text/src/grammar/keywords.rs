@@ -2,15 +2,19 @@
 //!
 //! The compiler of grammars takes some keywords for less than they say, and ignores others. Here
 //! each keyword is either passed on in a spelling that the compiler takes at its word, or known to
-//! restrict nothing and dropped, or refused by name. References become entries of `$defs`; nothing
-//! is ever fetched.
+//! restrict nothing and dropped, or refused by name; where the rest is enough, what would be refused
+//! is left out instead. References become entries of `$defs`; nothing is ever fetched.
 //! Source: JSON Schema 2020-12, with the lists of items and the definitions of draft 7.
 
 use serde_json::{Map, Value, json};
 
 use super::{LITERAL_BYTES_MAX, patterns, weight};
 
+mod formats;
+mod loosening;
 mod references;
+
+pub(super) use loosening::{Care, loosen};
 
 /// Nesting of schemas; the compiler recurses.
 const DEPTH_MAX: usize = 64;
@@ -30,21 +34,6 @@ const COUNT_MAX: u64 = 1_000_000_000;
 const FRACTION_MIN: f64 = 1e-9;
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "null", "number", "object", "string"];
-
-/// What `format` may name; every other format is refused where it could be meant to restrict.
-const FORMATS: [&str; 8] =
-    ["date", "date-time", "duration", "email", "ipv4", "ipv6", "time", "uuid"];
-/// RFC 3339 with leap years, which the compiler does not count, and without leap seconds, which it
-/// allows in any minute.
-const DATE: &str = concat!(
-    "(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|",
-    "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|",
-    "(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
-);
-const TIME: &str = concat!(
-    r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?",
-    "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-);
 
 /// Keywords that restrict a value on their own; they go together, because the compiler reads
 /// `additionalProperties` by the `properties` next to it.
@@ -102,16 +91,33 @@ pub(super) struct Refusal {
     pub(super) path: String,
     /// The keyword at fault and what to do.
     pub(super) message: String,
-    /// It is no schema at all, rather than one that is not supported.
-    pub(super) is_malformed: bool,
+    pub(super) cause: Cause,
+}
+
+/// What kind of reason it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It is no schema at all.
+    Malformed,
+    /// It exceeds a limit.
+    TooLarge,
+    /// No grammar keeps it.
+    Unsupported,
 }
 
 /// The same schema in the keywords that the compiler takes at their word.
 ///
-/// Errors: a keyword that is not supported, or a schema over a limit.
-pub(super) fn reduce(root: &Value) -> Result<Map<String, Value>, Refusal> {
-    let mut reducer =
-        Reducer { root, references: Vec::new(), path: Vec::new(), schemas: 0, named: 0 };
+/// Errors: a keyword that is not supported, unless it may be left out; a schema over a limit.
+pub(super) fn reduce(root: &Value, care: Care) -> Result<Map<String, Value>, Refusal> {
+    let mut reducer = Reducer {
+        root,
+        care,
+        references: Vec::new(),
+        path: Vec::new(),
+        schemas: 0,
+        named: 0,
+        left_out: 0,
+    };
     let mut reduced = match root {
         Value::Bool(true) => Map::new(),
         _ => match reducer.schema(root, false)? {
@@ -132,7 +138,7 @@ pub(super) fn reduce(root: &Value) -> Result<Map<String, Value>, Refusal> {
         reduced.insert("$defs".into(), Value::Object(definitions));
     }
     reducer.path.clear();
-    weight::check(&reduced).map_err(|problem| reducer.refused(problem))?;
+    reducer.lighten(&mut reduced)?;
     Ok(reduced)
 }
 
@@ -140,19 +146,22 @@ type Members = Map<String, Value>;
 
 struct Reducer<'a> {
     root: &'a Value,
+    care: Care,
     /// The pointers that `$ref` names, in order of appearance.
     references: Vec<String>,
     path: Vec<String>,
     schemas: usize,
     /// Enclosing schemas with an `$id` of their own, to which references would be relative.
     named: usize,
+    /// Keywords that were left out.
+    left_out: usize,
 }
 
 impl<'a> Reducer<'a> {
     fn schema(&mut self, value: &Value, is_inner: bool) -> Result<Value, Refusal> {
         self.schemas += 1;
         if self.path.len() > 2 * DEPTH_MAX || self.schemas > SCHEMAS_MAX {
-            return Err(self.refused(format!(
+            return Err(self.too_large(format!(
                 "the schema is too large: allowed are {SCHEMAS_MAX} schemas, {DEPTH_MAX} deep"
             )));
         }
@@ -169,7 +178,8 @@ impl<'a> Reducer<'a> {
             let name = name.as_str();
             if let Some((_, advice)) = REFUSED.iter().find(|(refused, _)| *refused == name) {
                 if !restricts_nothing(name, value, members) {
-                    return Err(self.refused(format!("{name} is not supported; {advice}")));
+                    let refusal = self.refused(format!("{name} is not supported; {advice}"));
+                    self.leave_out(refusal, self.path.len())?;
                 }
             } else if ASSERTIONS.contains(&name) {
                 if !has_assertions {
@@ -177,8 +187,11 @@ impl<'a> Reducer<'a> {
                 }
                 has_assertions = true;
             } else if APPLICATORS.contains(&name) {
-                let applied = self.below(name, |at| at.applicator(name, value))?;
-                reduced.insert(name.into(), applied);
+                let depth = self.path.len();
+                match self.below(name, |at| at.applicator(name, value)) {
+                    Ok(applied) => drop(reduced.insert(name.into(), applied)),
+                    Err(refusal) => self.leave_out(refusal, depth)?,
+                }
             }
         }
         self.named -= usize::from(is_named);
@@ -204,14 +217,24 @@ impl<'a> Reducer<'a> {
 
     fn assertions(&mut self, members: &Members, reduced: &mut Members) -> Result<(), Refusal> {
         self.items(members, reduced)?;
+        let mut has_lost_names = false;
         for name in ASSERTIONS {
             let Some(value) = members.get(name) else {
                 continue;
             };
-            let kept = self.below(name, |at| at.assertion(name, value, members, reduced))?;
-            if let Some(kept) = kept {
-                reduced.insert(name.into(), kept);
+            let depth = self.path.len();
+            match self.below(name, |at| at.assertion(name, value, members, reduced)) {
+                Ok(None) => {}
+                Ok(Some(kept)) => drop(reduced.insert(name.into(), kept)),
+                Err(refusal) => {
+                    self.leave_out(refusal, depth)?;
+                    has_lost_names |= name == "patternProperties";
+                }
             }
+        }
+        if has_lost_names {
+            // It would hold for the names that the lost patterns are about.
+            reduced.remove("additionalProperties");
         }
         Ok(())
     }
@@ -292,13 +315,13 @@ impl<'a> Reducer<'a> {
             return Err(self.malformed("it must be an object of schemas"));
         };
         if members.len() > PROPERTIES_MAX {
-            return Err(self.refused(format!(
+            return Err(self.too_large(format!(
                 "{} properties; at most {PROPERTIES_MAX} are supported",
                 members.len()
             )));
         }
         if members.keys().any(|name| name.len() > LITERAL_BYTES_MAX) {
-            return Err(self.refused(format!(
+            return Err(self.too_large(format!(
                 "the name of a property has more than {LITERAL_BYTES_MAX} bytes"
             )));
         }
@@ -325,7 +348,7 @@ impl<'a> Reducer<'a> {
         let names = value.as_array().filter(|names| names.iter().all(Value::is_string));
         let names = names.ok_or_else(|| self.malformed("required must be a list of strings"))?;
         if names.len() > PROPERTIES_MAX {
-            return Err(self.refused(format!(
+            return Err(self.too_large(format!(
                 "{} required properties; at most {PROPERTIES_MAX} are supported",
                 names.len()
             )));
@@ -349,44 +372,6 @@ impl<'a> Reducer<'a> {
             ));
         }
         Ok(count.into())
-    }
-
-    /// Dates and times become a `pattern` of `reduced`.
-    fn format(
-        &self,
-        value: &Value,
-        members: &Members,
-        reduced: &mut Members,
-    ) -> Result<Option<Value>, Refusal> {
-        let format = value.as_str().ok_or_else(|| self.malformed("format must be a string"))?;
-        let may_be_text = match members.get("type") {
-            None => true,
-            Some(Value::Array(types)) => types.iter().any(|name| name == "string"),
-            Some(name) => name == "string",
-        };
-        // Formats are about strings; on a number they are notes, such as OpenAPI's int32.
-        if !may_be_text {
-            return Ok(None);
-        }
-        let pattern = match format {
-            "date" => format!("^{DATE}$"),
-            "time" => format!("^{TIME}$"),
-            "date-time" => format!("^{DATE}T{TIME}$"),
-            _ if FORMATS.contains(&format) => return Ok(Some(value.clone())),
-            _ => return Err(self.unknown_format()),
-        };
-        if members.contains_key("pattern") {
-            return Err(self.refused("format and pattern together are not supported for dates"));
-        }
-        reduced.insert("pattern".into(), pattern.into());
-        Ok(None)
-    }
-
-    fn unknown_format(&self) -> Refusal {
-        self.refused(format!(
-            "this format is not supported; leave it out, use pattern, or one of {}",
-            FORMATS.join(", ")
-        ))
     }
 
     fn pattern(&self, pattern: &str) -> Result<String, Refusal> {
@@ -439,11 +424,15 @@ impl<'a> Reducer<'a> {
 
     fn refused(&self, message: impl Into<String>) -> Refusal {
         let path = self.path.iter().map(|step| format!(".{step}")).collect();
-        Refusal { path, message: message.into(), is_malformed: false }
+        Refusal { path, message: message.into(), cause: Cause::Unsupported }
+    }
+
+    fn too_large(&self, message: impl Into<String>) -> Refusal {
+        Refusal { cause: Cause::TooLarge, ..self.refused(message) }
     }
 
     fn malformed(&self, message: impl Into<String>) -> Refusal {
-        Refusal { is_malformed: true, ..self.refused(message) }
+        Refusal { cause: Cause::Malformed, ..self.refused(message) }
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 
 fn reduced(schema: Value) -> Value {
-    Value::Object(reduce(&schema).unwrap())
+    Value::Object(reduce(&schema, Care::Whole).unwrap())
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn refusals_name_keyword_and_place() {
         (json!(false), "", "no value"),
         (json!(3), "", "object"),
     ] {
-        let refusal = reduce(&schema).unwrap_err();
+        let refusal = reduce(&schema, Care::Whole).unwrap_err();
         assert_eq!(refusal.path, path, "{schema}");
         assert!(refusal.message.contains(word), "{}", refusal.message);
     }
@@ -77,13 +77,54 @@ fn refusals_name_keyword_and_place() {
 #[test]
 fn size_has_limits() {
     let nested = |depth| (0..depth).fold(json!({}), |inner, _| json!({"items": inner}));
-    assert!(reduce(&nested(DEPTH_MAX)).is_ok());
-    assert!(reduce(&nested(2 * DEPTH_MAX + 1)).unwrap_err().message.contains("too large"));
+    assert!(reduce(&nested(DEPTH_MAX), Care::Whole).is_ok());
+    assert!(
+        reduce(&nested(2 * DEPTH_MAX + 1), Care::Rest).unwrap_err().message.contains("too large")
+    );
     let many = |count| {
         let properties: Members = (0..count).map(|n| (n.to_string(), json!({}))).collect();
         json!({"properties": properties})
     };
-    assert!(reduce(&many(PROPERTIES_MAX)).is_ok());
-    assert!(reduce(&many(PROPERTIES_MAX + 1)).is_err());
-    assert!(reduce(&json!({"anyOf": vec![json!({}); SCHEMAS_MAX]})).is_err());
+    assert!(reduce(&many(PROPERTIES_MAX), Care::Whole).is_ok());
+    assert!(reduce(&many(PROPERTIES_MAX + 1), Care::Rest).is_err());
+    assert!(reduce(&json!({"anyOf": vec![json!({}); SCHEMAS_MAX]}), Care::Rest).is_err());
+}
+
+#[test]
+fn what_no_grammar_keeps_is_left_out_where_the_rest_is_enough() {
+    let date = json!({"type": "string", "format": "date", "pattern": "^2"});
+    for (schema, expected) in [
+        (json!({"format": "uri"}), json!({})),
+        (date, json!({"type": "string", "pattern": "^2"})),
+        (json!({"type": "array", "uniqueItems": true}), json!({"type": "array"})),
+        (
+            json!({"properties": {"a": {"not": {}, "minimum": 1}}, "dependentRequired": {"a": ["b"]}}),
+            json!({"properties": {"a": {"minimum": 1}}}),
+        ),
+        (json!({"pattern": "^(?!a)", "maxLength": 3}), json!({"maxLength": 3})),
+        (json!({"enum": ["a\u{0}"], "type": "string"}), json!({"type": "string"})),
+        (
+            json!({"patternProperties": {"(?=a)": {}}, "additionalProperties": false, "required": ["a"]}),
+            json!({"required": ["a"]}),
+        ),
+        (
+            json!({"oneOf": [{"uniqueItems": true}, {"type": "string"}], "anyOf": [{}, true]}),
+            json!({"anyOf": [{}, true], "allOf": [{"anyOf": [{}, {"type": "string"}]}]}),
+        ),
+        (
+            json!({"oneOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"if": {}, "items": {"$ref": "x.json"}}}}),
+            json!({"$defs": {"0": {"items": {}}}, "anyOf": [{"$ref": "#/$defs/0"}]}),
+        ),
+        (
+            json!({"allOf": vec![json!({"pattern": "a", "minLength": 1}); 5]}),
+            json!({"allOf": vec![json!({"minLength": 1}); 5]}),
+        ),
+    ] {
+        assert!(reduce(&schema, Care::Whole).is_err(), "{schema}");
+        assert_eq!(Value::Object(reduce(&schema, Care::Rest).unwrap()), expected, "{schema}");
+    }
+    for schema in [json!({"type": "any"}), json!({"enum": 1}), json!(false), json!({"$ref": "#/a"})]
+    {
+        assert!(reduce(&schema, Care::Rest).is_err(), "{schema}");
+    }
 }

@@ -12,38 +12,49 @@ const PAIRS_MAX: usize = 100_000;
 /// Properties of a document that counts them; the compiler writes out each combination.
 const COUNTED_MAX: usize = 64;
 
+/// What is too much.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Excess {
+    /// With its keyword.
+    pub(super) message: String,
+    /// Keywords without which it would not be; none where it is the schema's size.
+    pub(super) keywords: &'static [&'static str],
+}
+
 /// Checks a reduced schema.
-///
-/// Errors: what is too much, with its keyword.
-pub(super) fn check(root: &Map<String, Value>) -> Result<(), String> {
+pub(super) fn check(root: &Map<String, Value>) -> Result<(), Excess> {
+    let too_deep = |message| Excess { message, keywords: &[] };
     let empty = Map::new();
     let definitions = root.get("$defs").and_then(Value::as_object).unwrap_or(&empty);
     let mut scale =
         Scale { definitions, known: vec![None; definitions.len()], tally: Tally::default() };
-    let mut meeting = scale.members(root, 0)?;
+    let mut meeting = scale.members(root, 0).map_err(too_deep)?;
     for index in 0..definitions.len() {
-        meeting = meeting.max(scale.definition(index, 0)?);
+        meeting = meeting.max(scale.definition(index, 0).map_err(too_deep)?);
     }
     let tally = scale.tally;
     if meeting > MEETING_MAX {
-        return Err(format!(
+        let message = format!(
             "more than {MEETING_MAX} of pattern and format may meet at one string; allOf and \
              references join too many"
-        ));
+        );
+        return Err(Excess { message, keywords: &["pattern", "format"] });
     }
     let pairs = tally.name_patterns.saturating_mul(tally.joins).saturating_pow(2);
     if tally.name_patterns > 1 && pairs > PAIRS_MAX {
-        return Err(format!(
+        let message = format!(
             "{} patternProperties beside {} joined schemas are too many",
             tally.name_patterns, tally.joins
-        ));
+        );
+        return Err(Excess { message, keywords: &["patternProperties"] });
     }
     if tally.counts_properties && tally.properties > COUNTED_MAX {
-        return Err(format!(
+        let message = format!(
             "minProperties and maxProperties are supported in a schema of at most {COUNTED_MAX} \
              properties, this one has {}",
             tally.properties
-        ));
+        );
+        return Err(Excess { message, keywords: &["minProperties", "maxProperties"] });
     }
     Ok(())
 }
@@ -153,7 +164,7 @@ mod tests {
     use super::*;
 
     fn checked(schema: Value) -> Result<(), String> {
-        check(schema.as_object().unwrap())
+        check(schema.as_object().unwrap()).map_err(|excess| excess.message)
     }
 
     #[test]

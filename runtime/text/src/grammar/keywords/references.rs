@@ -17,7 +17,7 @@ impl<'a> Reducer<'a> {
         let index = known.unwrap_or(self.references.len());
         if known.is_none() {
             if index >= REFERENCES_MAX {
-                return Err(self.refused(format!(
+                return Err(self.too_large(format!(
                     "more than {REFERENCES_MAX} different references are not supported"
                 )));
             }
