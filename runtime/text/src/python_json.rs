@@ -28,17 +28,29 @@ pub(crate) fn respell(text: &str) -> Option<String> {
 
 /// Spells a value, appending to `out`.
 pub(crate) fn spell(value: &Value, out: &mut String) {
+    spell_value(value, spell_number, out);
+}
+
+/// As [`spell`], with numbers as they were read: they stay JSON, and within bounds that a rounded
+/// one would reach.
+pub(crate) fn spell_exactly(value: &Value, out: &mut String) {
+    spell_value(value, |literal, out| out.push_str(literal), out);
+}
+
+fn spell_value(value: &Value, number: fn(&str, &mut String), out: &mut String) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => spell_number(&number.to_string(), out),
+        Value::Number(literal) => number(&literal.to_string(), out),
         Value::String(text) => spell_string(text, out),
-        Value::Array(items) => spell_items(items, '[', ']', out, spell),
+        Value::Array(items) => {
+            spell_items(items, '[', ']', out, |item, out| spell_value(item, number, out));
+        }
         Value::Object(members) => spell_items(members, '{', '}', out, |(key, value), out| {
             spell_string(key, out);
             out.push_str(": ");
-            spell(value, out);
+            spell_value(value, number, out);
         }),
     }
 }

@@ -7,6 +7,8 @@ use serde_json::{Map, Value};
 
 /// Nesting of schemas; parsers of JSON end sooner.
 const DEPTH_MAX: usize = 128;
+/// Characters of a place that an error shows.
+const PLACE_CHARACTERS_MAX: usize = 240;
 
 /// What is wrong, and where below the root.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,10 +93,16 @@ pub(crate) fn check(parameters: &Value) -> Result<(), Problem> {
         Value::Object(_) => schema(parameters, &mut path),
         _ => Err("it must be an object"),
     };
-    checked.map_err(|message| {
-        let path = path.iter().map(|step| format!(".{step}")).collect();
-        Problem { path, message }
-    })
+    checked.map_err(|message| Problem { path: place_of(&path), message })
+}
+
+/// Steps below the root as an error shows them: a long way is cut off.
+pub(crate) fn place_of(steps: &[impl AsRef<str>]) -> String {
+    let path: String = steps.iter().flat_map(|step| [".", step.as_ref()]).collect();
+    match path.char_indices().nth(PLACE_CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", &path[..end]),
+        None => path,
+    }
 }
 
 type Checked = Result<(), &'static str>;

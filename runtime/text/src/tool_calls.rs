@@ -92,7 +92,7 @@ pub(crate) fn parse(text: &str, ids: &mut Ids) -> Option<Vec<ToolCall>> {
             Value::String(text) => text,
             value => {
                 let mut spelled = String::new();
-                python_json::spell(&value, &mut spelled);
+                python_json::spell_exactly(&value, &mut spelled);
                 spelled
             }
         };
@@ -158,6 +158,14 @@ mod tests {
         assert!(is_id(&calls[1].id) && is_id(&calls[2].id));
         assert_ne!(calls[0].id, calls[2].id);
         assert_eq!(parse(text, &mut Ids::new(7)).unwrap(), calls);
+    }
+
+    #[test]
+    fn numbers_of_arguments_stay_as_they_were_written() {
+        let arguments = r#"{"x": [1e+999, -1e+999, 0.99999999999999999999, 1.0, -0, 1e+5]}"#;
+        let text = format!(r#"[{{"name": "f", "arguments": {arguments}}}]"#);
+        let calls = parse(&text, &mut Ids::new(7)).unwrap();
+        assert_eq!(calls[0].arguments, arguments);
     }
 
     #[test]

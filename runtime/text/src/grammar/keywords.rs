@@ -134,10 +134,14 @@ pub(super) fn reduce(root: &Value, care: Care) -> Result<Map<String, Value>, Ref
         definitions.insert(next.to_string(), definition);
         next += 1;
     }
+    reducer.path.clear();
     if !definitions.is_empty() {
+        if references::lead_nowhere(&definitions) {
+            return Err(reducer.malformed("a $ref only leads back to itself, which says nothing"));
+        }
+        references::inline_cases(&mut reduced, &mut definitions);
         reduced.insert("$defs".into(), Value::Object(definitions));
     }
-    reducer.path.clear();
     reducer.lighten(&mut reduced)?;
     Ok(reduced)
 }
@@ -423,7 +427,7 @@ impl<'a> Reducer<'a> {
     }
 
     fn refused(&self, message: impl Into<String>) -> Refusal {
-        let path = self.path.iter().map(|step| format!(".{step}")).collect();
+        let path = crate::schema::place_of(&self.path);
         Refusal { path, message: message.into(), cause: Cause::Unsupported }
     }
 

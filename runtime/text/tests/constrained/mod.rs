@@ -133,7 +133,7 @@ pub(crate) fn read(codec: &Codec, prompt: &Prompt, tokens: Vec<TokenId>) -> Answ
     Answer { text, calls, tokens, is_finished }
 }
 
-fn draw(
+pub(crate) fn draw(
     codec: &Codec,
     prompt: &Prompt,
     constraint: &mut dyn Constraint,
@@ -208,7 +208,8 @@ fn fits_below(root: &Value, schema: &Value, value: &Value) -> bool {
     let number = |value: &Value| value.as_f64().unwrap();
     keywords.iter().all(|(keyword, given)| match (keyword.as_str(), value) {
         ("$ref", _) => {
-            fit(root.pointer(given.as_str().unwrap().trim_start_matches('#')).unwrap(), value)
+            let place = given.as_str().unwrap().trim_start_matches('#').replace("%20", " ");
+            fit(root.pointer(&place).unwrap(), value)
         }
         ("type", _) => match given {
             Value::Array(types) => types.iter().any(|name| is_type(name, value)),
@@ -244,6 +245,9 @@ fn fits_below(root: &Value, schema: &Value, value: &Value) -> bool {
         }
         ("minProperties", Value::Object(members)) => members.len() as f64 >= number(given),
         ("maxProperties", Value::Object(members)) => members.len() as f64 <= number(given),
+        ("items", Value::Array(items)) if given.is_array() => {
+            given.as_array().unwrap().iter().zip(items).all(|(one, item)| fit(one, item))
+        }
         ("items", Value::Array(items)) => {
             let prefix =
                 keywords.get("prefixItems").map_or(0, |list| list.as_array().unwrap().len());
@@ -289,7 +293,7 @@ fn is_type(name: &Value, value: &Value) -> bool {
     }
 }
 
-fn same(one: &Value, other: &Value) -> bool {
+pub(crate) fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),
         (Value::Array(one), Value::Array(other)) => {

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::references::for_each_below;
 use super::{Reducer, Refusal, weight};
 
 /// What becomes of keywords that no grammar keeps.
@@ -67,20 +68,6 @@ pub(in crate::grammar) fn loosen(schema: &mut Map<String, Value>, keywords: &[&s
             }
         }
     }
-    for (name, value) in schema.iter_mut() {
-        let inner: Vec<&mut Value> = match (name.as_str(), value) {
-            ("properties" | "patternProperties" | "$defs", Value::Object(members)) => {
-                members.values_mut().collect()
-            }
-            ("allOf" | "anyOf" | "prefixItems", Value::Array(schemas)) => {
-                schemas.iter_mut().collect()
-            }
-            ("items" | "additionalProperties", value) => vec![value],
-            _ => Vec::new(),
-        };
-        for inner in inner.into_iter().filter_map(Value::as_object_mut) {
-            has_changed |= loosen(inner, keywords);
-        }
-    }
+    for_each_below(schema, &mut |inner| has_changed |= loosen(inner, keywords));
     has_changed
 }

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{REFERENCES_MAX, Reducer, Refusal};
+use super::{Members, REFERENCES_MAX, Reducer, Refusal};
+
+/// Bytes of definitions that are written out in place.
+const INLINED_BYTES_MAX: usize = 64 << 10;
 
 impl<'a> Reducer<'a> {
     pub(super) fn reference(&mut self, reference: &str) -> Result<Value, Refusal> {
@@ -43,6 +46,62 @@ impl<'a> Reducer<'a> {
                 found.ok_or_else(|| self.malformed("a $ref names this place, which is empty"))?;
         }
         Ok(target)
+    }
+}
+
+/// The definition that a reduced schema refers to.
+fn target<'a>(schema: &Value, definitions: &'a Members) -> Option<&'a Value> {
+    definitions.get(schema.get("$ref")?.as_str()?.rsplit('/').next()?)
+}
+
+/// Whether some definition is a reference to itself, at once or by others.
+pub(super) fn lead_nowhere(definitions: &Members) -> bool {
+    definitions.values().any(|definition| {
+        let next = |schema: &&Value| target(schema, definitions);
+        std::iter::successors(Some(definition), next).nth(definitions.len()).is_some()
+    })
+}
+
+/// Writes out what cases of `oneOf` refer to: the compiler does not look behind references to see that
+/// cases exclude each other.
+pub(super) fn inline_cases(reduced: &mut Members, definitions: &mut Members) {
+    let known = definitions.clone();
+    let mut bytes_left = INLINED_BYTES_MAX;
+    inline_below(reduced, &known, &mut bytes_left);
+    for definition in definitions.values_mut().filter_map(Value::as_object_mut) {
+        inline_below(definition, &known, &mut bytes_left);
+    }
+}
+
+fn inline_below(schema: &mut Members, known: &Members, bytes_left: &mut usize) {
+    for case in schema.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten() {
+        let is_alone = case.as_object().is_some_and(|members| members.len() == 1);
+        let Some(target) = target(case, known).filter(|_| is_alone) else {
+            continue;
+        };
+        let bytes = target.to_string().len();
+        if bytes <= *bytes_left {
+            *bytes_left -= bytes;
+            *case = target.clone();
+        }
+    }
+    for_each_below(schema, &mut |inner| inline_below(inner, known, bytes_left));
+}
+
+/// Visits the schemas right below a reduced one.
+pub(super) fn for_each_below(schema: &mut Members, visit: &mut dyn FnMut(&mut Members)) {
+    for (name, value) in schema.iter_mut() {
+        let inner: Vec<&mut Value> = match (name.as_str(), value) {
+            ("properties" | "patternProperties" | "$defs", Value::Object(members)) => {
+                members.values_mut().collect()
+            }
+            ("allOf" | "anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => {
+                schemas.iter_mut().collect()
+            }
+            ("items" | "additionalProperties", value) => vec![value],
+            _ => Vec::new(),
+        };
+        inner.into_iter().filter_map(Value::as_object_mut).for_each(&mut *visit);
     }
 }
 
