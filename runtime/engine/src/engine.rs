@@ -14,9 +14,14 @@ use crate::scheduler::{Bounds, Plan, Rest, Scheduler};
 use crate::sequence::Submission;
 use crate::store::PrefixStore;
 
-/// One network and everything in flight on it. Knows no clock: each step is told the time.
+/// Tells what time it is.
+type Clock = Box<dyn FnMut() -> Instant + Send>;
+
+/// One network and everything in flight on it. Each step is told the time; how long the network took
+/// is read from a clock that can be another than the machine's.
 pub(crate) struct Engine<F> {
     forward: F,
+    clock: Clock,
     capacity: Capacity,
     pages: Pages,
     scheduler: Scheduler,
@@ -69,6 +74,7 @@ impl<F: Forward> Engine<F> {
         let capacity = forward.capacity();
         Self {
             forward,
+            clock: Box::new(Instant::now),
             capacity,
             pages: Pages::new(&capacity),
             scheduler: Scheduler::new(bounds, Arc::clone(&gauges)),
@@ -115,9 +121,12 @@ impl<F: Forward> Engine<F> {
             None => self.mailbox.recv().map_err(|_| flume::RecvTimeoutError::Disconnected),
         };
         match mail {
-            Ok(mail) => self.open(mail, Instant::now()),
+            Ok(mail) => {
+                let now = (self.clock)();
+                self.open(mail, now);
+            }
             Err(flume::RecvTimeoutError::Timeout) => {}
-            Err(flume::RecvTimeoutError::Disconnected) => self.closing = Some(Instant::now()),
+            Err(flume::RecvTimeoutError::Disconnected) => self.closing = Some((self.clock)()),
         }
     }
 
@@ -207,9 +216,9 @@ impl<F: Forward> Engine<F> {
         let Batch { tokens, spans, rows, .. } = &self.plan.batch;
         let (tokens, sequences, rows) = (tokens.len(), spans.len(), rows.len());
         tracing::trace!(tokens, sequences, rows, "step");
-        let began = Instant::now();
+        let began = (self.clock)();
         let outcome = self.forward.forward(&self.plan.batch);
-        let took = began.elapsed();
+        let took = (self.clock)().saturating_duration_since(began);
         self.gauges.note_forward(took);
         self.scheduler.note_pace(&self.plan, took);
         outcome
@@ -259,6 +268,16 @@ impl<F> Engine<F> {
     /// Makes the engine believe that it is so fast.
     pub(crate) fn set_pace(&mut self, pace: crate::pace::Pace) {
         self.scheduler.set_pace(pace);
+    }
+
+    /// Has the network's time told by another clock.
+    pub(crate) fn set_clock(&mut self, clock: impl FnMut() -> Instant + Send + 'static) {
+        self.clock = Box::new(clock);
+    }
+
+    /// Who runs and who waits.
+    pub(crate) fn standing(&self, now: Instant) -> crate::scheduler::Standing {
+        self.scheduler.standing(now)
     }
 
     /// Tokens of prompts and of answers in the last step.

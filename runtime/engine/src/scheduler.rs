@@ -27,6 +27,8 @@ use crate::sequence::{Ending, Remains, Sequence, Submission};
 mod admission;
 
 pub(crate) use admission::Class;
+#[cfg(test)]
+pub(crate) use admission::Standing;
 
 /// What the scheduler never exceeds.
 #[derive(Debug, Clone, Copy)]

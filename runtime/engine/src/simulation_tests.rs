@@ -1,12 +1,25 @@
 //! Random schedules: whatever clients do, each request ends once, answers are right, limits hold
-//! and no page is lost.
+//! and no page is lost. Time is part of the schedule, so that a schedule repeats exactly.
+//!
+//! Checked after each step: no more than `sequences_max` run, `batch_tokens_max` tokens are in a step
+//! and `prompt_chunk_tokens` of prompts beside answers; no more are in flight than there are places;
+//! what was cancelled, left alone, or is late has ended; nothing rests that a reader does not hold up.
+//! Where somebody was let in, nobody more urgent was left behind, waiting included, and at equal
+//! urgency nobody of whose client less runs: equal clients never differ by more than one because of
+//! whose turn it was.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::tokens;
+use crate::gauges::Counters;
+use crate::scheduler::Standing;
 
 const SEQUENCES: u32 = 3;
+const IN_FLIGHT_MAX: u32 = 12;
 const SIM: Bounds = Bounds {
     sequences_max: SEQUENCES,
     batch_tokens_max: 6,
@@ -37,6 +50,8 @@ enum Deed {
     Cancel(usize),
     Drop(usize),
     Reject,
+    /// Time passes; enough of it makes the waiting urgent.
+    Pass(u8),
 }
 
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
@@ -59,6 +74,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         1 => any::<usize>().prop_map(Deed::Cancel),
         1 => any::<usize>().prop_map(Deed::Drop),
         1 => Just(Deed::Reject),
+        1 => (1u8..40).prop_map(Deed::Pass),
     ];
     prop::collection::vec(deed, 1..50)
 }
@@ -70,6 +86,10 @@ struct Client {
     heard: String,
     accepted: bool,
     last: Option<Event>,
+    deadline: Option<Instant>,
+    is_cancelled: bool,
+    /// All events, as they came.
+    transcript: String,
 }
 
 impl Client {
@@ -93,6 +113,7 @@ impl Client {
 
     fn hear(&mut self, event: Event) {
         assert!(self.last.is_none(), "something follows the last event");
+        self.transcript.push_str(&format!("{event:?}\n"));
         match event {
             Event::Accepted { .. } => {
                 assert!(!std::mem::replace(&mut self.accepted, true), "accepted once");
@@ -104,6 +125,12 @@ impl Client {
             Event::ToolCall(_) => panic!("nobody called a tool"),
             last => self.last = Some(last),
         }
+    }
+
+    /// Whether it still wants its answer.
+    fn is_alive(&self, now: Instant) -> bool {
+        let is_late = self.deadline.is_some_and(|deadline| deadline <= now);
+        self.reply.is_some() && !self.is_cancelled && !is_late
     }
 
     fn check(&self) {
@@ -151,14 +178,52 @@ fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
     request.limits.deadline = deadline_ms.map(|ms| bench.now + Duration::from_millis(ms));
     request.limits.priority =
         [Priority::Batch, Priority::Normal, Priority::Interactive][usize::from(class)];
-    if bench.gauges.in_flight() >= 60 {
+    if bench.gauges.in_flight() >= IN_FLIGHT_MAX {
+        assert!(bench.gauges.place(IN_FLIGHT_MAX).is_none(), "a place beyond the limit");
         return None;
     }
+    let deadline = request.limits.deadline;
     let reply = Some(bench.submit(request).expect("the request is sound"));
-    Some(Client { reply, expected, heard: String::new(), accepted: false, last: None })
+    Some(Client {
+        reply,
+        expected,
+        heard: String::new(),
+        accepted: false,
+        last: None,
+        deadline,
+        is_cancelled: false,
+        transcript: String::new(),
+    })
 }
 
-fn step(bench: &mut Bench) -> Step {
+fn ended(counters: &Counters) -> u64 {
+    counters.requests_ok + counters.requests_failed + counters.requests_cancelled
+}
+
+/// Checks who was let in by the step between two standings, if nobody left meanwhile.
+fn check_turns(before: &Standing, after: &Standing) {
+    let ran: HashSet<&str> = before.active.iter().map(|(id, ..)| id.as_str()).collect();
+    let running =
+        |client: &Option<String>| after.active.iter().filter(|(.., of)| of == client).count();
+    let mut let_in = after.active.iter().filter(|(id, ..)| !ran.contains(id.as_str()));
+    let last = let_in.next_back();
+    for (id, class, client) in let_in.chain(last) {
+        for (other, urgency, of) in &after.waiting {
+            assert!(class <= urgency, "{id} was let in before {other}, which is more urgent");
+            let is_last = last.is_some_and(|(last, ..)| last == id);
+            let is_fair = running(client) <= running(of) + 1;
+            assert!(
+                !is_last || class < urgency || client == of || is_fair,
+                "{id} was let in before {other}, of whose client less runs"
+            );
+        }
+    }
+}
+
+/// One step of the engine and what must hold after it.
+fn step(bench: &mut Bench, clients: &mut [Client], elapsed_us: &AtomicU64) -> Step {
+    let (began, before) = (elapsed_us.load(Relaxed), bench.engine.standing(bench.now));
+    let ended_before = ended(&bench.gauges.snapshot());
     let outcome = bench.step();
     if outcome == Step::Ran {
         let batch = bench.last_batch();
@@ -169,19 +234,45 @@ fn step(bench: &mut Bench) -> Step {
         assert!(writing == 0 || reading <= SIM.prompt_chunk_tokens, "a long chunk: {reading}");
     }
     assert!(bench.gauges.active() <= SEQUENCES);
+    let in_flight = bench.gauges.in_flight();
+    assert!(in_flight <= IN_FLIGHT_MAX, "{in_flight} in flight");
+    let alive = clients.iter().filter(|client| client.is_alive(bench.now)).count();
+    assert!(in_flight as usize <= alive, "{in_flight} in flight, {alive} wanted");
+    if ended(&bench.gauges.snapshot()) == ended_before {
+        check_turns(&before, &bench.engine.standing(bench.now));
+    }
+    if outcome == Step::Stuck {
+        let heard = |clients: &[Client]| -> usize {
+            clients.iter().map(|client| client.transcript.len()).sum()
+        };
+        let before = heard(clients);
+        clients.iter_mut().for_each(|client| drop(client.listen(1)));
+        assert!(heard(clients) > before, "it rests, and no reader holds anything up");
+    }
+    bench.now += Duration::from_micros(elapsed_us.load(Relaxed) - began);
     outcome
 }
 
-fn simulate(deeds: &[Deed], sharing: PrefixSharing) {
+/// What a schedule did: what each client heard, what the network computed, what was counted.
+type Record = (Vec<String>, Vec<Batch>, Counters);
+
+fn simulate(deeds: &[Deed], sharing: PrefixSharing) -> Record {
     let reject = Arc::new(Mutex::new(false));
     let armed = Arc::clone(&reject);
+    let elapsed_us = Arc::new(AtomicU64::new(0));
+    let passing = Arc::clone(&elapsed_us);
     let network = Scripted::new(capacity(), next_of).before_each_step(move |batch| {
+        // Tokens cost little beside a step, and no two steps cost the same.
+        let noise = batch.tokens.iter().fold(7, |hash, token| hash * 31 % 1009 + token.0);
+        passing.fetch_add(400 + 60 * batch.tokens.len() as u64 + u64::from(noise % 97), Relaxed);
         let (tokens, reason) = (batch.tokens.len(), "as asked".into());
         let rejected = std::mem::take(&mut *armed.lock().unwrap());
         if rejected { Err(ForwardError::Rejected { tokens, reason }) } else { Ok(()) }
     });
     let mut bench = Bench::with(network, SIM, 2);
     bench.intake = Intake::new(serving(), &capacity(), 2, sharing);
+    let (start, told) = (bench.now, Arc::clone(&elapsed_us));
+    bench.engine.set_clock(move || start + Duration::from_micros(told.load(Relaxed)));
     let mut clients: Vec<Client> = Vec::new();
     for deed in deeds {
         let pick = |which: &usize| which % clients.len().max(1);
@@ -189,17 +280,21 @@ fn simulate(deeds: &[Deed], sharing: PrefixSharing) {
             Deed::Submit { .. } => clients.extend(submit(&bench, clients.len(), deed)),
             Deed::Steps(steps) => {
                 for _ in 0..*steps {
-                    step(&mut bench);
+                    step(&mut bench, &mut clients, &elapsed_us);
                 }
             }
             Deed::Reject => *reject.lock().unwrap() = true,
+            Deed::Pass(seconds) => bench.now += Duration::from_secs((*seconds).into()),
             Deed::Read(which, events) => {
                 let at = pick(which);
                 clients.get_mut(at).map(|client| client.listen(*events));
             }
             Deed::Cancel(which) => {
-                let reply = clients.get(pick(which)).and_then(|client| client.reply.as_ref());
-                reply.inspect(|reply| reply.canceller().cancel());
+                let at = pick(which);
+                if let Some(client) = clients.get_mut(at) {
+                    client.reply.iter().for_each(|reply| reply.canceller().cancel());
+                    client.is_cancelled = true;
+                }
             }
             Deed::Drop(which) => {
                 let at = pick(which);
@@ -211,7 +306,8 @@ fn simulate(deeds: &[Deed], sharing: PrefixSharing) {
         assert!(round < 5_000, "some answer never ends");
         let complete =
             clients.iter_mut().map(|client| client.listen(9)).filter(|done| *done).count();
-        if step(&mut bench) == Step::Idle && complete == clients.len() {
+        let outcome = step(&mut bench, &mut clients, &elapsed_us);
+        if outcome == Step::Idle && complete == clients.len() {
             break;
         }
     }
@@ -219,8 +315,28 @@ fn simulate(deeds: &[Deed], sharing: PrefixSharing) {
     assert!(bench.engine.pages_are_free(), "pages are lost");
     assert_eq!((bench.gauges.in_flight(), bench.gauges.active()), (0, 0));
     let counters = bench.gauges.snapshot();
-    let ended = counters.requests_ok + counters.requests_failed + counters.requests_cancelled;
-    assert_eq!(ended, clients.len() as u64, "each request is counted once");
+    assert_eq!(ended(&counters), clients.len() as u64, "each request is counted once");
+    let batches = std::mem::take(&mut *bench.batches.lock().unwrap());
+    (clients.into_iter().map(|client| client.transcript).collect(), batches, counters)
+}
+
+/// What the client expects is guessed, and the time of steps decides how much of it.
+#[test]
+fn a_schedule_with_guesses_repeats_exactly() {
+    let talk = |talk, prompt| Deed::Submit {
+        talk,
+        prompt,
+        max_tokens: Some(17),
+        class: 1,
+        client: 0,
+        deadline_ms: None,
+        predicts: true,
+    };
+    let deeds: Vec<Deed> = (0..4).flat_map(|n| [talk(n, 3 + 2 * n), Deed::Steps(3)]).collect();
+    let (heard, batches, counters) = simulate(&deeds, PrefixSharing::All);
+    assert!(counters.guessed_tokens > 0, "{counters:?}");
+    assert!(counters.forward_us > 0, "{counters:?}");
+    assert_eq!(simulate(&deeds, PrefixSharing::All), (heard, batches, counters));
 }
 
 /// A few schedules; `PROPTEST_CASES` asks for more.
@@ -236,6 +352,7 @@ proptest! {
     #[test]
     fn every_request_ends_once_and_no_page_is_lost(deeds in deeds(), sharing in 0usize..3) {
         let all = [PrefixSharing::All, PrefixSharing::Client, PrefixSharing::Off];
-        simulate(&deeds, all[sharing]);
+        let record = simulate(&deeds, all[sharing]);
+        prop_assert!(simulate(&deeds, all[sharing]) == record, "it does not repeat");
     }
 }

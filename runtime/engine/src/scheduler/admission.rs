@@ -183,6 +183,32 @@ impl Scheduler {
     }
 }
 
+/// Who runs and who waits: names, how urgent they are, whose they are.
+#[cfg(test)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) active: Vec<(String, Class, Option<String>)>,
+    pub(crate) waiting: Vec<(String, Class, Option<String>)>,
+}
+
+#[cfg(test)]
+impl Scheduler {
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        let entry = |request: &Submission, class| {
+            (request.id.to_string(), class, request.client.as_deref().map(str::to_owned))
+        };
+        let urgency = |request: &Submission| {
+            entry(request, Class::of(request.priority, request.queued_at, now))
+        };
+        let begun = self.set_aside.iter().map(Sequence::request);
+        let active = self.active.iter();
+        Standing {
+            active: active.map(|one| entry(one.request(), one.class())).collect(),
+            waiting: self.waiting.iter().chain(begun).map(urgency).collect(),
+        }
+    }
+}
+
 fn common_tokens(a: &[TokenId], b: &[TokenId]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
