@@ -276,8 +276,8 @@ impl<F> Engine<F> {
     }
 
     /// Who runs and who waits.
-    pub(crate) fn standing(&self, now: Instant) -> crate::scheduler::Standing {
-        self.scheduler.standing(now)
+    pub(crate) fn standing(&self) -> crate::scheduler::Standing {
+        self.scheduler.standing()
     }
 
     /// Tokens of prompts and of answers in the last step.

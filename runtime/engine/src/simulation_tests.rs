@@ -8,7 +8,6 @@
 //! urgency nobody of whose client less runs: equal clients never differ by more than one because of
 //! whose turn it was.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use proptest::prelude::*;
@@ -20,6 +19,8 @@ use crate::scheduler::Standing;
 
 const SEQUENCES: u32 = 3;
 const IN_FLIGHT_MAX: u32 = 12;
+/// Seconds in the queue that make a request one class more urgent.
+const STEP_UP_S: u64 = 30;
 const SIM: Bounds = Bounds {
     sequences_max: SEQUENCES,
     batch_tokens_max: 6,
@@ -88,6 +89,10 @@ struct Client {
     last: Option<Event>,
     deadline: Option<Instant>,
     is_cancelled: bool,
+    name: Option<String>,
+    /// 0 is the most urgent.
+    urgency: u64,
+    queued_at: Instant,
     /// All events, as they came.
     transcript: String,
 }
@@ -125,6 +130,11 @@ impl Client {
             Event::ToolCall(_) => panic!("nobody called a tool"),
             last => self.last = Some(last),
         }
+    }
+
+    /// How urgent it is by now; the least goes first.
+    fn class(&self, now: Instant) -> u64 {
+        self.urgency.saturating_sub(now.duration_since(self.queued_at).as_secs() / STEP_UP_S)
     }
 
     /// Whether it still wants its answer.
@@ -182,7 +192,7 @@ fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
         assert!(bench.gauges.place(IN_FLIGHT_MAX).is_none(), "a place beyond the limit");
         return None;
     }
-    let deadline = request.limits.deadline;
+    let (deadline, name) = (request.limits.deadline, request.client.clone());
     let reply = Some(bench.submit(request).expect("the request is sound"));
     Some(Client {
         reply,
@@ -192,6 +202,9 @@ fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
         last: None,
         deadline,
         is_cancelled: false,
+        name,
+        urgency: 2 - u64::from(class),
+        queued_at: bench.now,
         transcript: String::new(),
     })
 }
@@ -201,19 +214,22 @@ fn ended(counters: &Counters) -> u64 {
 }
 
 /// Checks who was let in by the step between two standings, if nobody left meanwhile.
-fn check_turns(before: &Standing, after: &Standing) {
-    let ran: HashSet<&str> = before.active.iter().map(|(id, ..)| id.as_str()).collect();
+fn check_turns(before: &Standing, after: &Standing, clients: &[Client], now: Instant) {
+    let client = |id: &String| &clients[id.parse::<usize>().expect("names are numbers")];
     let running =
-        |client: &Option<String>| after.active.iter().filter(|(.., of)| of == client).count();
-    let mut let_in = after.active.iter().filter(|(id, ..)| !ran.contains(id.as_str()));
-    let last = let_in.next_back();
-    for (id, class, client) in let_in.chain(last) {
-        for (other, urgency, of) in &after.waiting {
+        |name: &Option<String>| after.active.iter().filter(|id| client(id).name == *name).count();
+    let let_in: Vec<&String> =
+        after.active.iter().filter(|id| !before.active.contains(id)).collect();
+    for (at, id) in let_in.iter().enumerate() {
+        let (own, is_last) = (client(id), at + 1 == let_in.len());
+        for other in &after.waiting {
+            let theirs = client(other);
+            let (class, urgency) = (own.class(now), theirs.class(now));
             assert!(class <= urgency, "{id} was let in before {other}, which is more urgent");
-            let is_last = last.is_some_and(|(last, ..)| last == id);
-            let is_fair = running(client) <= running(of) + 1;
+            let is_fair =
+                own.name == theirs.name || running(&own.name) <= running(&theirs.name) + 1;
             assert!(
-                !is_last || class < urgency || client == of || is_fair,
+                !is_last || class < urgency || is_fair,
                 "{id} was let in before {other}, of whose client less runs"
             );
         }
@@ -222,7 +238,7 @@ fn check_turns(before: &Standing, after: &Standing) {
 
 /// One step of the engine and what must hold after it.
 fn step(bench: &mut Bench, clients: &mut [Client], elapsed_us: &AtomicU64) -> Step {
-    let (began, before) = (elapsed_us.load(Relaxed), bench.engine.standing(bench.now));
+    let (began, before) = (elapsed_us.load(Relaxed), bench.engine.standing());
     let ended_before = ended(&bench.gauges.snapshot());
     let outcome = bench.step();
     if outcome == Step::Ran {
@@ -239,14 +255,16 @@ fn step(bench: &mut Bench, clients: &mut [Client], elapsed_us: &AtomicU64) -> St
     let alive = clients.iter().filter(|client| client.is_alive(bench.now)).count();
     assert!(in_flight as usize <= alive, "{in_flight} in flight, {alive} wanted");
     if ended(&bench.gauges.snapshot()) == ended_before {
-        check_turns(&before, &bench.engine.standing(bench.now));
+        check_turns(&before, &bench.engine.standing(), clients, bench.now);
     }
     if outcome == Step::Stuck {
         let heard = |clients: &[Client]| -> usize {
             clients.iter().map(|client| client.transcript.len()).sum()
         };
         let before = heard(clients);
-        clients.iter_mut().for_each(|client| drop(client.listen(1)));
+        for client in clients.iter_mut() {
+            client.listen(1);
+        }
         assert!(heard(clients) > before, "it rests, and no reader holds anything up");
     }
     bench.now += Duration::from_micros(elapsed_us.load(Relaxed) - began);

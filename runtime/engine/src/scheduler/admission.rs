@@ -183,28 +183,21 @@ impl Scheduler {
     }
 }
 
-/// Who runs and who waits: names, how urgent they are, whose they are.
+/// Names of who runs and of who waits.
 #[cfg(test)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing {
-    pub(crate) active: Vec<(String, Class, Option<String>)>,
-    pub(crate) waiting: Vec<(String, Class, Option<String>)>,
+    pub(crate) active: Vec<String>,
+    pub(crate) waiting: Vec<String>,
 }
 
 #[cfg(test)]
 impl Scheduler {
-    pub(crate) fn standing(&self, now: Instant) -> Standing {
-        let entry = |request: &Submission, class| {
-            (request.id.to_string(), class, request.client.as_deref().map(str::to_owned))
-        };
-        let urgency = |request: &Submission| {
-            entry(request, Class::of(request.priority, request.queued_at, now))
-        };
+    pub(crate) fn standing(&self) -> Standing {
         let begun = self.set_aside.iter().map(Sequence::request);
-        let active = self.active.iter();
         Standing {
-            active: active.map(|one| entry(one.request(), one.class())).collect(),
-            waiting: self.waiting.iter().chain(begun).map(urgency).collect(),
+            active: self.active.iter().map(|one| one.request().id.to_string()).collect(),
+            waiting: self.waiting.iter().chain(begun).map(|one| one.id.to_string()).collect(),
         }
     }
 }
