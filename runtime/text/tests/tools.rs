@@ -11,7 +11,7 @@
     reason = "a test panics to fail, and says when it is skipped; helpers are shared"
 )]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -190,8 +190,11 @@ fn check(case: &Case, codec: &Codec, seed: u64, written: &mut Written) -> usize 
         assert!(can_call(codec, &plain, example), "{name}: {example} is not possible");
     }
     let one = ToolChoice::Function(case.tools.last().unwrap().name.clone());
-    let choices =
-        [(ToolChoice::Any, seed % 2 == 0), (one, seed % 2 == 1), (ToolChoice::Auto, true)];
+    let choices = [
+        (ToolChoice::Any, seed.is_multiple_of(2)),
+        (one, !seed.is_multiple_of(2)),
+        (ToolChoice::Auto, true),
+    ];
     let mut ended = 0;
     for (choice, parallel) in choices {
         let request = request(case, choice, parallel, false);
