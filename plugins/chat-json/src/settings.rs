@@ -35,7 +35,8 @@ pub(crate) const OPENAI_FIELDS: &[&str] =
     &["seed", "max_completion_tokens", "stream_options", "logprobs", "top_logprobs", "logit_bias"];
 
 /// Sampling that neither dialect has but local servers commonly take, under their usual names.
-pub(crate) const LOCAL_FIELDS: &[&str] = &["top_k", "min_p", "repetition_penalty", "min_tokens"];
+pub(crate) const LOCAL_FIELDS: &[&str] =
+    &["top_k", "typical_p", "min_p", "repetition_penalty", "min_tokens"];
 
 /// Fields that OpenAI's clients send and Mistral's do not.
 const OPENAI_SIGNS: &[&str] = &[
@@ -92,6 +93,7 @@ pub(crate) fn read_sampling(body: &Fields<'_>, notes: &Notes) -> Result<Sampling
     Ok(Sampling {
         temperature: body.number("temperature", 0.0..=hottest)?,
         top_p: body.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),
+        typical_p: body.number("typical_p", 0.0..=1.0)?.unwrap_or(default.typical_p),
         // In range of u32, so the cast keeps the number.
         top_k: body.integer("top_k", 0..=i64::from(u32::MAX))?.unwrap_or(0) as u32,
         min_p: body.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),

@@ -115,6 +115,7 @@ fn a_mistral_body_is_understood() {
                         0.7,
                     ),
                     top_p: 0.9,
+                    typical_p: 1.0,
                     top_k: 0,
                     min_p: 0.0,
                     presence_penalty: 0.5,
@@ -195,7 +196,7 @@ fn an_openai_body_is_understood() {
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "response_format": {"type": "json_object"}, "parallel_tool_calls": false, "logprobs": false,
-        "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1,
+        "top_k": 40, "typical_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.1,
     }))
     .unwrap();
     expect![[r#"
@@ -225,6 +226,7 @@ fn an_openai_body_is_understood() {
                         2.0,
                     ),
                     top_p: 1.0,
+                    typical_p: 0.95,
                     top_k: 40,
                     min_p: 0.05,
                     presence_penalty: 0.0,

@@ -58,6 +58,7 @@ enum Adjustment {
 #[derive(Debug)]
 enum Cut {
     TopK(usize),
+    Typical(f64),
     TopP(f64),
     MinP(f32),
 }
@@ -110,14 +111,15 @@ impl Sampler {
         let bias = (!sampling.bias.is_empty()).then(|| Adjustment::Bias(sampling.bias.clone()));
         let adjustments = penalties.into_iter().chain(bias).chain([Adjustment::Ban]).collect();
         let draw = if temperature > 0.0 {
-            let Sampling { top_k, top_p, min_p, seed, .. } = *sampling;
+            let Sampling { top_k, typical_p, top_p, min_p, seed, .. } = *sampling;
             let top_k = (top_k > 0).then_some(Cut::TopK(top_k as usize));
+            let typical = (typical_p < 1.0).then_some(Cut::Typical(f64::from(typical_p)));
             let top_p = (top_p < 1.0).then_some(Cut::TopP(f64::from(top_p)));
             let min_p = (min_p > 0.0).then_some(Cut::MinP(min_p));
             let seed = seed.map_or_else(fresh_seed, Ok)?;
             Draw::Weighted {
                 temperature,
-                cuts: top_k.into_iter().chain(top_p).chain(min_p).collect(),
+                cuts: top_k.into_iter().chain(typical).chain(top_p).chain(min_p).collect(),
                 rng: Box::new(Pcg64::seed_from_u64(seed)),
             }
         } else {
@@ -233,9 +235,9 @@ impl Cut {
     fn apply(&self, candidates: &mut Vec<Candidate>) {
         match self {
             Self::TopK(kept) => top_k(candidates, *kept),
+            Self::Typical(mass) => typical(candidates, *mass),
             Self::TopP(mass) => top_p(candidates, *mass),
-            // The greatest logit is 0: the likeliest candidate is never cut before.
-            Self::MinP(share) => candidates.retain(|candidate| candidate.logit >= share.ln()),
+            Self::MinP(share) => min_p(candidates, *share),
         }
     }
 }
@@ -285,6 +287,7 @@ fn check(sampling: &Sampling, rules: &Rules) -> Result<f32, Fault> {
     let fields = [
         ("temperature", temperature, 0.0..=100.0),
         ("top_p", sampling.top_p, 0.0..=1.0),
+        ("typical_p", sampling.typical_p, 0.0..=1.0),
         ("min_p", sampling.min_p, 0.0..=1.0),
         ("presence_penalty", sampling.presence_penalty, -100.0..=100.0),
         ("frequency_penalty", sampling.frequency_penalty, -100.0..=100.0),
@@ -399,6 +402,20 @@ fn top_k(candidates: &mut Vec<Candidate>, kept: usize) {
     candidates.sort_unstable_by(by_rank);
 }
 
+/// Keeps the smallest set of candidates whose probability reaches `mass`, those first whose surprise
+/// (the negative logarithm of their probability) is nearest to the expected one, the entropy. The
+/// likeliest candidate may be among those that go.
+fn typical(candidates: &mut Vec<Candidate>, mass: f64) {
+    let total: f64 = candidates.iter().map(Candidate::weight).sum();
+    let surprise = |candidate: &Candidate| total.ln() - f64::from(candidate.logit);
+    let entropy: f64 =
+        candidates.iter().map(|candidate| candidate.weight() / total * surprise(candidate)).sum();
+    let distance = |candidate: &Candidate| (surprise(candidate) - entropy).abs();
+    candidates
+        .sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then_with(|| by_rank(a, b)));
+    keep_mass(candidates, mass * total);
+}
+
 /// Keeps the smallest set of likeliest candidates whose probability reaches `mass`.
 fn top_p(candidates: &mut Vec<Candidate>, mass: f64) {
     let total: f64 = candidates.iter().map(Candidate::weight).sum();
@@ -408,14 +425,26 @@ fn top_p(candidates: &mut Vec<Candidate>, mass: f64) {
     let least = least.ln() as f32;
     candidates.retain(|candidate| candidate.logit >= least);
     candidates.sort_unstable_by(by_rank);
+    keep_mass(candidates, mass * total);
+}
+
+/// Keeps the first candidates, as many as it takes to reach this weight.
+fn keep_mass(candidates: &mut Vec<Candidate>, weight: f64) {
     let mut reached = 0.0;
     let kept = candidates.iter().position(|candidate| {
         reached += candidate.weight();
-        reached >= mass * total
+        reached >= weight
     });
     if let Some(last) = kept {
         candidates.truncate(last + 1);
     }
+}
+
+/// Keeps what is likely enough beside the likeliest candidate that is left.
+fn min_p(candidates: &mut Vec<Candidate>, share: f32) {
+    let greatest = candidates.iter().map(|candidate| candidate.logit);
+    let least = greatest.fold(f32::NEG_INFINITY, f32::max) + share.ln();
+    candidates.retain(|candidate| candidate.logit >= least);
 }
 
 /// Draws with the candidates' probabilities: `unit` in `[0, 1)` picks the place.

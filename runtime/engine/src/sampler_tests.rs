@@ -147,6 +147,7 @@ fn values_without_meaning_name_their_field() {
         ("temperature", Sampling { temperature: Some(f32::NAN), ..Sampling::default() }),
         ("temperature", Sampling { temperature: Some(-1.0), ..Sampling::default() }),
         ("top_p", Sampling { top_p: 1.5, ..Sampling::default() }),
+        ("typical_p", Sampling { typical_p: -0.5, ..Sampling::default() }),
         ("min_p", Sampling { min_p: -0.1, ..Sampling::default() }),
         ("presence_penalty", Sampling { presence_penalty: f32::INFINITY, ..Sampling::default() }),
         ("frequency_penalty", Sampling { frequency_penalty: f32::NAN, ..Sampling::default() }),
@@ -166,6 +167,7 @@ fn extreme_values_still_draw_a_token() {
         Sampling { temperature: Some(1e-40), ..drawn(1) },
         Sampling { temperature: Some(100.0), ..drawn(1) },
         Sampling { top_p: 0.0, ..drawn(1) },
+        Sampling { typical_p: 0.0, ..drawn(1) },
         Sampling { min_p: 1.0, ..drawn(1) },
         Sampling { top_k: u32::MAX, ..drawn(1) },
         Sampling { repetition_penalty: 100.0, ..drawn(1) },
@@ -245,6 +247,33 @@ fn top_p_keeps_the_smallest_set_that_reaches_it() {
     }
 }
 
+#[test]
+fn typical_keeps_the_smallest_set_that_is_nearest_to_the_expected_surprise() {
+    // Entropy 1.14; surprises 0.69, 1.20, 1.90, 3.00: the second is the most typical, the likeliest
+    // the next.
+    let logits = [0.5f32, 0.3, 0.15, 0.05].map(f32::ln);
+    for (mass, expected) in [
+        (0.0, vec![1]),
+        (0.29, vec![1]),
+        (0.31, vec![0, 1]),
+        (0.79, vec![0, 1]),
+        (0.81, vec![0, 1, 2]),
+        (0.97, vec![0, 1, 2, 3]),
+    ] {
+        assert_eq!(kept(&Cut::Typical(mass), &logits), expected, "typical_p {mass}");
+    }
+}
+
+#[test]
+fn min_p_measures_by_the_likeliest_that_is_left() {
+    let logits = [0.5f32, 0.3, 0.15, 0.05].map(f32::ln);
+    let mut scratch = Vec::new();
+    candidates(&logits, 1.0, &mut scratch);
+    Cut::Typical(0.2).apply(&mut scratch);
+    Cut::MinP(0.9).apply(&mut scratch);
+    assert_eq!(scratch.iter().map(|candidate| candidate.token.0).collect::<Vec<_>>(), [1]);
+}
+
 fn logits() -> impl Strategy<Value = Vec<f32>> {
     prop::collection::vec(prop_oneof![-12.0f32..12.0, Just(0.0f32), Just(3.0f32)], 1..60)
 }
@@ -280,6 +309,26 @@ proptest! {
         prop_assert!(head.len() == 1 || reached - last < mass + 1e-6, "one is too much");
         head.sort_unstable();
         prop_assert_eq!(kept, head);
+    }
+
+    #[test]
+    fn typical_keeps_enough_and_nothing_less_typical_than_what_it_drops(
+        logits in logits(), mass in 0.0f64..1.0,
+    ) {
+        let kept = kept(&Cut::Typical(mass), &logits);
+        let (_, shares) = ranked(&logits);
+        let entropy: f64 = shares.iter().map(|share| -share * share.ln()).sum();
+        let distance = |id: &u32| (-shares[*id as usize].ln() - entropy).abs();
+        let reached: f64 = kept.iter().map(|id| shares[*id as usize]).sum();
+        prop_assert!(reached >= mass - 1e-6, "{} is less than {}", reached, mass);
+        let farthest = kept.iter().map(distance).fold(0.0, f64::max);
+        let dropped = (0..logits.len() as u32).filter(|id| !kept.contains(id));
+        for id in dropped {
+            prop_assert!(distance(&id) >= farthest - 1e-5, "{} is more typical", id);
+        }
+        let mut least = kept.iter().filter(|id| distance(id) >= farthest - 1e-5);
+        let crumb = least.any(|id| reached - shares[*id as usize] < mass + 1e-6);
+        prop_assert!(kept.len() == 1 || crumb, "one is too much");
     }
 
     #[test]

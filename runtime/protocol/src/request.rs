@@ -174,13 +174,16 @@ pub enum Format {
 
 /// How the next token is drawn from the logits.
 ///
-/// Stages run in this order: penalties, bias, temperature, top-k, top-p, min-p, draw.
+/// Stages run in this order: penalties, bias, temperature, top-k, typical, top-p, min-p, draw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 takes the likeliest token; `None` means the model's default.
     pub temperature: Option<f32>,
     /// Smallest set of tokens whose probability reaches this; 1 keeps all.
     pub top_p: f32,
+    /// Smallest set of tokens whose probability reaches this, those first whose surprise is nearest
+    /// to what is expected of a draw; 1 keeps all. Source: Meister et al. 2022, arXiv:2202.00666.
+    pub typical_p: f32,
     /// Number of likeliest tokens kept; 0 keeps all.
     pub top_k: u32,
     /// Least probability relative to the likeliest token's; 0 keeps all.
@@ -202,6 +205,7 @@ impl Default for Sampling {
         Self {
             temperature: None,
             top_p: 1.0,
+            typical_p: 1.0,
             top_k: 0,
             min_p: 0.0,
             presence_penalty: 0.0,
