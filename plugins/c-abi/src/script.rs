@@ -103,7 +103,7 @@ impl Teller {
                 std::thread::park_timeout(Duration::from_millis(1));
             },
             "umlaut" => {
-                self.send(Event::Text { text: "größe 🌬".into(), tokens: 5 });
+                self.send(Event::text("größe 🌬", 5));
                 Ok(FinishReason::Stop)
             }
             "tool" => {
@@ -115,12 +115,12 @@ impl Teller {
                 Ok(FinishReason::ToolCalls)
             }
             "fault" => {
-                self.send(Event::Text { text: "so ".into(), tokens: 1 });
+                self.send(Event::text("so ", 1));
                 Err(Fault::new(FaultCode::Internal, "scripted fault"))
             }
             _ => {
                 for word in "The kitchen light is on.".split_inclusive(' ') {
-                    self.send(Event::Text { text: word.into(), tokens: 1 });
+                    self.send(Event::text(word, 1));
                 }
                 Ok(FinishReason::Stop)
             }
@@ -144,7 +144,7 @@ impl Teller {
             if let Some(end) = self.interrupted() {
                 return Some(end);
             }
-            self.send(Event::Text { text: format!("w{word} "), tokens: 1 });
+            self.send(Event::text(format!("w{word} "), 1));
             *said += 1;
         }
         None

@@ -173,7 +173,7 @@ impl Stream {
             }
             // It is part of the usage.
             Event::Reused(_) => {}
-            Event::Text { text, tokens } => {
+            Event::Text { text, tokens, .. } => {
                 let delta = Shown::new(layout::EV_DELTA, String::new());
                 self.pending.push_back(Shown { text, token_count: tokens, ..delta });
             }

@@ -1,8 +1,11 @@
 //! Events to the `chat.completion` object and its chunks.
 
-use protocol::{Event, Fault, FinishReason, Reuse, ReuseEnd, ToolCall, Usage};
+use protocol::{
+    Event, Fault, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage,
+};
 use serde_json::{Value, json};
 
+use crate::bodies::short;
 use crate::chat::Chat;
 use crate::settings::Dialect;
 
@@ -17,6 +20,8 @@ pub struct Answer {
     include_usage: bool,
     model: String,
     text: String,
+    /// Of the tokens of the text, where the request asked for them.
+    logprobs: Option<Vec<TokenLogprob>>,
     calls: Vec<ToolCall>,
     begun: bool,
     prompt: Usage,
@@ -35,6 +40,7 @@ impl Answer {
             include_usage: chat.include_usage,
             model: chat.request.model.clone(),
             text: chat.prefix_text.clone().unwrap_or_default(),
+            logprobs: chat.request.sampling.logprobs.map(|_| Vec::new()),
             calls: Vec::new(),
             begun: false,
             prompt: Usage::default(),
@@ -70,9 +76,14 @@ impl Answer {
             Event::Accepted { .. } => {}
             Event::Reused(reuse) => self.reuse = Some(reuse.clone()),
             Event::Text { text, .. } if text.is_empty() => {}
-            Event::Text { text, .. } => {
+            Event::Text { text, logprobs, .. } => {
                 self.text.push_str(text);
-                chunks.push(self.chunk(json!({"content": text})));
+                let mut chunk = self.chunk(json!({"content": text}));
+                if let Some(all) = &mut self.logprobs {
+                    all.extend_from_slice(logprobs);
+                    chunk["choices"][0]["logprobs"] = logprobs_body(logprobs);
+                }
+                chunks.push(chunk);
             }
             Event::ToolCall(call) => {
                 let body = call_body(self.calls.len(), call);
@@ -98,7 +109,9 @@ impl Answer {
             "message": self.message(),
             "finish_reason": self.finish_word(),
         });
-        if self.dialect == Dialect::OpenAi {
+        if let Some(logprobs) = &self.logprobs {
+            choice["logprobs"] = logprobs_body(logprobs);
+        } else if self.dialect == Dialect::OpenAi {
             choice["logprobs"] = Value::Null;
         }
         json!({
@@ -251,6 +264,19 @@ fn reuse_body(reuse: &Reuse) -> Value {
         ReuseEnd::Off => ("off", 0),
     };
     json!({"end": end, "token": token, "text": reuse.text})
+}
+
+fn logprobs_body(logprobs: &[TokenLogprob]) -> Value {
+    let content = logprobs.iter().map(|told| {
+        let mut body = likelihood_body(&told.chosen);
+        body["top_logprobs"] = told.likeliest.iter().map(likelihood_body).collect();
+        body
+    });
+    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+}
+
+fn likelihood_body(told: &Likelihood) -> Value {
+    json!({"token": told.text, "logprob": short(told.logprob), "bytes": told.bytes})
 }
 
 fn call_body(index: usize, call: &ToolCall) -> Value {

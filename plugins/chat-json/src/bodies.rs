@@ -77,7 +77,7 @@ pub fn model_body(card: &ModelCard, id: &str) -> Value {
 }
 
 /// `0.7` and not `0.699999988079071`, which is how f64 spells the f32 nearest to it.
-fn short(number: f32) -> Value {
+pub(crate) fn short(number: f32) -> Value {
     number.to_string().parse().map_or(Value::Null, Value::Number)
 }
 

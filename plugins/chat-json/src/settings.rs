@@ -104,6 +104,7 @@ pub(crate) fn read_sampling(body: &Fields<'_>, notes: &Notes) -> Result<Sampling
             .unwrap_or(default.repetition_penalty),
         seed: read_seed(body)?,
         bias: read_bias(body)?,
+        logprobs: read_logprobs(body)?,
     })
 }
 
@@ -127,12 +128,6 @@ pub(crate) fn refuse_unsupported(body: &Fields<'_>) -> Result<(), Fault> {
     if body.integer("n", 1..=i64::from(u32::MAX))?.is_some_and(|n| n > 1) {
         return Err(unsupported("one answer per request; send the request n times", "n"));
     }
-    if body.flag("logprobs")? == Some(true) {
-        return Err(unsupported("log probabilities are not given", "logprobs"));
-    }
-    if body.integer("top_logprobs", 0..=20)?.is_some_and(|count| count > 0) {
-        return Err(unsupported("log probabilities are not given", "top_logprobs"));
-    }
     if body.flag("safe_prompt")? == Some(true) {
         let message = "no text is injected; put your instructions into a system message";
         return Err(unsupported(message, "safe_prompt"));
@@ -152,6 +147,17 @@ pub(crate) fn refuse_unsupported(body: &Fields<'_>) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// How many tokens are told in the place of each, where any are told.
+fn read_logprobs(body: &Fields<'_>) -> Result<Option<u8>, Fault> {
+    let count = body.integer("top_logprobs", 0..=i64::from(Sampling::LOGPROBS_MAX))?;
+    match (body.flag("logprobs")?, count) {
+        // In range of u8, so the cast keeps the number.
+        (Some(true), count) => Ok(Some(count.unwrap_or(0) as u8)),
+        (_, None | Some(0)) => Ok(None),
+        (_, Some(_)) => Err(invalid("needs logprobs to be true", "top_logprobs")),
+    }
 }
 
 fn read_seed(body: &Fields<'_>) -> Result<Option<u64>, Fault> {

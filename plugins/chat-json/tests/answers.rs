@@ -3,8 +3,8 @@
 use chat_json::{Answer, Chat, Strictness, fault_body, model_body, models_body, parse_chat};
 use expect_test::{Expect, expect};
 use protocol::{
-    Description, Event, Fault, FaultCode, FinishReason, ModelCard, RequestId, Reuse, ReuseEnd,
-    ToolCall, Usage,
+    Description, Event, Fault, FaultCode, FinishReason, Likelihood, ModelCard, RequestId, Reuse,
+    ReuseEnd, TokenId, TokenLogprob, ToolCall, Usage,
 };
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ fn accepted() -> Event {
 }
 
 fn text(text: &str) -> Event {
-    Event::Text { text: text.into(), tokens: 1 }
+    Event::text(text, 1)
 }
 
 fn call() -> Event {
@@ -288,6 +288,37 @@ fn a_fault_ends_the_answer_and_gives_no_chunk() {
     assert!(answer.push(&text(" upon")).is_empty(), "nothing follows the last event");
     assert_eq!(answer.text(), "Once");
     assert_eq!(answer.completion()["choices"][0]["finish_reason"], "error");
+}
+
+/// Text of one token, with what might have stood there.
+fn likely(text: &str, logprob: f32, others: &[(&str, f32)]) -> Event {
+    let spell = |(text, logprob): (&str, f32)| Likelihood {
+        token: TokenId(7),
+        text: text.into(),
+        bytes: (text != "</s>").then(|| text.into()),
+        logprob,
+    };
+    let chosen = spell((text, logprob));
+    let likeliest = others.iter().copied().map(spell).collect();
+    let logprobs = vec![TokenLogprob { chosen, likeliest }];
+    Event::Text { text: text.into(), tokens: 1, logprobs }
+}
+
+#[test]
+fn likelihoods_come_with_the_text_of_their_tokens() {
+    let likely = [likely("Hé", -0.1, &[("Hé", -0.1), ("</s>", -2.5)]), likely("!", -3.25, &[])];
+    let mut answer = Answer::new(&chat(json!({"logprobs": true, "top_logprobs": 2})), 0);
+    let mut chunks = answer.push(&accepted());
+    chunks.extend(likely.iter().flat_map(|event| answer.push(event)));
+    chunks.extend(answer.push(&finished(FinishReason::Stop)));
+    let told: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["logprobs"]).collect();
+    let first = r#"{"token":"Hé","logprob":-0.1,"bytes":[72,195,169],"top_logprobs":[{"token":"Hé","logprob":-0.1,"bytes":[72,195,169]},{"token":"</s>","logprob":-2.5,"bytes":null}]}"#;
+    let second = r#"{"token":"!","logprob":-3.25,"bytes":[33],"top_logprobs":[]}"#;
+    let body = |content: &str| format!(r#"{{"content":[{content}],"refusal":null}}"#);
+    let wanted = ["null".into(), body(first), body(second), "null".into()];
+    assert_eq!(told.iter().map(|told| told.to_string()).collect::<Vec<_>>(), wanted);
+    let whole = &answer.completion()["choices"][0]["logprobs"];
+    assert_eq!(whole.to_string(), body(&format!("{first},{second}")));
 }
 
 #[test]

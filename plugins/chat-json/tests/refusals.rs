@@ -67,8 +67,10 @@ fn every_bad_body_says_what_is_wrong_and_where() {
         json!({"stream": 1}),
         json!({"n": 0}),
         json!({"n": 2}),
-        json!({"logprobs": true}),
+        json!({"logprobs": 1}),
         json!({"top_logprobs": 5}),
+        json!({"logprobs": false, "top_logprobs": 5}),
+        json!({"logprobs": true, "top_logprobs": 21}),
         json!({"logit_bias": {"x": 1}}),
         json!({"logit_bias": {"1": 101}}),
         json!({"safe_prompt": true}),
@@ -133,8 +135,10 @@ fn every_bad_body_says_what_is_wrong_and_where() {
             422 stream: must be true or false, not a number
             422 n: must be a whole number between 1 and 4294967295
             400 n: one answer per request; send the request n times
-            400 logprobs: log probabilities are not given
-            400 top_logprobs: log probabilities are not given
+            422 logprobs: must be true or false, not a number
+            422 top_logprobs: needs logprobs to be true
+            422 top_logprobs: needs logprobs to be true
+            422 top_logprobs: must be a whole number between 0 and 20
             422 logit_bias: keys must be token ids in digits
             422 logit_bias: values must be between -100 and 100
             400 safe_prompt: no text is injected; put your instructions into a system message

@@ -125,6 +125,7 @@ fn a_mistral_body_is_understood() {
                         7,
                     ),
                     bias: [],
+                    logprobs: None,
                 },
                 format: Free,
                 tools: [
@@ -195,7 +196,8 @@ fn an_openai_body_is_understood() {
         "stream_options": {"include_usage": true}, "logit_bias": {"7": -100, "8": 1.5}, "user": "u",
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
-        "response_format": {"type": "json_object"}, "parallel_tool_calls": false, "logprobs": false,
+        "response_format": {"type": "json_object"}, "parallel_tool_calls": false, "logprobs": true,
+        "top_logprobs": 2,
         "top_k": 40, "typical_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.1,
     }))
     .unwrap();
@@ -249,6 +251,9 @@ fn an_openai_body_is_understood() {
                             1.5,
                         ),
                     ],
+                    logprobs: Some(
+                        2,
+                    ),
                 },
                 format: JsonObject,
                 tools: [

@@ -167,7 +167,7 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(flow.next_frame().await.as_deref(), Some(": still working\n\n"));
             }
-            sink.send(Event::Text { text: "hi".into(), tokens: 1 });
+            sink.send(Event::text("hi", 1));
             assert!(
                 flow.next_frame().await.is_some_and(|frame| frame.contains(r#""content":"hi""#))
             );

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat_json::{Answer, Chat};
-use protocol::{Event, Fault, FaultCode, FinishReason, Service};
+use protocol::{Event, Fault, FaultCode, FinishReason, Service, TokenLogprob};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -16,6 +16,8 @@ use crate::presence::unix_seconds;
 
 /// Text that waits for its delta is sent when it is this long, whatever the time.
 const DELTA_BYTES: usize = 1024;
+/// Tokens whose likelihood waits for its delta, those in their places counted in, before it is sent.
+const DELTA_LIKELIHOODS: usize = 256;
 /// Longer pieces of text are sent as several deltas.
 const DELTA_BYTES_MAX: usize = 16 << 10;
 /// The engine ends a request at its deadline; this much later we end it ourselves.
@@ -148,6 +150,7 @@ struct Writer {
     last_flush: Option<Instant>,
     pending: String,
     pending_tokens: u32,
+    pending_logprobs: Vec<TokenLogprob>,
     text_bytes_max: Option<usize>,
     /// Bytes of text that may still be sent in pieces.
     text_bytes_left: usize,
@@ -167,6 +170,7 @@ impl Writer {
             last_flush: None,
             pending: String::new(),
             pending_tokens: 0,
+            pending_logprobs: Vec::new(),
             text_bytes_max: job.text_bytes_max,
             text_bytes_left: job.text_bytes_max.unwrap_or(usize::MAX),
             cut: false,
@@ -195,7 +199,7 @@ impl Writer {
     }
 
     async fn take(&mut self, event: &Event) -> Option<()> {
-        let Event::Text { text, tokens } = event else {
+        let Event::Text { text, tokens, logprobs } = event else {
             self.flush().await?;
             let chunks = self.answer.push(event);
             // The end has a message of its own.
@@ -204,7 +208,9 @@ impl Writer {
         };
         self.pending.push_str(text);
         self.pending_tokens = self.pending_tokens.saturating_add(*tokens);
-        let due = self.flush_at() <= Instant::now();
+        self.pending_logprobs.extend_from_slice(logprobs);
+        let told: usize = self.pending_logprobs.iter().map(|told| 1 + told.likeliest.len()).sum();
+        let due = self.flush_at() <= Instant::now() || told >= DELTA_LIKELIHOODS;
         if due || self.pending.len() >= DELTA_BYTES || text.contains('\n') {
             self.flush().await?;
         }
@@ -218,7 +224,11 @@ impl Writer {
         while !rest.is_empty() {
             let (piece, tail) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES_MAX));
             rest = tail;
-            let event = Event::Text { text: piece.to_owned(), tokens: std::mem::take(&mut tokens) };
+            let event = Event::Text {
+                text: piece.to_owned(),
+                tokens: std::mem::take(&mut tokens),
+                logprobs: std::mem::take(&mut self.pending_logprobs),
+            };
             let chunks = self.answer.push(&event);
             self.deliver(chunks).await?;
             self.last_flush = Some(Instant::now());
@@ -254,11 +264,24 @@ impl Writer {
                     delta["content"] = Value::String(text);
                 }
                 self.seq += 1;
-                self.address.chunk(self.seq, chunk)
+                self.chunk(chunk)
             };
             self.send(parcel).await?;
         }
         Some(())
+    }
+
+    /// A delta; without its likelihoods where its text is cut or it would be too long with them.
+    fn chunk(&self, mut chunk: Value) -> Parcel {
+        if self.cut {
+            drop_logprobs(&mut chunk);
+        }
+        let parcel = self.address.chunk(self.seq, chunk.clone());
+        let limit = self.payload_bytes_max.load(Ordering::Relaxed);
+        if parcel.payload.len() > limit && drop_logprobs(&mut chunk) {
+            return self.address.chunk(self.seq, chunk);
+        }
+        parcel
     }
 
     fn finished(&mut self, reason: FinishReason) -> Result<Closing, Fault> {
@@ -273,12 +296,16 @@ impl Writer {
         Err(fault)
     }
 
-    /// The whole answer, cut where its text or its message is too long.
+    /// The whole answer, cut where its text or its message is too long: then it tells no
+    /// likelihoods, which go first.
     fn close(&mut self, status: u16) -> Result<Closing, Fault> {
         self.seq += 1;
         let mut body = self.answer.completion();
         if let Some(max) = self.text_bytes_max {
             self.cut |= shorten(&mut body, max);
+        }
+        if self.cut {
+            drop_logprobs(&mut body);
         }
         if self.address.compact
             && let Some(message) = body["choices"][0]["message"].as_object_mut()
@@ -290,6 +317,12 @@ impl Writer {
         let closing = self.address.closing(body.clone(), self.seq, status, self.cut);
         if closing.payload.len() <= limit {
             return Ok(closing);
+        }
+        if drop_logprobs(&mut body) {
+            let closing = self.address.closing(body.clone(), self.seq, status, true);
+            if closing.payload.len() <= limit {
+                return Ok(closing);
+            }
         }
         if let Some(text) = content(&mut body) {
             let text = std::mem::take(text);
@@ -313,6 +346,13 @@ fn content(body: &mut Value) -> Option<&mut String> {
         Value::String(text) => Some(text),
         _ => None,
     }
+}
+
+/// Takes the likelihoods out of a completion or a chunk; whether there were some.
+fn drop_logprobs(body: &mut Value) -> bool {
+    let choice = body["choices"][0].as_object_mut();
+    let told = choice.and_then(|choice| choice.get_mut("logprobs"));
+    told.is_some_and(|told| !told.take().is_null())
 }
 
 /// Cuts the text of a completion at a code point; says whether there was something to cut.

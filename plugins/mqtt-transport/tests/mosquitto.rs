@@ -5,7 +5,7 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use mqtt_transport::MqttVersion;
-use protocol::{Fault, FaultCode, FinishReason};
+use protocol::{Event, Fault, FaultCode, FinishReason, Likelihood, TokenId, TokenLogprob};
 use stage::{CLIENT, Ear, Mosquitto, NODE, Node, Wire, answer_of, ask, config, say};
 
 const HELLO: &str = r#"{"messages":[{"role":"user","content":"hello"}],"stream":true}"#;
@@ -496,6 +496,35 @@ fn an_answer_larger_than_a_message_is_cut_and_says_so() {
     let last = ear.next();
     assert_eq!((last.status(), last.ext()["truncated"].as_bool()), (200, Some(true)));
     assert!((1000..=4096).contains(&last.payload.len()), "{}", last.payload.len());
+}
+
+#[test]
+fn likelihoods_come_with_deltas_and_the_end_unless_they_make_them_too_long() {
+    let broker = mosquitto!();
+    for (bytes_max, fits) in [(4096, true), (1024, false)] {
+        let mut config = config(broker.port);
+        config.send_bytes_max = bytes_max;
+        let node = Node::start(config);
+        let ear = Ear::on(broker.port, "5", &[&format!("{CLIENT}/plc7/reply/+")]);
+        let body = HELLO.replace("true}", r#"true,"logprobs":true,"top_logprobs":20}"#);
+        say(broker.port, "5", &request("17"), &body, &[]);
+        let asked = node.asked();
+        asked.accept();
+        let chosen =
+            Likelihood { token: TokenId(7), text: "Hi".into(), bytes: None, logprob: -1.5 };
+        let told = TokenLogprob { likeliest: vec![chosen.clone(); 20], chosen };
+        let logprobs = vec![told.clone()];
+        asked.send(Event::Text { text: "Hi".into(), tokens: 1, logprobs });
+        asked.finish();
+        let delta = ear.next_where(|heard| heard.status() != 202);
+        let last = ear.next();
+        for (heard, truncated) in [(&delta, false), (&last, !fits)] {
+            assert_eq!(heard.text(), "Hi");
+            let told = &heard.json()["choices"][0]["logprobs"]["content"][0];
+            assert_eq!(told["top_logprobs"].as_array().map(Vec::len), fits.then_some(20));
+            assert_eq!(heard.ext()["truncated"].as_bool().unwrap_or(false), truncated);
+        }
+    }
 }
 
 #[test]

@@ -167,7 +167,7 @@ mod tests {
     }
 
     fn text(text: &str) -> Event {
-        Event::Text { text: text.into(), tokens: 1 }
+        Event::text(text, 1)
     }
 
     fn finished() -> Event {

@@ -77,7 +77,7 @@ fn accepted() -> Event {
 }
 
 fn text(text: &str) -> Event {
-    Event::Text { text: text.into(), tokens: 1 }
+    Event::text(text, 1)
 }
 
 fn call(name: &str, arguments: &str) -> ToolCall {

@@ -164,7 +164,7 @@ fn the_last_prompt_token_gives_the_first_answer_token() {
     let mut reply = bench.submit(request("r", "abc")).unwrap();
     assert_eq!(bench.step(), Step::Ran);
     assert!(matches!(reply.recv(), Some(Event::Accepted { .. })));
-    assert_eq!(reply.recv(), Some(Event::Text { text: "a".into(), tokens: 1 }));
+    assert_eq!(reply.recv(), Some(Event::text("a", 1)));
 }
 
 #[test]
@@ -384,3 +384,6 @@ mod simulation;
 
 #[path = "sharing_tests.rs"]
 mod sharing;
+
+#[path = "likelihood_tests.rs"]
+mod likelihoods;

@@ -107,7 +107,7 @@ mod tests {
     use crate::gauges::Gauges;
 
     fn text(text: &str) -> Event {
-        Event::Text { text: text.into(), tokens: 1 }
+        Event::text(text, 1)
     }
 
     #[test]

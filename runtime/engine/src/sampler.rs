@@ -14,6 +14,7 @@ use rand_pcg::rand_core::{Rng, SeedableRng, TryRng};
 use text::TokenMask;
 
 use crate::batch::{RowLogits, Want};
+use crate::likelihood::{Likelihoods, RawRow};
 
 /// What a sampler must know beside the request's wishes.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub(crate) struct Sampler {
     answer_tokens: u32,
     /// The likeliest token was asked for and is not allowed: all logits are needed.
     unsettled: bool,
+    /// For requests that want to know how likely their tokens were.
+    raw: Option<RawRow>,
 }
 
 /// A stage that moves logits. The variants are in the order of the chain.
@@ -125,14 +128,15 @@ impl Sampler {
         } else {
             Draw::Likeliest
         };
-        Ok(Self { adjustments, draw, rules, answer_tokens: 0, unsettled: false })
+        let raw = sampling.logprobs.map(RawRow::new);
+        Ok(Self { adjustments, draw, rules, answer_tokens: 0, unsettled: false, raw })
     }
 
     /// How much of the next row it needs.
     pub(crate) fn want(&self) -> Want {
         let only_bans = matches!(self.adjustments[..], [Adjustment::Ban]);
         match self.draw {
-            Draw::Likeliest if only_bans && !self.unsettled => Want::Argmax,
+            Draw::Likeliest if only_bans && self.raw.is_none() && !self.unsettled => Want::Argmax,
             _ => Want::Logits,
         }
     }
@@ -153,6 +157,9 @@ impl Sampler {
             RowLogits::All(logits) => logits,
         };
         let logits = drawable(&mut logits, self.rules.drawable_tokens)?;
+        if let Some(raw) = &mut self.raw {
+            raw.keep(logits);
+        }
         for adjustment in &self.adjustments {
             adjustment.apply(logits, &self.rules, self.answer_tokens);
         }
@@ -171,6 +178,25 @@ impl Sampler {
         let end = || mask.and_then(|mask| self.rules.ends.iter().find(|end| mask.allows(**end)));
         let token = token.or_else(|| end().copied()).ok_or(SampleError::NothingLeft)?;
         Ok(self.drawn(token))
+    }
+
+    /// Takes a token that was settled without its row, which says how likely it was.
+    pub(crate) fn take(&mut self, token: TokenId, row: RowLogits) -> Result<(), SampleError> {
+        if let (RowLogits::All(mut logits), Some(raw)) = (row, &mut self.raw) {
+            raw.keep(drawable(&mut logits, self.rules.drawable_tokens)?);
+        }
+        self.note(token);
+        Ok(())
+    }
+
+    /// Whether it is to say how likely the tokens are, so that each of them needs its row.
+    pub(crate) fn tells_likelihoods(&self) -> bool {
+        self.raw.is_some()
+    }
+
+    /// How likely the token of the last row was, where that is wanted.
+    pub(crate) fn likelihoods(&self, token: TokenId) -> Option<Likelihoods> {
+        self.raw.as_ref()?.likelihoods(token)
     }
 
     fn drawn(&mut self, token: TokenId) -> Choice {
@@ -300,6 +326,11 @@ fn check(sampling: &Sampling, rules: &Rules) -> Result<f32, Fault> {
             return Err(Fault::new(FaultCode::InvalidField, message).at(name));
         }
     }
+    if let Some(count) = sampling.logprobs.filter(|count| *count > Sampling::LOGPROBS_MAX) {
+        let most = Sampling::LOGPROBS_MAX;
+        let message = format!("top_logprobs is {count}; it must be at most {most}");
+        return Err(Fault::new(FaultCode::InvalidField, message).at("top_logprobs"));
+    }
     for (token, added) in &sampling.bias {
         if token.0 >= rules.drawable_tokens || !(-1e6..=1e6).contains(added) {
             let message = format!(
@@ -369,7 +400,8 @@ fn candidates(logits: &[f32], temperature: f32, scratch: &mut Vec<Candidate>) {
     }
 }
 
-fn greatest(logits: &[f32]) -> f32 {
+/// The greatest logit; minus infinity where there is none.
+pub(crate) fn greatest(logits: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = logits.as_chunks::<LANES>();

@@ -152,6 +152,7 @@ fn values_without_meaning_name_their_field() {
         ("presence_penalty", Sampling { presence_penalty: f32::INFINITY, ..Sampling::default() }),
         ("frequency_penalty", Sampling { frequency_penalty: f32::NAN, ..Sampling::default() }),
         ("repetition_penalty", Sampling { repetition_penalty: 0.0, ..Sampling::default() }),
+        ("top_logprobs", Sampling { logprobs: Some(21), ..Sampling::default() }),
         ("logit_bias", Sampling { bias: vec![(TokenId(4), 1.0)], ..Sampling::default() }),
         ("logit_bias", Sampling { bias: vec![(TokenId(0), f32::NAN)], ..Sampling::default() }),
     ];

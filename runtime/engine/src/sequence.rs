@@ -1,5 +1,6 @@
 //! One request in flight: its tokens, its pages, and what it still has to say.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -72,6 +73,9 @@ pub(crate) struct Sequence {
     forced_tokens: u32,
     /// Pending tokens behind the first that no outcome was needed for.
     forced_pending: u32,
+    /// Tokens that the shape left no choice about and that wait for their rows, which say how likely
+    /// they were.
+    settled: VecDeque<TokenId>,
     /// Guesses of the tokens behind the last, to be checked in the next step.
     draft: Vec<TokenId>,
     called_tools: bool,
@@ -188,6 +192,7 @@ impl Sequence {
             answer_tokens: 0,
             forced_tokens: 0,
             forced_pending: 0,
+            settled: VecDeque::new(),
             draft: Vec::new(),
             called_tools: false,
             began: now,

@@ -1,6 +1,6 @@
 //! What is answered.
 
-use crate::{Fault, RequestId};
+use crate::{Fault, RequestId, TokenId};
 
 /// One step of an answer.
 ///
@@ -27,6 +27,9 @@ pub enum Event {
         text: String,
         /// Tokens that it took; may be 0 for the flush at the end.
         tokens: u32,
+        /// The tokens whose text begins here, in order, where the request asked how likely they were;
+        /// else empty.
+        logprobs: Vec<TokenLogprob>,
     },
     /// One whole function call.
     ToolCall(ToolCall),
@@ -42,6 +45,11 @@ pub enum Event {
 }
 
 impl Event {
+    /// Text of which nobody asked how likely it was.
+    pub fn text(text: impl Into<String>, tokens: u32) -> Self {
+        Self::Text { text: text.into(), tokens, logprobs: Vec::new() }
+    }
+
     /// Whether nothing follows.
     pub fn is_last(&self) -> bool {
         matches!(self, Self::Finished { .. } | Self::Failed(_))
@@ -73,6 +81,32 @@ pub enum ReuseEnd {
     Unknown,
     /// This engine shares nothing.
     Off,
+}
+
+/// A token of the answer, and what might have stood in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token that was said.
+    pub chosen: Likelihood,
+    /// The likeliest tokens, likeliest first, as many as were asked for.
+    pub likeliest: Vec<Likelihood>,
+}
+
+/// How likely the network found a token.
+///
+/// Its logits are taken as they are, over all tokens that can be turned into text: before
+/// penalties, bias, the answer's shape and the temperature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Likelihood {
+    /// Which token.
+    pub token: TokenId,
+    /// What it says, with U+FFFD for what is no whole character; the name of a token that says
+    /// nothing.
+    pub text: String,
+    /// What it says, exactly: perhaps a part of a character. `None` for a token that says nothing.
+    pub bytes: Option<Vec<u8>>,
+    /// The natural logarithm of its probability; finite, at most 0.
+    pub logprob: f32,
 }
 
 /// Why an answer ended.

@@ -11,7 +11,7 @@ mod plugin;
 mod request;
 mod service;
 
-pub use event::{Event, FinishReason, Reuse, ReuseEnd, ToolCall, Usage};
+pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};
 pub use fault::{Fault, FaultCode};
 pub use plugin::{Filter, Stop, StopHandle, Tool, ToolError, Transport, TransportError};
 pub use request::{

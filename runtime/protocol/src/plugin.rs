@@ -72,7 +72,8 @@ pub trait Filter: Send + Sync {
     /// Sees a request before it is encoded; may change or refuse it.
     fn on_request(&self, request: &mut Request) -> Result<(), Fault>;
 
-    /// Sees an event before the transport does; may change it or end the answer.
+    /// Sees an event before the transport does; may change it or end the answer. The `logprobs` of a
+    /// text spell the text too: what is changed in one has to go from the other.
     fn on_event(&self, event: &mut Event) -> Result<(), Fault>;
 }
 

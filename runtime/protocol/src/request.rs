@@ -198,6 +198,14 @@ pub struct Sampling {
     pub seed: Option<u64>,
     /// Added to the logit of these tokens.
     pub bias: Vec<(TokenId, f32)>,
+    /// Tells with the text how likely its tokens were, and so many of the likeliest tokens in the
+    /// place of each, at most [`Self::LOGPROBS_MAX`]; `None` tells nothing.
+    pub logprobs: Option<u8>,
+}
+
+impl Sampling {
+    /// Most tokens that are told in the place of one.
+    pub const LOGPROBS_MAX: u8 = 20;
 }
 
 impl Default for Sampling {
@@ -213,6 +221,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             seed: None,
             bias: Vec::new(),
+            logprobs: None,
         }
     }
 }

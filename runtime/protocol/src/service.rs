@@ -195,7 +195,7 @@ mod tests {
     use crate::{FinishReason, Usage};
 
     fn text(text: &str) -> Event {
-        Event::Text { text: text.into(), tokens: 1 }
+        Event::text(text, 1)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::{TokenId, ToolCall};
+use protocol::{TokenId, TokenLogprob, ToolCall};
 
 use crate::Stops;
 use crate::codec::Prompt;
@@ -11,7 +11,7 @@ use crate::tokenizer::Tokenizer;
 use crate::tool_calls::{Calls, Ids, parse};
 
 /// A part of an answer that is ready to be shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Piece {
     /// Whole characters, never empty.
     Text {
@@ -19,6 +19,8 @@ pub enum Piece {
         text: String,
         /// Tokens since the last piece; 0 for a flush that took none.
         tokens: u32,
+        /// The tokens whose text begins here, of those that came with their likelihood.
+        logprobs: Vec<TokenLogprob>,
     },
     /// One whole function call.
     ToolCall(ToolCall),
@@ -37,6 +39,8 @@ pub struct Decoder {
     section: Section,
     /// Text that may be the beginning of a stop text.
     held: String,
+    /// Likelihoods of the tokens whose text was not shown yet, and where in `held` it begins.
+    told: Vec<(usize, TokenLogprob)>,
     tokens: u32,
     ids: Ids,
 }
@@ -61,6 +65,7 @@ impl Decoder {
             announces_calls: prompt.announces_calls,
             section: Section::Text,
             held: String::new(),
+            told: Vec::new(),
             tokens: 0,
             ids: Ids::new(seed),
         }
@@ -68,9 +73,20 @@ impl Decoder {
 
     /// Takes the next token of the answer and gives what can be shown now.
     pub fn push(&mut self, token: TokenId) -> Vec<Piece> {
+        self.take(token, None)
+    }
+
+    /// As [`Self::push`], for a token whose likelihood is shown with its text. That of a token whose
+    /// text is never shown goes with it: steering tokens, function calls, stop texts.
+    pub fn push_told(&mut self, told: TokenLogprob) -> Vec<Piece> {
+        self.take(told.chosen.token, Some(told))
+    }
+
+    fn take(&mut self, token: TokenId, told: Option<TokenLogprob>) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let announces = self.announces_calls == Some(token);
         let vocabulary = self.tokenizer.vocabulary();
+        let told = told.filter(|_| !self.tokenizer.is_control(token));
         match &mut self.section {
             Section::Ended => return pieces,
             Section::Text if announces => {
@@ -81,12 +97,21 @@ impl Decoder {
             }
             Section::Text => {
                 self.tokens += 1;
+                let before = self.held.len();
                 self.joiner.push(vocabulary, token, &mut self.held);
+                // Its text ends where the held text does now, unless a part of it is still to come:
+                // what the joiner held back of others comes before it.
+                let begin = match self.tokenizer.says(token).len() {
+                    0 => before,
+                    bytes => self.held.len().saturating_sub(bytes).max(before),
+                };
+                self.told.extend(told.map(|told| (begin, told)));
                 self.release(false, &mut pieces);
             }
             Section::Calls(calls) => {
                 self.tokens += 1;
                 self.joiner.push(vocabulary, token, &mut calls.text);
+                self.told.extend(told.map(|told| (0, told)));
                 if calls.is_whole() {
                     self.end_calls(&mut pieces);
                 }
@@ -115,12 +140,14 @@ impl Decoder {
             }
         }
         self.section = Section::Ended;
+        self.told.clear();
         pieces
     }
 
     fn begin_calls(&mut self) {
         if !matches!(self.section, Section::Ended) {
             self.joiner = Joiner::new(true);
+            self.told.clear();
             self.section = Section::Calls(Calls::default());
         }
     }
@@ -129,10 +156,15 @@ impl Decoder {
         let Section::Calls(calls) = std::mem::replace(&mut self.section, Section::Text) else {
             return;
         };
+        let told = std::mem::take(&mut self.told);
         match parse(&calls.text, &mut self.ids) {
             Some(calls) => pieces.extend(calls.into_iter().map(Piece::ToolCall)),
             None if calls.text.is_empty() => {}
-            None => pieces.push(Piece::Text { text: calls.text, tokens: self.tokens }),
+            None => pieces.push(Piece::Text {
+                text: calls.text,
+                tokens: self.tokens,
+                logprobs: told.into_iter().map(|(_, told)| told).collect(),
+            }),
         }
         self.tokens = 0;
     }
@@ -148,13 +180,23 @@ impl Decoder {
         if end > 0 {
             let rest = self.held.split_off(end);
             let text = std::mem::replace(&mut self.held, rest);
-            pieces.push(Piece::Text { text, tokens: std::mem::take(&mut self.tokens) });
+            let tokens = std::mem::take(&mut self.tokens);
+            pieces.push(Piece::Text { text, tokens, logprobs: self.tell(end) });
         }
         if stop.is_some() {
             self.held.clear();
+            self.told.clear();
             self.section = Section::Ended;
             pieces.push(Piece::Stop);
         }
+    }
+
+    /// The likelihoods that belong to the first `end` bytes of what was held.
+    fn tell(&mut self, end: usize) -> Vec<TokenLogprob> {
+        let shown = self.told.iter().take_while(|(begin, _)| *begin < end).count();
+        let logprobs = self.told.drain(..shown).map(|(_, told)| told).collect();
+        self.told.iter_mut().for_each(|(begin, _)| *begin -= end);
+        logprobs
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use protocol::TokenId;
+use protocol::{Likelihood, TokenId};
 
 use crate::cutter::Cutter;
 use crate::joiner::Joiner;
@@ -213,6 +213,18 @@ impl Tokenizer {
             Some(Token::Byte(byte)) => std::slice::from_ref(byte),
             Some(Token::Control(_) | Token::Unknown { .. }) | None => &[],
         }
+    }
+
+    /// What a token of this likelihood says, or what it is called.
+    pub fn likelihood(&self, token: TokenId, logprob: f32) -> Likelihood {
+        let (text, bytes) = match self.vocabulary.token(token) {
+            Some(Token::Control(name) | Token::Unknown { name, .. }) => (name.clone(), None),
+            Some(Token::Text(_) | Token::Byte(_)) | None => {
+                let bytes = self.says(token).to_vec();
+                (String::from_utf8_lossy(&bytes).into_owned(), Some(bytes))
+            }
+        };
+        Likelihood { token, text, bytes, logprob }
     }
 
     pub(crate) fn vocabulary(&self) -> &Vocabulary {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
-use protocol::{Input, Message, Request, TokenId, ToolChoice, ToolSpec};
+use protocol::{Input, Message, Request, TokenId, TokenLogprob, ToolChoice, ToolSpec};
 use serde_json::json;
 use text::{Codec, Decoder, Piece, Stops, StreamDecoder, TemplateVersion, TextError, Tokenizer};
 use vocabularies::{CONTROLS, WORDS, hugging_face, sentencepiece, tekken, vocabulary};
@@ -42,6 +42,29 @@ fn run(decoder: &mut Decoder, tokens: &[TokenId]) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = tokens.iter().flat_map(|&token| decoder.push(token)).collect();
     pieces.extend(decoder.finish());
     pieces
+}
+
+/// The same with likelihoods: that of the token at place `n` is `-n`.
+fn run_told(tokenizer: &Tokenizer, decoder: &mut Decoder, tokens: &[TokenId]) -> Vec<Piece> {
+    let told = tokens.iter().zip(0u16..).map(|(&token, place)| {
+        let chosen = tokenizer.likelihood(token, -f32::from(place));
+        TokenLogprob { chosen, likeliest: Vec::new() }
+    });
+    let mut pieces: Vec<Piece> = told.flat_map(|told| decoder.push_told(told)).collect();
+    pieces.extend(decoder.finish());
+    pieces
+}
+
+/// The text of each piece, and the places of the tokens that are told with it.
+fn told_of(pieces: &[Piece]) -> Vec<(&str, Vec<u16>)> {
+    let told = |piece| match piece {
+        &Piece::Text { ref text, ref logprobs, .. } => {
+            let places = logprobs.iter().map(|told| -told.chosen.logprob as u16);
+            Some((text.as_str(), places.collect()))
+        }
+        Piece::ToolCall(_) | Piece::Stop => None,
+    };
+    pieces.iter().filter_map(told).collect()
 }
 
 fn text_of(pieces: &[Piece]) -> String {
@@ -90,6 +113,38 @@ proptest! {
     }
 
     #[test]
+    fn likelihoods_come_with_the_text_that_their_tokens_begin(
+        text in "[ab<é日 ]{0,16}", stops in prop::collection::vec("[ab<é ]{1,3}", 0..3),
+    ) {
+        for tokenizer in tokenizers() {
+            let codec = codec(tokenizer);
+            let mut request = chat("x");
+            request.limits.stop = stops.clone();
+            let prompt = codec.encode(&request).unwrap();
+            let tokens = tokenizer.encode(&text).unwrap();
+            let told = run_told(tokenizer, &mut codec.decoder(&prompt), &tokens);
+            let plain = run(&mut codec.decoder(&prompt), &tokens);
+            prop_assert_eq!(text_of(&told), text_of(&plain));
+
+            let bytes = |token: &TokenId| tokenizer.likelihood(*token, 0.0).bytes.unwrap().len();
+            let all: usize = tokens.iter().map(bytes).sum();
+            // The space that encoding put in front of the text is said by a token and not shown.
+            let (mut shown, mut next) = (all - tokenizer.decode(&tokens).len(), 0);
+            for (text, places) in told_of(&told) {
+                shown += text.len();
+                for place in places {
+                    prop_assert_eq!(place, next, "in order, none left out");
+                    let before: usize = tokens[..usize::from(place)].iter().map(bytes).sum();
+                    prop_assert!(before < shown, "{:?} begins in later text", place);
+                    next += 1;
+                }
+                let told: usize = tokens[..usize::from(next)].iter().map(bytes).sum();
+                prop_assert!(told >= shown, "{:?} has text of a token that is not told", text);
+            }
+        }
+    }
+
+    #[test]
     fn text_never_becomes_a_control_token(words in prop::collection::vec(prop::sample::select([&CONTROLS[..], &WORDS[..], &["x", " ", "\n", "日本"]].concat()), 0..12)) {
         let text = words.concat();
         for tokenizer in tokenizers() {
@@ -111,7 +166,7 @@ fn call_is_given_whole_and_its_spelling_never_shows() {
         let calls = r#"[{"name": "f", "arguments": {"x": "]"}}, {"name": "f", "id": "abcdefghi"}]"#;
         answer.extend(tokenizer.encode(calls).unwrap());
         let pieces = run(&mut codec.decoder(&prompt), &answer);
-        let [Piece::Text { text, tokens }, Piece::ToolCall(first), Piece::ToolCall(second)] =
+        let [Piece::Text { text, tokens, .. }, Piece::ToolCall(first), Piece::ToolCall(second)] =
             pieces.as_slice()
         else {
             panic!("{pieces:?}");
@@ -122,6 +177,50 @@ fn call_is_given_whole_and_its_spelling_never_shows() {
         assert_eq!(second.id, "abcdefghi");
         assert_eq!(run(&mut codec.decoder(&prompt), &answer), pieces);
     }
+}
+
+#[test]
+fn likelihoods_of_calls_steering_tokens_and_ends_are_not_told() {
+    for tokenizer in tokenizers() {
+        let codec = codec(tokenizer);
+        let prompt = codec.encode(&with_tool(chat("x"))).unwrap();
+        let calls = tokenizer.control("[TOOL_CALLS]").unwrap();
+        let word = tokenizer.encode("ab").unwrap();
+        let words = word.len() as u16;
+
+        let mut answer = [word.clone(), vec![calls]].concat();
+        answer.extend(tokenizer.encode(r#"[{"name": "f", "arguments": {}}]"#).unwrap());
+        answer.push(tokenizer.eos());
+        let pieces = run_told(tokenizer, &mut codec.decoder(&prompt), &answer);
+        assert_eq!(told_of(&pieces), [("ab", (0..words).collect())]);
+        assert!(matches!(pieces.last(), Some(Piece::ToolCall(_))));
+
+        // What looked like a call and is none is text, told like any other.
+        let mut answer = [word, vec![calls]].concat();
+        let broken = tokenizer.encode("{}").unwrap();
+        answer.extend(&broken);
+        let pieces = run_told(tokenizer, &mut codec.decoder(&prompt), &answer);
+        let broken = words + 1..words + 1 + broken.len() as u16;
+        assert_eq!(told_of(&pieces), [("ab", (0..words).collect()), ("{}", broken.collect())]);
+    }
+}
+
+#[test]
+fn likelihoods_spell_parts_of_characters_and_name_what_says_nothing() {
+    let tokenizer = tekken();
+    let [first, second] = [0xc3, 0xa9].map(|byte| {
+        (0..300)
+            .map(TokenId)
+            .find(|&token| tokenizer.likelihood(token, 0.0).bytes == Some(vec![byte]))
+    });
+    let codec = codec(&tokenizer);
+    let prompt = codec.encode(&chat("x")).unwrap();
+    let pieces =
+        run_told(&tokenizer, &mut codec.decoder(&prompt), &[first, second].map(Option::unwrap));
+    assert_eq!(told_of(&pieces), [("é", vec![0, 1])]);
+    assert_eq!(tokenizer.likelihood(first.unwrap(), 0.0).text, "\u{fffd}");
+    let end = tokenizer.likelihood(tokenizer.eos(), 0.0);
+    assert_eq!((end.text.as_str(), end.bytes), ("</s>", None));
 }
 
 #[test]

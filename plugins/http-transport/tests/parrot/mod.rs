@@ -108,7 +108,7 @@ fn accepted(id: &RequestId) -> Event {
 }
 
 fn word(text: &str) -> Event {
-    Event::Text { text: text.to_owned(), tokens: 1 }
+    Event::text(text, 1)
 }
 
 fn answer(request: &Request) -> Vec<Event> {

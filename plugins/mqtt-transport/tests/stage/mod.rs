@@ -285,7 +285,7 @@ impl Asked {
     }
 
     pub fn text(&self, text: &str) {
-        self.send(Event::Text { text: text.into(), tokens: 1 });
+        self.send(Event::text(text, 1));
     }
 
     pub fn finish(&self) {

@@ -64,6 +64,13 @@ impl Sequence {
         row: RowLogits,
         scratch: &mut Vec<Candidate>,
     ) -> Result<Option<TokenId>, String> {
+        if let Some(token) = self.settled.pop_front() {
+            self.accept(token)?;
+            self.request.sampler.take(token, row).map_err(|error| error.to_string())?;
+            self.forced_tokens += 1;
+            self.append(token);
+            return Ok(Some(token));
+        }
         let Submission { constraint, sampler, .. } = &mut self.request;
         let mask = match constraint {
             Some(constraint) => constraint.mask().map_err(|error| error.to_string())?,
@@ -77,8 +84,18 @@ impl Sequence {
             Choice::Token(token) => {
                 self.accept(token)?;
                 self.append(token);
+                self.settle();
                 Ok(Some(token))
             }
+        }
+    }
+
+    /// Notes what the shape leaves no choice about where each token has to say how likely it was.
+    fn settle(&mut self) {
+        if self.request.sampler.tells_likelihoods() && self.ending.is_none() {
+            let constraint = self.request.constraint.as_mut();
+            self.settled =
+                constraint.map(|constraint| constraint.forced()).unwrap_or_default().into();
         }
     }
 
@@ -89,9 +106,13 @@ impl Sequence {
         }
     }
 
-    /// Appends what the shape leaves no choice about: no outcome is needed for it.
+    /// Appends what the shape leaves no choice about: no outcome is needed for it, unless it has to
+    /// say how likely it was.
     fn append_forced(&mut self) {
         if self.ending.is_some() || self.answer_tokens == 0 || self.pending_tokens() != 1 {
+            return;
+        }
+        if self.request.sampler.tells_likelihoods() {
             return;
         }
         let constraint = self.request.constraint.as_mut();
@@ -117,7 +138,11 @@ impl Sequence {
             return self.finish(FinishReason::Stop);
         }
         self.tokens.push(token);
-        let pieces = self.request.decoder.push(token);
+        let Submission { decoder, sampler, codec, .. } = &mut self.request;
+        let pieces = match sampler.likelihoods(token) {
+            Some(likelihoods) => decoder.push_told(likelihoods.spelled(codec.tokenizer())),
+            None => decoder.push(token),
+        };
         self.say(pieces);
         if self.answer_tokens >= self.request.answer_tokens_max && self.ending.is_none() {
             self.finish(self.request.limit_reason);
@@ -138,8 +163,8 @@ impl Sequence {
     fn say(&mut self, pieces: Vec<Piece>) {
         for piece in pieces {
             match piece {
-                Piece::Text { text, tokens } => {
-                    self.request.outbox.push(Event::Text { text, tokens });
+                Piece::Text { text, tokens, logprobs } => {
+                    self.request.outbox.push(Event::Text { text, tokens, logprobs });
                 }
                 Piece::ToolCall(call) => {
                     self.called_tools = true;
