@@ -111,6 +111,7 @@ impl Drop for Model {
 fn parse(body: &[u8]) -> Result<Chat, Refusal> {
     let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
     let chat = chat_json::parse_chat(body, id, Strictness::Lenient)?;
+    chat.check_single()?;
     if chat.request.model.is_empty() && body.is_empty() {
         return Err(Fault::new(FaultCode::BadRequest, "the request is empty").into());
     }

@@ -14,6 +14,8 @@ use crate::settings::Dialect;
 /// Its `id` is the request's. Holds the whole text, which the request's token limit bounds.
 #[derive(Debug)]
 pub struct Answer {
+    /// Its place among the answers to the same prompt.
+    index: u32,
     id: String,
     created: u64,
     dialect: Dialect,
@@ -33,7 +35,12 @@ pub struct Answer {
 impl Answer {
     /// An answer without events. `created` is in seconds since 1970.
     pub fn new(chat: &Chat, created: u64) -> Self {
+        Self::at(0, chat, created)
+    }
+
+    pub(crate) fn at(index: u32, chat: &Chat, created: u64) -> Self {
         Self {
+            index,
             id: chat.request.id.0.clone(),
             created,
             dialect: chat.dialect,
@@ -104,8 +111,19 @@ impl Answer {
     /// Before the last event its `finish_reason` is null; after a fault it is `error`, and the
     /// text is what had come until then.
     pub fn completion(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [self.choice()],
+            "usage": self.usage_body(),
+        })
+    }
+
+    pub(crate) fn choice(&self) -> Value {
         let mut choice = json!({
-            "index": 0,
+            "index": self.index,
             "message": self.message(),
             "finish_reason": self.finish_word(),
         });
@@ -114,14 +132,7 @@ impl Answer {
         } else if self.dialect == Dialect::OpenAi {
             choice["logprobs"] = Value::Null;
         }
-        json!({
-            "id": self.id,
-            "object": "chat.completion",
-            "created": self.created,
-            "model": self.model,
-            "choices": [choice],
-            "usage": self.usage_body(),
-        })
+        choice
     }
 
     /// Why the answer ended unfinished.
@@ -155,7 +166,7 @@ impl Answer {
     }
 
     fn chunk(&self, delta: Value) -> Value {
-        let mut choice = json!({"index": 0, "delta": delta, "finish_reason": null});
+        let mut choice = json!({"index": self.index, "delta": delta, "finish_reason": null});
         if self.dialect == Dialect::OpenAi {
             choice["logprobs"] = Value::Null;
         }
@@ -231,29 +242,51 @@ impl Answer {
         })
     }
 
-    fn usage_body(&self) -> Value {
-        let usage = self.finished.map_or(self.prompt, |(_, usage)| usage);
-        let mut body = json!({
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        });
-        if let Some(reuse) = &self.reuse {
-            body["prompt_tokens_details"]["reuse"] = reuse_body(reuse);
-        }
-        if usage.guessed_tokens > 0 || usage.forced_tokens > 0 {
-            body["completion_tokens_details"] = json!({
-                "accepted_prediction_tokens": usage.guessed_right_tokens,
-                "rejected_prediction_tokens": usage.guessed_tokens - usage.guessed_right_tokens,
-                "forced_tokens": usage.forced_tokens,
-            });
-        }
-        if self.dialect == Dialect::Mistral {
-            body["prompt_audio_seconds"] = Value::Null;
-        }
-        body
+    /// What it cost; of an answer that goes on, what its prompt did.
+    pub(crate) fn usage(&self) -> Usage {
+        self.finished.map_or(self.prompt, |(_, usage)| usage)
     }
+
+    /// Tokens of its prompt when it was accepted.
+    pub(crate) fn accepted_tokens(&self) -> u32 {
+        self.prompt.prompt_tokens
+    }
+
+    /// How much of its prompt was known, where it asked.
+    pub(crate) fn reuse(&self) -> Option<&Reuse> {
+        self.reuse.as_ref()
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    fn usage_body(&self) -> Value {
+        usage_body(&self.usage(), self.reuse(), self.dialect)
+    }
+}
+
+pub(crate) fn usage_body(usage: &Usage, reuse: Option<&Reuse>, dialect: Dialect) -> Value {
+    let mut body = json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    });
+    if let Some(reuse) = reuse {
+        body["prompt_tokens_details"]["reuse"] = reuse_body(reuse);
+    }
+    if usage.guessed_tokens > 0 || usage.forced_tokens > 0 {
+        body["completion_tokens_details"] = json!({
+            "accepted_prediction_tokens": usage.guessed_right_tokens,
+            "rejected_prediction_tokens": usage.guessed_tokens - usage.guessed_right_tokens,
+            "forced_tokens": usage.forced_tokens,
+        });
+    }
+    if dialect == Dialect::Mistral {
+        body["prompt_audio_seconds"] = Value::Null;
+    }
+    body
 }
 
 fn reuse_body(reuse: &Reuse) -> Value {

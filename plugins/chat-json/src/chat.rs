@@ -9,8 +9,8 @@ use crate::fields::{Fields, Notes, Strictness, invalid, wrong_type};
 use crate::json::parse_json;
 use crate::messages::{MESSAGES_MAX, read_messages};
 use crate::settings::{
-    Dialect, LOCAL_FIELDS, OPENAI_FIELDS, read_delivery, read_limits, read_model, read_sampling,
-    refuse_unsupported,
+    Dialect, LOCAL_FIELDS, OPENAI_FIELDS, read_answers, read_delivery, read_limits, read_model,
+    read_sampling, refuse_unsupported,
 };
 use crate::tools::{Parameters, TOOLS_MAX, read_choice, read_tools};
 
@@ -21,6 +21,8 @@ pub struct Chat {
     ///
     /// [`Answer::new`]: crate::Answer::new
     pub request: Request,
+    /// Answers that the client wants: [`requests`](Self::requests) asks for all of them.
+    pub answers: u32,
     /// Whether the client wants chunks.
     pub stream: bool,
     /// OpenAI's `stream_options.include_usage`: usage comes in a chunk of its own.
@@ -111,6 +113,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
     };
     Ok(Chat {
         request,
+        answers: read_answers(&body)?,
         stream: delivery.stream,
         include_usage: delivery.include_usage,
         dialect: delivery.dialect,

@@ -6,8 +6,8 @@ use crate::chat::Chat;
 use crate::fields::{Fields, Notes, Strictness};
 use crate::json::parse_json;
 use crate::settings::{
-    LOCAL_FIELDS, OPENAI_FIELDS, read_delivery, read_limits, read_model, read_sampling,
-    refuse_unsupported,
+    LOCAL_FIELDS, OPENAI_FIELDS, read_answers, read_delivery, read_limits, read_model,
+    read_sampling, refuse_unsupported,
 };
 
 /// The fill fields of Mistral's API, and our own `ext`.
@@ -55,6 +55,7 @@ pub fn parse_fill(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
     };
     Ok(Chat {
         request,
+        answers: read_answers(&body)?,
         stream: delivery.stream,
         include_usage: delivery.include_usage,
         dialect: delivery.dialect,

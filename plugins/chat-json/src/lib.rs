@@ -2,8 +2,8 @@
 //!
 //! A body in Mistral's or OpenAI's spelling becomes a [`Chat`], which holds the
 //! [`Request`](protocol::Request) and what the answer must look like; an [`Answer`] folds the
-//! events of the reply into `chat.completion` objects and their chunks; [`fault_body`] gives a
-//! fault the one shape that the clients of both dialects parse.
+//! events of the reply into `chat.completion` objects and their chunks, [`Choices`] those of several
+//! replies; [`fault_body`] gives a fault the one shape that the clients of both dialects parse.
 //!
 //! What it hides: field names, defaults and ranges, both dialects' differences, tool-call ids of
 //! other providers, and the limits on foreign JSON. Bytes come from outside: every size has a
@@ -14,6 +14,7 @@ mod answer;
 mod bodies;
 mod call_ids;
 mod chat;
+mod choices;
 mod ext;
 mod fields;
 mod fill;
@@ -25,6 +26,7 @@ mod tools;
 pub use answer::Answer;
 pub use bodies::{fault_body, model_body, models_body};
 pub use chat::{Chat, parse_chat};
+pub use choices::Choices;
 pub use ext::{Ext, Mode};
 pub use fields::Strictness;
 pub use fill::parse_fill;

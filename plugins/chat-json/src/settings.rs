@@ -27,6 +27,9 @@ const STOP_BYTES_MAX: usize = 1024;
 /// Most entries of `logit_bias`.
 const BIAS_MAX: usize = 1024;
 
+/// Most answers to one prompt.
+const ANSWERS_MAX: i64 = 16;
+
 /// Longest name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 256;
 
@@ -123,11 +126,17 @@ pub(crate) fn read_limits(body: &Fields<'_>, ext: &Ext) -> Result<Limits, Fault>
     })
 }
 
+/// How many answers the prompt gets.
+pub(crate) fn read_answers(body: &Fields<'_>) -> Result<u32, Fault> {
+    let answers = body.integer("n", 1..=ANSWERS_MAX)?.unwrap_or(1);
+    if answers > 1 && body.value("prediction").is_some() {
+        return Err(invalid("must be 1 where there is a prediction", "n"));
+    }
+    Ok(answers as u32)
+}
+
 /// Refuses what would change the answer in a way that this build cannot.
 pub(crate) fn refuse_unsupported(body: &Fields<'_>) -> Result<(), Fault> {
-    if body.integer("n", 1..=i64::from(u32::MAX))?.is_some_and(|n| n > 1) {
-        return Err(unsupported("one answer per request; send the request n times", "n"));
-    }
     if body.flag("safe_prompt")? == Some(true) {
         let message = "no text is injected; put your instructions into a system message";
         return Err(unsupported(message, "safe_prompt"));

@@ -1,6 +1,8 @@
 //! Events to bodies, in both dialects.
 
-use chat_json::{Answer, Chat, Strictness, fault_body, model_body, models_body, parse_chat};
+use chat_json::{
+    Answer, Chat, Choices, Strictness, fault_body, model_body, models_body, parse_chat,
+};
 use expect_test::{Expect, expect};
 use protocol::{
     Description, Event, Fault, FaultCode, FinishReason, Likelihood, ModelCard, RequestId, Reuse,
@@ -319,6 +321,88 @@ fn likelihoods_come_with_the_text_of_their_tokens() {
     assert_eq!(told.iter().map(|told| told.to_string()).collect::<Vec<_>>(), wanted);
     let whole = &answer.completion()["choices"][0]["logprobs"];
     assert_eq!(whole.to_string(), body(&format!("{first},{second}")));
+}
+
+#[test]
+fn each_answer_of_several_has_its_request() {
+    let ids = |requests: &[protocol::Request]| {
+        requests.iter().map(|request| request.id.0.clone()).collect::<Vec<_>>()
+    };
+    let id = "0123456789abcdef0123456789abcdef";
+    let requests = chat(json!({"n": 3, "seed": -1})).requests();
+    assert_eq!(ids(&requests), [id.to_owned(), format!("{id}-1"), format!("{id}-2")]);
+    let seeds: Vec<_> = requests.iter().map(|request| request.sampling.seed).collect();
+    assert_eq!(seeds, [Some(u64::MAX), Some(0), Some(1)]);
+    let one = chat(json!({"seed": -1}));
+    assert_eq!(requests[0].sampling, one.request.sampling);
+    assert!(one.check_single().is_ok());
+    assert_eq!(ids(&one.requests()), [id]);
+
+    let unseeded = chat(json!({"n": 2}));
+    let fault = unseeded.check_single().expect_err("one at a time");
+    assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::Unsupported, Some("n")));
+    assert!(unseeded.requests().iter().all(|request| request.sampling.seed.is_none()));
+}
+
+/// The end of an answer of 3 tokens to a prompt of 5, of which it found so many.
+fn ended(cached_tokens: u32) -> Event {
+    let usage = Usage { prompt_tokens: 5, cached_tokens, completion_tokens: 3, ..Usage::default() };
+    Event::Finished { reason: FinishReason::Stop, usage }
+}
+
+#[test]
+fn several_answers_are_told_as_one_and_their_prompt_counts_once() {
+    let order = [
+        (1, accepted()),
+        (0, accepted()),
+        (0, text("yes")),
+        (1, text("no")),
+        (1, ended(4)),
+        (0, text("!")),
+        (0, ended(2)),
+        (0, text("late")),
+        (9, text("nobody's")),
+    ];
+    let usage = json!({
+        "prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    });
+    for own_chunk in [false, true] {
+        let more = json!({"n": 2, "user": "u", "stream_options": {"include_usage": own_chunk}});
+        let mut choices = Choices::new(&chat(more), 0);
+        let chunks: Vec<Value> =
+            order.iter().flat_map(|(index, event)| choices.push(*index, event)).collect();
+        let told = chunks.iter().filter_map(|chunk| {
+            let choice = chunk["choices"].get(0)?;
+            let said = choice["delta"]["content"].as_str().or(choice["finish_reason"].as_str());
+            Some(format!("{} {}", choice["index"], said.unwrap_or_default()))
+        });
+        let told: Vec<String> = told.collect();
+        assert_eq!(told, ["1 ", "0 ", "0 yes", "1 no", "1 stop", "0 !", "0 stop"]);
+        let usages: Vec<&Value> =
+            chunks.iter().map(|chunk| &chunk["usage"]).filter(|usage| !usage.is_null()).collect();
+        assert_eq!(usages, [&usage]);
+        let last = chunks.last().unwrap();
+        assert!(!last["usage"].is_null(), "it comes last");
+        assert_eq!(last["choices"].as_array().unwrap().is_empty(), own_chunk);
+
+        let whole = choices.completion();
+        assert!(choices.is_over());
+        let said = |index: usize| &whole["choices"][index]["message"]["content"];
+        assert_eq!((said(0), said(1)), (&json!("yes!"), &json!("no")));
+        assert_eq!(whole["choices"][1]["index"], 1);
+        assert_eq!(whole["usage"], usage);
+    }
+}
+
+#[test]
+fn the_first_fault_ends_all_answers() {
+    let mut choices = Choices::new(&chat(json!({"n": 2})), 0);
+    choices.push(0, &accepted());
+    let fault = Fault::new(FaultCode::Busy, "no room");
+    assert!(choices.push(1, &Event::Failed(fault.clone())).is_empty());
+    assert_eq!((choices.failed(), choices.is_over()), (Some(&fault), true));
+    assert!(choices.push(0, &text("more")).is_empty());
 }
 
 #[test]

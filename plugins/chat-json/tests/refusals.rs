@@ -66,7 +66,8 @@ fn every_bad_body_says_what_is_wrong_and_where() {
         json!({"stop": "x".repeat(1025)}),
         json!({"stream": 1}),
         json!({"n": 0}),
-        json!({"n": 2}),
+        json!({"n": 17}),
+        json!({"n": 2, "prediction": {"type": "content", "content": "x"}}),
         json!({"logprobs": 1}),
         json!({"top_logprobs": 5}),
         json!({"logprobs": false, "top_logprobs": 5}),
@@ -133,8 +134,9 @@ fn every_bad_body_says_what_is_wrong_and_where() {
             422 stop: 65 items; at most 64 are accepted
             422 stop: longer than 1024 bytes
             422 stream: must be true or false, not a number
-            422 n: must be a whole number between 1 and 4294967295
-            400 n: one answer per request; send the request n times
+            422 n: must be a whole number between 1 and 16
+            422 n: must be a whole number between 1 and 16
+            422 n: must be 1 where there is a prediction
             422 logprobs: must be true or false, not a number
             422 top_logprobs: needs logprobs to be true
             422 top_logprobs: needs logprobs to be true

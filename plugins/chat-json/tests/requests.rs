@@ -159,6 +159,7 @@ fn a_mistral_body_is_understood() {
                 },
                 explains_reuse: false,
             },
+            answers: 1,
             stream: true,
             include_usage: false,
             dialect: Mistral,
@@ -197,7 +198,7 @@ fn an_openai_body_is_understood() {
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "response_format": {"type": "json_object"}, "parallel_tool_calls": false, "logprobs": true,
-        "top_logprobs": 2,
+        "top_logprobs": 2, "n": 3,
         "top_k": 40, "typical_p": 0.95, "min_p": 0.05, "repetition_penalty": 1.1,
     }))
     .unwrap();
@@ -285,6 +286,7 @@ fn an_openai_body_is_understood() {
                 },
                 explains_reuse: false,
             },
+            answers: 3,
             stream: true,
             include_usage: true,
             dialect: OpenAi,

@@ -1,4 +1,4 @@
-//! A reply as a response: whole, or as server-sent events while it is made.
+//! Replies as a response: whole, or as server-sent events while it is made.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use chat_json::{Answer, Chat, fault_body};
-use futures_util::stream;
+use chat_json::{Chat, Choices, fault_body};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream, SelectAll};
 use protocol::{Event, Fault, FaultCode, Reply};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -20,7 +21,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// What an answer needs of its chat, which itself is handed to the service.
 pub(crate) struct Telling {
-    answer: Answer,
+    choices: Choices,
     headers: HeaderMap,
     stream: bool,
 }
@@ -28,45 +29,65 @@ pub(crate) struct Telling {
 impl Telling {
     pub(crate) fn of(chat: &Chat) -> Self {
         Self {
-            answer: Answer::new(chat, seconds_since_1970()),
+            choices: Choices::new(chat, seconds_since_1970()),
             headers: note_headers(chat),
             stream: chat.stream,
         }
     }
 
-    /// Answers with what the reply brings. Dropping the response cancels the request.
-    pub(crate) async fn tell(self, reply: Reply, ticket: Ticket) -> Response {
-        let flow = Flow { reply, answer: self.answer, first: None, over: false, _ticket: ticket };
+    /// Answers with what the replies bring, one for each choice. Dropping the response cancels all
+    /// of its requests.
+    pub(crate) async fn tell(self, replies: Vec<Reply>, ticket: Ticket) -> Response {
+        let flow = Flow {
+            events: events_of(replies),
+            choices: self.choices,
+            first: None,
+            over: false,
+            _ticket: ticket,
+        };
         let response = if self.stream { flow.stream().await } else { flow.whole().await };
         (self.headers, response).into_response()
     }
 }
 
-/// One answer on its way.
+/// Events, each with the place of its answer. The answers take turns.
+type Events = SelectAll<BoxStream<'static, (usize, Event)>>;
+
+fn events_of(replies: Vec<Reply>) -> Events {
+    stream::select_all(replies.into_iter().enumerate().map(|(index, reply)| {
+        let next = move |mut reply: Reply| async move {
+            let event = reply.recv_async().await?;
+            Some(((index, event), reply))
+        };
+        stream::unfold(reply, next).boxed()
+    }))
+}
+
+/// The answers to one request on their way.
 struct Flow {
-    reply: Reply,
-    answer: Answer,
-    first: Option<Event>,
+    events: Events,
+    choices: Choices,
+    first: Option<(usize, Event)>,
     over: bool,
     _ticket: Ticket,
 }
 
 impl Flow {
     async fn whole(mut self) -> Response {
-        while let Some(event) = self.reply.recv_async().await {
-            self.answer.push(&event);
+        while let Some((index, event)) = self.events.next().await {
+            self.choices.push(index, &event);
+            if let Some(fault) = self.choices.failed() {
+                return refuse(fault);
+            }
         }
-        match self.answer.failed() {
-            Some(fault) => refuse(fault),
-            None => json_response(self.answer.completion()),
-        }
+        json_response(self.choices.completion())
     }
 
     /// The first event decides the status. A client that waits long in the queue gets its headers
     /// before it, so that it can tell a slow box from a dead one.
     async fn stream(mut self) -> Response {
-        match timeout(KEEP_ALIVE, self.reply.recv_async()).await {
-            Ok(Some(Event::Failed(fault))) => return refuse(&fault),
+        match timeout(KEEP_ALIVE, self.events.next()).await {
+            Ok(Some((_, Event::Failed(fault)))) => return refuse(&fault),
             Ok(Some(event)) => self.first = Some(event),
             Ok(None) => return refuse(&Fault::new(FaultCode::Internal, "an empty answer")),
             Err(_) => {}
@@ -88,12 +109,13 @@ impl Flow {
         while !self.over {
             let event = match self.first.take() {
                 Some(event) => Some(event),
-                None => match timeout(KEEP_ALIVE, self.reply.recv_async()).await {
+                None => match timeout(KEEP_ALIVE, self.events.next()).await {
                     Ok(event) => event,
                     Err(_) => return Some(": still working\n\n".to_owned()),
                 },
             };
-            let frame = self.frame_of(&event?);
+            let (index, event) = event?;
+            let frame = self.frame_of(index, &event);
             if !frame.is_empty() {
                 return Some(frame);
             }
@@ -101,15 +123,17 @@ impl Flow {
         None
     }
 
-    fn frame_of(&mut self, event: &Event) -> String {
-        let chunks = self.answer.push(event);
+    fn frame_of(&mut self, index: usize, event: &Event) -> String {
+        let chunks = self.choices.push(index, event);
         let mut frame: String = chunks.iter().map(data_line).collect();
-        if let Some(fault) = self.answer.failed() {
+        if let Some(fault) = self.choices.failed() {
             frame.push_str(&data_line(&fault_body(fault)));
-        } else if self.answer.is_over() {
+            // The others have nobody to talk to any more.
+            self.events.clear();
+        } else if self.choices.is_over() {
             frame.push_str("data: [DONE]\n\n");
         }
-        self.over = self.answer.is_over();
+        self.over = self.choices.is_over();
         frame
     }
 }
@@ -155,9 +179,10 @@ mod tests {
         let chat = parse_chat(body, id.clone(), Strictness::Lenient).expect("a usable body");
         let (sink, reply) = reply_pair(id, 4);
         let (gate, _all_left) = crate::gate::gate();
-        let answer = Answer::new(&chat, 0);
+        let choices = Choices::new(&chat, 0);
         let _ticket = gate.enter().expect("the gate is open");
-        (sink, Flow { reply, answer, first: None, over: false, _ticket })
+        let events = events_of(vec![reply]);
+        (sink, Flow { events, choices, first: None, over: false, _ticket })
     }
 
     #[test]

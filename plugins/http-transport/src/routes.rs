@@ -91,11 +91,13 @@ async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Respon
         drop(body);
         chat.request.client = client;
         let telling = Telling::of(&chat);
-        let reply = shared.service.submit(chat.request)?;
-        Ok::<(Telling, Reply), Fault>((telling, reply))
+        let submitted = chat.requests().into_iter().map(|request| shared.service.submit(request));
+        // Where one is refused, the others are dropped, which cancels them.
+        let replies = submitted.collect::<Result<_, _>>()?;
+        Ok::<(Telling, Vec<Reply>), Fault>((telling, replies))
     });
     match submitted.await {
-        Ok(Ok((telling, reply))) => telling.tell(reply, ticket).await,
+        Ok(Ok((telling, replies))) => telling.tell(replies, ticket).await,
         Ok(Err(fault)) => refuse(&fault),
         Err(_) => {
             tracing::error!("a request made its service panic");

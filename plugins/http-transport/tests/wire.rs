@@ -189,6 +189,58 @@ fn a_chat_is_streamed() {
 }
 
 #[test]
+fn several_answers_come_whole_and_streamed() {
+    let server = Server::plain();
+    let whole = server.chat(&ask("parrot", &json!({"n": 3, "max_tokens": 2}))).json();
+    let choices = whole["choices"].as_array().unwrap();
+    let indexes: Vec<_> = choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, [0, 1, 2]);
+    assert!(choices.iter().all(|choice| choice["message"]["content"] == "Once upon "));
+    assert_eq!(whole["usage"]["prompt_tokens"], 5);
+    assert_eq!(whole["usage"]["completion_tokens"], 6);
+    assert_eq!(whole["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
+
+    let response = server.chat(&ask("parrot", &json!({"n": 3, "stream": true})));
+    let data = response.data();
+    assert_eq!(data.iter().filter(|data| **data == "[DONE]").count(), 1);
+    let mut said = [String::new(), String::new(), String::new()];
+    for chunk in &data[..data.len() - 1] {
+        let chunk: Value = serde_json::from_str(chunk).unwrap();
+        let choice = &chunk["choices"][0];
+        let text = choice["delta"]["content"].as_str().unwrap();
+        said[choice["index"].as_u64().unwrap() as usize].push_str(text);
+    }
+    assert_eq!(said, ["Once upon a time"; 3]);
+}
+
+#[test]
+fn a_refused_answer_refuses_the_request_and_cancels_the_others() {
+    let server = Server::plain();
+    for stream in [false, true] {
+        let response = server.chat(&ask("narrow", &json!({"n": 3, "stream": stream})));
+        assert_eq!((response.status, response.header("retry-after")), (429, Some("2")));
+        for _ in 0..2 {
+            let sink = server.parrot.kept();
+            eventually(|| sink.is_gone().then_some(()));
+        }
+    }
+}
+
+#[test]
+fn a_client_that_leaves_cancels_all_its_answers() {
+    let server = Server::plain();
+    for stream in [false, true] {
+        let client = server
+            .open_chat("/v1/chat/completions", &ask("narrow", &json!({"n": 2, "stream": stream})));
+        let sinks = [server.parrot.kept(), server.parrot.kept()];
+        drop(client);
+        for sink in sinks {
+            eventually(|| sink.is_gone().then_some(()));
+        }
+    }
+}
+
+#[test]
 fn a_hole_is_filled() {
     let server = Server::plain();
     let body = json!({"model": "parrot", "prompt": "def f(", "suffix": "return 1"});
@@ -228,7 +280,7 @@ fn every_refusal_is_json_with_its_status() {
         (server.post("/health", &json!({})), 405, "method_not_allowed"),
         (server.chat(&json!([])), 400, "bad_request"),
         (server.chat(&ask("parrot", &json!({"messages": []}))), 400, "bad_request"),
-        (server.chat(&ask("parrot", &json!({"n": 2}))), 400, "unsupported"),
+        (server.chat(&ask("parrot", &json!({"n": 17}))), 422, "invalid_field"),
         (server.chat(&ask("parrot", &json!({"temperature": -1}))), 422, "invalid_field"),
         (server.chat(&ask("nobody", &json!({}))), 404, "model_not_found"),
         (server.chat(&large), 413, "too_large"),

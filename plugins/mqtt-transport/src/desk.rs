@@ -243,6 +243,7 @@ impl Desk {
                 ));
             }
         };
+        chat.check_single()?;
         if chat.ext.cancel_on_offline.is_some() {
             let text = "cancelling by a client's status topic is not supported: send a cancel";
             return Err(Fault::new(FaultCode::Unsupported, text).at("ext.cancel_on_offline"));

@@ -313,6 +313,7 @@ fn bad_requests_get_their_status_and_the_node_serves_on() {
         ("no-messages", "{}", &[], 422),
         ("wrong-type", r#"{"messages":3}"#, &[], 422),
         ("strange-ext", &body(r#""color":1"#), &[], 422),
+        ("many-answers", &HELLO.replace("true}", r#"true,"n":2}"#), &[], 400),
         ("deep", &deep, &[], 400),
         ("large", &large, &[], 413),
         ("cbor", "x", &["-D", "publish", "content-type", "application/cbor"], 400),

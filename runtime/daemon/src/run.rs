@@ -24,6 +24,7 @@ pub(crate) fn run(
 ) -> Result<(), AssembleError> {
     // A request that cannot be read is said before a model is loaded for it.
     let mut chat = parse_chat(&body(arguments)?, RequestId("run".into()), Strictness::Lenient)?;
+    chat.check_single()?;
     arguments.drawing.apply(&mut chat.request);
     if arguments.raw {
         chat.request.input = Input::Text(arguments.prompt.clone().unwrap_or_default());

@@ -40,6 +40,13 @@ impl Service for Parrot {
                 send_all(&sink, &[accepted(&request.id), word("wait")]);
                 self.kept.lock().expect("no test panics here").push(sink);
             }
+            "narrow" => {
+                let mut kept = self.kept.lock().expect("no test panics here");
+                if kept.len() == 2 {
+                    return Err(busy);
+                }
+                kept.push(sink);
+            }
             "mute" => self.kept.lock().expect("no test panics here").push(sink),
             "panic" => panic!("asked for"),
             _ => {

@@ -1,0 +1,119 @@
+//! Several answers to one prompt, told as one.
+
+use protocol::{Event, Fault, Request, Usage};
+use serde_json::Value;
+
+use crate::answer::{Answer, usage_body};
+use crate::chat::Chat;
+use crate::fields::unsupported;
+
+impl Chat {
+    /// One request for each answer, all of the same prompt, which the engine reads once where it may
+    /// share beginnings.
+    ///
+    /// The first is the request of a chat with one answer. The next ones count its id and, where it
+    /// has one, its seed up.
+    pub fn requests(self) -> Vec<Request> {
+        let first = self.request;
+        let mut requests = Vec::with_capacity(self.answers as usize);
+        for index in 1..self.answers {
+            let mut request = first.clone();
+            request.id.0 = format!("{}-{index}", first.id);
+            let seed = &mut request.sampling.seed;
+            *seed = seed.map(|seed| seed.wrapping_add(u64::from(index)));
+            requests.push(request);
+        }
+        requests.insert(0, first);
+        requests
+    }
+
+    /// Refuses a chat with several answers, for transports that tell one.
+    ///
+    /// Errors: `Unsupported` at `n`.
+    pub fn check_single(&self) -> Result<(), Fault> {
+        match self.answers {
+            1 => Ok(()),
+            _ => Err(unsupported("one answer per request here; send the request n times", "n")),
+        }
+    }
+}
+
+/// The answers to one chat as they grow, in one `chat.completion` and one row of chunks.
+#[derive(Debug)]
+pub struct Choices {
+    answers: Vec<Answer>,
+    include_usage: bool,
+}
+
+impl Choices {
+    /// As many answers without events as the chat asks for. `created` is in seconds since 1970.
+    pub fn new(chat: &Chat, created: u64) -> Self {
+        let answers = (0..chat.answers).map(|index| Answer::at(index, chat, created)).collect();
+        Self { answers, include_usage: chat.include_usage }
+    }
+
+    /// Takes in the next event of one answer and returns the chunks that tell it, in order.
+    ///
+    /// As [`Answer::push`]; the usage of all comes with the end of the last answer. The first fault
+    /// ends them all.
+    pub fn push(&mut self, index: usize, event: &Event) -> Vec<Value> {
+        if self.is_over() {
+            return Vec::new();
+        }
+        let Some(answer) = self.answers.get_mut(index) else {
+            return Vec::new();
+        };
+        let mut chunks = answer.push(event);
+        if matches!(event, Event::Finished { .. }) && self.answers.len() > 1 {
+            self.settle_usage(&mut chunks);
+        }
+        chunks
+    }
+
+    /// The last of the chunks that end an answer carries its usage.
+    fn settle_usage(&self, chunks: &mut Vec<Value>) {
+        if !self.is_over() && self.include_usage {
+            chunks.pop();
+        } else if let Some(last) = chunks.last_mut() {
+            last["usage"] = if self.is_over() { self.usage_body() } else { Value::Null };
+        }
+    }
+
+    /// The whole `chat.completion`, as [`Answer::completion`].
+    pub fn completion(&self) -> Value {
+        let mut whole = self.answers[0].completion();
+        whole["choices"] = self.answers.iter().map(Answer::choice).collect();
+        whole["usage"] = self.usage_body();
+        whole
+    }
+
+    /// Why the answers ended unfinished.
+    pub fn failed(&self) -> Option<&Fault> {
+        self.answers.iter().find_map(Answer::failed)
+    }
+
+    /// Whether nothing more is to come.
+    pub fn is_over(&self) -> bool {
+        self.failed().is_some() || self.answers.iter().all(Answer::is_over)
+    }
+
+    fn usage_body(&self) -> Value {
+        let usages = self.answers.iter().map(Answer::usage);
+        let sum = usages.reduce(|a, b| Usage {
+            prompt_tokens: a.prompt_tokens.saturating_add(b.prompt_tokens),
+            // All begin alike: what one had to compute, the request had to.
+            cached_tokens: a.cached_tokens.min(b.cached_tokens),
+            completion_tokens: a.completion_tokens.saturating_add(b.completion_tokens),
+            guessed_tokens: a.guessed_tokens.saturating_add(b.guessed_tokens),
+            guessed_right_tokens: a.guessed_right_tokens.saturating_add(b.guessed_right_tokens),
+            forced_tokens: a.forced_tokens.saturating_add(b.forced_tokens),
+        });
+        let mut usage = sum.unwrap_or_default();
+        // The prompt counts once; what local functions made of it in further rounds counts each time.
+        let again = self.answers.iter().skip(1).map(Answer::accepted_tokens);
+        let again = again.fold(0, u32::saturating_add);
+        usage.prompt_tokens = usage.prompt_tokens.saturating_sub(again);
+        let first = &self.answers[0];
+        usage_body(&usage, first.reuse(), first.dialect())
+    }
+}
