@@ -374,7 +374,8 @@ fn several_answers_are_told_as_one_and_their_prompt_counts_once() {
             order.iter().flat_map(|(index, event)| choices.push(*index, event)).collect();
         let told = chunks.iter().filter_map(|chunk| {
             let choice = chunk["choices"].get(0)?;
-            let said = choice["delta"]["content"].as_str().or(choice["finish_reason"].as_str());
+            let said = choice["delta"]["content"].as_str();
+            let said = said.or_else(|| choice["finish_reason"].as_str());
             Some(format!("{} {}", choice["index"], said.unwrap_or_default()))
         });
         let told: Vec<String> = told.collect();

@@ -57,14 +57,14 @@ fn run_told(tokenizer: &Tokenizer, decoder: &mut Decoder, tokens: &[TokenId]) ->
 
 /// The text of each piece, and the places of the tokens that are told with it.
 fn told_of(pieces: &[Piece]) -> Vec<(&str, Vec<u16>)> {
-    let told = |piece| match piece {
-        &Piece::Text { ref text, ref logprobs, .. } => {
+    let mut told = Vec::new();
+    for piece in pieces {
+        if let Piece::Text { text, logprobs, .. } = piece {
             let places = logprobs.iter().map(|told| -told.chosen.logprob as u16);
-            Some((text.as_str(), places.collect()))
+            told.push((text.as_str(), places.collect()));
         }
-        Piece::ToolCall(_) | Piece::Stop => None,
-    };
-    pieces.iter().filter_map(told).collect()
+    }
+    told
 }
 
 fn text_of(pieces: &[Piece]) -> String {

@@ -1,5 +1,5 @@
 //! What an answer may be asked for, over HTTP and MQTT, from the real program: shapes, functions,
-//! shared beginnings, and the same answer whatever else is in flight.
+//! likelihoods, several answers, shared beginnings, and the same answer whatever else is in flight.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use suite::{
-    Daemon, NODE, PATIENCE, http_with, installed, python_with, root, stdout_of, tiny_gguf,
+    Daemon, NODE, PATIENCE, http_with, installed, python_with, root, run_with, stdout_of,
+    tiny_gguf, zonda,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -20,6 +21,21 @@ fn ask(daemon: &Daemon, body: &Value) -> Value {
     let (status, answer) = daemon.post(CHAT, &body.to_string());
     assert_eq!(status, 200, "{answer}");
     answer
+}
+
+/// The whole answer over MQTT, where the stock requester is installed.
+fn ask_over_mqtt(daemon: &Daemon, body: &Value) -> Option<Value> {
+    if installed("mosquitto_rr").is_none() {
+        println!("skipped: no mosquitto_rr");
+        return None;
+    }
+    let output = stdout_of(
+        Command::new("mosquitto_rr")
+            .args(["-V", "5", "-h", "127.0.0.1", "-p", &daemon.mqtt_port.to_string()])
+            .args(["-W", "60", "-q", "1", "-t", &format!("{NODE}/chat/request")])
+            .args(["-e", "zonda/v1/plant1/client/rr/reply/1", "-m", &body.to_string()]),
+    );
+    Some(serde_json::from_str(output.lines().last().unwrap()).unwrap())
 }
 
 fn text(answer: &Value) -> &str {
@@ -205,19 +221,9 @@ fn forced_calls_are_calls_over_every_entrance() {
     };
     check(&answer["choices"][0]["message"]);
 
-    match installed("mosquitto_rr") {
-        None => println!("skipped: no mosquitto_rr"),
-        Some(_) => {
-            body["ext"] = json!({ "mode": "final" });
-            let output = stdout_of(
-                Command::new("mosquitto_rr")
-                    .args(["-V", "5", "-h", "127.0.0.1", "-p", &daemon.mqtt_port.to_string()])
-                    .args(["-W", "60", "-q", "1", "-t", &format!("{NODE}/chat/request")])
-                    .args(["-e", "zonda/v1/plant1/client/rr/reply/1", "-m", &body.to_string()]),
-            );
-            let answer: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
-            check(&answer["choices"][0]["message"]);
-        }
+    body["ext"] = json!({ "mode": "final" });
+    if let Some(answer) = ask_over_mqtt(&daemon, &body) {
+        check(&answer["choices"][0]["message"]);
     }
 
     match python_with("openai") {
@@ -230,4 +236,146 @@ fn forced_calls_are_calls_over_every_entrance() {
             assert_eq!(told.trim(), "ok");
         }
     }
+}
+
+/// Largest difference of a logarithm of a probability to one from the logits of `zonda logits`,
+/// which reads in one step what an answer writes token by token (4.3e-7 found).
+const LOGPROB_TOLERANCE: f64 = 1e-5;
+
+/// The one line that a command answers to one line.
+fn line_of(command: &mut Command, question: &Value) -> Value {
+    let output = run_with(command, &format!("{question}\n"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What each token of a greedy answer and the two likeliest in its place must be told with, from
+/// logits alone.
+fn greedy_logprobs(prompt: &Value, tokens: usize) -> Vec<[f64; 2]> {
+    let encode = json!({ "kind": "chat", "messages": prompt });
+    let mut encoder = zonda();
+    encoder.args(["encode", "--version", "v3", "--tokenizer"]).arg(tiny_gguf());
+    let mut context = line_of(&mut encoder, &encode)["tokens"].as_array().unwrap().clone();
+    let next = |_| {
+        let mut command = zonda();
+        command.args(["logits", "--model"]).arg(tiny_gguf());
+        let row = line_of(&mut command, &json!({ "tokens": context }));
+        let row = row["logits_last"].as_array().unwrap();
+        let mut row: Vec<(f64, usize)> =
+            row.iter().map(|logit| logit.as_f64().unwrap()).zip(0..).collect();
+        row.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let total = row.iter().map(|(logit, _)| (logit - row[0].0).exp()).sum::<f64>().ln();
+        context.push(json!(row[0].1));
+        [-total, row[1].0 - row[0].0 - total]
+    };
+    (0..tokens).map(next).collect()
+}
+
+#[test]
+fn likelihoods_are_those_of_the_network_with_and_without_guesses() {
+    let prompt = user("Turn on the kitchen light.");
+    let mut body = json!({ "messages": prompt, "temperature": 0, "max_tokens": 32 });
+    let mut seen: Vec<Value> = Vec::new();
+    for arguments in [&["--set", "engine.draft_tokens_max=0"][..], &[]] {
+        let daemon = Daemon::start(&tiny_gguf(), arguments);
+        for guesses in [false, true] {
+            body["logprobs"] = Value::Null;
+            body["top_logprobs"] = Value::Null;
+            let plain = ask(&daemon, &body);
+            if guesses {
+                body["prediction"] = json!({ "type": "content", "content": text(&plain) });
+            }
+            body["logprobs"] = json!(true);
+            body["top_logprobs"] = json!(2);
+            let told = ask(&daemon, &body);
+            assert_eq!(text(&told), text(&plain));
+            seen.push(told["choices"][0]["logprobs"]["content"].clone());
+            body["ext"] = json!({ "mode": "final" });
+            if let Some(told) = ask_over_mqtt(&daemon, &body) {
+                seen.push(told["choices"][0]["logprobs"]["content"].clone());
+            }
+            body["ext"] = Value::Null;
+        }
+        body["prediction"] = Value::Null;
+    }
+    assert!(seen.iter().all(|told| *told == seen[0]), "{seen:?}");
+
+    let told = seen[0].as_array().unwrap();
+    assert!(told.len() > 3, "{told:?}");
+    let wanted = greedy_logprobs(&prompt, told.len());
+    let mut largest = 0.0f64;
+    for (told, wanted) in told.iter().zip(wanted) {
+        let top = told["top_logprobs"].as_array().unwrap();
+        assert_eq!((&top[0]["token"], &top[0]["logprob"]), (&told["token"], &told["logprob"]));
+        for (told, wanted) in top.iter().zip(wanted) {
+            largest = largest.max((told["logprob"].as_f64().unwrap() - wanted).abs());
+        }
+    }
+    println!("likelihoods: largest difference to those of the logits {largest:.1e}");
+    assert!(largest < LOGPROB_TOLERANCE, "{largest}");
+}
+
+#[test]
+fn several_answers_count_their_prompt_once_and_have_the_seeds_that_follow() {
+    let daemon = Daemon::start(&tiny_gguf(), &[]);
+    let beginning = "The pump in hall two went down before noon. ".repeat(5);
+    let mut body = json!({
+        "messages": user(&beginning), "temperature": 1, "random_seed": 7, "max_tokens": 24, "n": 4,
+    });
+    let answers = ask(&daemon, &body);
+    assert_eq!(cached(&answers), 0, "what one computed for the others was computed");
+    assert!(cached(&ask(&daemon, &body)) > 0);
+    let choices = answers["choices"].as_array().unwrap();
+    let mut completion_tokens = 0;
+    for (index, choice) in choices.iter().enumerate() {
+        body["n"] = json!(1);
+        body["random_seed"] = json!(7 + index);
+        let alone = ask(&daemon, &body);
+        assert_eq!(choice["message"], alone["choices"][0]["message"]);
+        assert_eq!(choice["index"], index);
+        completion_tokens += alone["usage"]["completion_tokens"].as_u64().unwrap();
+        assert_eq!(answers["usage"]["prompt_tokens"], alone["usage"]["prompt_tokens"]);
+    }
+    assert_eq!(answers["usage"]["completion_tokens"], completion_tokens);
+    let said: std::collections::HashSet<&str> =
+        choices.iter().map(|choice| choice["message"]["content"].as_str().unwrap()).collect();
+    assert!(said.len() > 1, "seeds matter: {said:?}");
+    body["n"] = json!(2);
+    body["ext"] = json!({ "mode": "final" });
+    if let Some(refused) = ask_over_mqtt(&daemon, &body) {
+        assert_eq!((&refused["code"], &refused["param"]), (&json!("unsupported"), &json!("n")));
+    }
+}
+
+#[test]
+fn clients_read_likelihoods_and_several_answers() {
+    let daemon = Daemon::start(&tiny_gguf(), &[]);
+    match (python_with("openai"), python_with("mistralai")) {
+        (Some(python), Some(_)) => {
+            let client = root().join("tests/suite/clients/choices.py");
+            let base = format!("http://{}", daemon.http);
+            assert_eq!(stdout_of(Command::new(python).arg(client).arg(base)).trim(), "ok");
+        }
+        _ => println!("skipped: no Python clients openai and mistralai"),
+    }
+}
+
+#[test]
+fn typical_tokens_are_drawn_and_the_least_mass_leaves_one() {
+    let daemon = Daemon::start(&tiny_gguf(), &[]);
+    let draw = |typical_p: f64, seed: u32| {
+        let answer = ask(
+            &daemon,
+            &json!({
+                "messages": user("What is on?"), "temperature": 1.5, "typical_p": typical_p,
+                "random_seed": seed, "max_tokens": 24,
+            }),
+        );
+        text(&answer).to_owned()
+    };
+    let told = |typical_p| -> std::collections::HashSet<String> {
+        (0..6).map(|seed| draw(typical_p, seed)).collect()
+    };
+    assert_eq!(told(0.0).len(), 1, "one token is left at each place");
+    assert!(told(1.0).len() > 1);
 }
