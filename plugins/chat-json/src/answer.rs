@@ -9,9 +9,13 @@ use crate::bodies::short;
 use crate::chat::Chat;
 use crate::settings::Dialect;
 
+/// Likelihoods that a whole body tells, those of the likeliest tokens counted in; some 50 MB.
+const LIKELIHOODS_MAX: usize = 1 << 17;
+
 /// One answer as it grows.
 ///
-/// Its `id` is the request's. Holds the whole text, which the request's token limit bounds.
+/// Its `id` is the request's. Holds the whole text, which the request's token limit bounds, and the
+/// likelihoods of its tokens, as far as a body may tell them.
 #[derive(Debug)]
 pub struct Answer {
     /// Its place among the answers to the same prompt.
@@ -24,6 +28,9 @@ pub struct Answer {
     text: String,
     /// Of the tokens of the text, where the request asked for them.
     logprobs: Option<Vec<TokenLogprob>>,
+    /// How many likelihoods came, and how many of them it may keep.
+    likelihoods: usize,
+    likelihoods_max: usize,
     calls: Vec<ToolCall>,
     begun: bool,
     prompt: Usage,
@@ -48,6 +55,8 @@ impl Answer {
             model: chat.request.model.clone(),
             text: chat.prefix_text.clone().unwrap_or_default(),
             logprobs: chat.request.sampling.logprobs.map(|_| Vec::new()),
+            likelihoods: 0,
+            likelihoods_max: LIKELIHOODS_MAX / chat.answers.max(1) as usize,
             calls: Vec::new(),
             begun: false,
             prompt: Usage::default(),
@@ -86,9 +95,9 @@ impl Answer {
             Event::Text { text, logprobs, .. } => {
                 self.text.push_str(text);
                 let mut chunk = self.chunk(json!({"content": text}));
-                if let Some(all) = &mut self.logprobs {
-                    all.extend_from_slice(logprobs);
+                if self.logprobs.is_some() {
                     chunk["choices"][0]["logprobs"] = logprobs_body(logprobs);
+                    self.keep(logprobs);
                 }
                 chunks.push(chunk);
             }
@@ -106,7 +115,8 @@ impl Answer {
         chunks
     }
 
-    /// The whole `chat.completion`.
+    /// The whole `chat.completion`, without likelihoods where there were
+    /// [too many](Self::has_lost_likelihoods).
     ///
     /// Before the last event its `finish_reason` is null; after a fault it is `error`, and the
     /// text is what had come until then.
@@ -121,13 +131,34 @@ impl Answer {
         })
     }
 
+    /// Whether more likelihoods came than a whole body tells. It then tells none; chunks tell all.
+    pub fn has_lost_likelihoods(&self) -> bool {
+        self.likelihoods > self.likelihoods_max
+    }
+
+    /// Leaves likelihoods to the chunks.
+    pub(crate) fn keep_no_likelihoods(&mut self) {
+        self.likelihoods_max = 0;
+    }
+
+    fn keep(&mut self, logprobs: &[TokenLogprob]) {
+        self.likelihoods += logprobs.iter().map(|told| 1 + told.likeliest.len()).sum::<usize>();
+        match &mut self.logprobs {
+            Some(kept) if self.likelihoods <= self.likelihoods_max => {
+                kept.extend_from_slice(logprobs);
+            }
+            kept => *kept = Some(Vec::new()),
+        }
+    }
+
     pub(crate) fn choice(&self) -> Value {
         let mut choice = json!({
             "index": self.index,
             "message": self.message(),
             "finish_reason": self.finish_word(),
         });
-        if let Some(logprobs) = &self.logprobs {
+        let told = self.logprobs.as_ref().filter(|_| !self.has_lost_likelihoods());
+        if let Some(logprobs) = told {
             choice["logprobs"] = logprobs_body(logprobs);
         } else if self.dialect == Dialect::OpenAi {
             choice["logprobs"] = Value::Null;

@@ -1,6 +1,6 @@
 //! Several answers to one prompt, told as one.
 
-use protocol::{Event, Fault, Request, Usage};
+use protocol::{Event, Fault, FaultCode, Request, Usage};
 use serde_json::Value;
 
 use crate::answer::{Answer, usage_body};
@@ -43,13 +43,24 @@ impl Chat {
 pub struct Choices {
     answers: Vec<Answer>,
     include_usage: bool,
+    is_streamed: bool,
+    too_large: Option<Fault>,
 }
 
 impl Choices {
     /// As many answers without events as the chat asks for. `created` is in seconds since 1970.
     pub fn new(chat: &Chat, created: u64) -> Self {
-        let answers = (0..chat.answers).map(|index| Answer::at(index, chat, created)).collect();
-        Self { answers, include_usage: chat.include_usage }
+        let mut answers: Vec<Answer> =
+            (0..chat.answers).map(|index| Answer::at(index, chat, created)).collect();
+        if chat.stream {
+            answers.iter_mut().for_each(Answer::keep_no_likelihoods);
+        }
+        Self {
+            answers,
+            include_usage: chat.include_usage,
+            is_streamed: chat.stream,
+            too_large: None,
+        }
     }
 
     /// Takes in the next event of one answer and returns the chunks that tell it, in order.
@@ -64,6 +75,11 @@ impl Choices {
             return Vec::new();
         };
         let mut chunks = answer.push(event);
+        if !self.is_streamed && answer.has_lost_likelihoods() {
+            let message = "logprobs: more than a whole answer tells; stream it, or ask for fewer \
+                           top_logprobs, tokens or answers";
+            self.too_large = Some(Fault::new(FaultCode::TooLarge, message).at("logprobs"));
+        }
         if matches!(event, Event::Finished { .. }) && self.answers.len() > 1 {
             self.settle_usage(&mut chunks);
         }
@@ -79,7 +95,8 @@ impl Choices {
         }
     }
 
-    /// The whole `chat.completion`, as [`Answer::completion`].
+    /// The whole `chat.completion`, as [`Answer::completion`]; that of a streamed chat leaves
+    /// likelihoods to its chunks.
     pub fn completion(&self) -> Value {
         let mut whole = self.answers[0].completion();
         whole["choices"] = self.answers.iter().map(Answer::choice).collect();
@@ -89,7 +106,7 @@ impl Choices {
 
     /// Why the answers ended unfinished.
     pub fn failed(&self) -> Option<&Fault> {
-        self.answers.iter().find_map(Answer::failed)
+        self.too_large.as_ref().or_else(|| self.answers.iter().find_map(Answer::failed))
     }
 
     /// Whether nothing more is to come.

@@ -407,6 +407,42 @@ fn the_first_fault_ends_all_answers() {
 }
 
 #[test]
+fn more_likelihoods_than_a_body_tells_are_left_to_chunks() {
+    let others = [("x", -2.0); 20];
+    let told = likely("x", -2.0, &others);
+    let most = (1 << 17) / 21 / 2;
+    let asked = |stream: bool| {
+        chat(json!({"logprobs": true, "top_logprobs": 20, "n": 2, "stream": stream}))
+    };
+    let mut whole = Choices::new(&asked(false), 0);
+    for _ in 0..most {
+        whole.push(1, &told);
+    }
+    assert_eq!(whole.failed(), None);
+    let content = &whole.completion()["choices"][1]["logprobs"]["content"];
+    assert_eq!(content.as_array().unwrap().len(), most);
+    whole.push(1, &told);
+    let fault = whole.failed().expect("too large");
+    assert_eq!((fault.code, fault.param.as_deref()), (FaultCode::TooLarge, Some("logprobs")));
+
+    let mut streamed = Choices::new(&asked(true), 0);
+    for _ in 0..=most {
+        let chunks = streamed.push(1, &told);
+        let told = &chunks.last().unwrap()["choices"][0]["logprobs"]["content"];
+        assert_eq!(told.as_array().unwrap().len(), 1);
+    }
+    assert_eq!(streamed.failed(), None);
+
+    let mut answer = Answer::new(&chat(json!({"logprobs": true, "top_logprobs": 20})), 0);
+    for _ in 0..2 * most + 2 {
+        answer.push(&told);
+    }
+    assert!(answer.has_lost_likelihoods());
+    assert_eq!(answer.completion()["choices"][0]["logprobs"], Value::Null);
+    assert_eq!(answer.text().len(), 2 * most + 2);
+}
+
+#[test]
 fn finish_reasons_are_words_of_the_dialect() {
     let word = |more: Value, reason| {
         let mut answer = Answer::new(&chat(more), 0);

@@ -301,6 +301,7 @@ impl Writer {
     fn close(&mut self, status: u16) -> Result<Closing, Fault> {
         self.seq += 1;
         let mut body = self.answer.completion();
+        self.cut |= self.answer.has_lost_likelihoods();
         if let Some(max) = self.text_bytes_max {
             self.cut |= shorten(&mut body, max);
         }
