@@ -37,6 +37,22 @@ pub(crate) const RUN: usize = 256;
 /// Bytes of the greatest stage: [`RUN`] columns of 16 floats.
 pub(crate) const STAGE_BYTES: usize = RUN * ROWS * 4;
 
+/// Tokens from which on a run is fetched while the one before it is multiplied. With fewer, memory is
+/// what takes the time, and the processor reads ahead by itself better than it is told to.
+pub(crate) const FETCHED_FROM: usize = 4;
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
+
+/// Fetches one of `parts` equal parts of the lines of `bytes` bytes.
+#[inline(always)]
+pub(crate) unsafe fn fetch<S: Simd>(from: *const u8, bytes: usize, part: usize, parts: usize) {
+    let lines = bytes.div_ceil(LINE);
+    for line in part * lines / parts..(part + 1) * lines / parts {
+        // SAFETY: every address is right.
+        unsafe { S::prefetch(from.wrapping_add(line * LINE)) }
+    }
+}
+
 /// How one encoding's panels are multiplied.
 ///
 /// `sums: [T][16]` is added to. Conditions of all functions: the machine has the instructions of
@@ -60,7 +76,7 @@ pub(crate) trait Kernel {
         view: TileView,
         sums: *mut f32,
     );
-    /// Unpacks and multiplies.
+    /// Unpacks and multiplies. Fetches what lies behind the blocks where that is worth it.
     unsafe fn direct<S: Simd, const T: usize>(
         panel: *const u8,
         blocks: usize,

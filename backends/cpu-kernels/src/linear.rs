@@ -7,9 +7,9 @@ use std::marker::PhantomData;
 
 use weights::Encoding;
 
-use crate::activations::{Activations, Form, Tile};
+use crate::activations::{Activations, Form, Tile, WIDEST};
 use crate::encodings::*;
-use crate::kernels::{Bf16, By32, By256, F16, F32, Floats, Kernel, RUN, STAGE_BYTES};
+use crate::kernels::{Bf16, By32, By256, F16, F32, Floats, Kernel, RUN, STAGE_BYTES, fetch};
 use crate::panels::{ROWS, panel_bytes, panel_count};
 use crate::simd::{self, Isa, Simd, Work};
 use crate::threads;
@@ -374,6 +374,13 @@ impl<K: Kernel> Work for OfKernel<'_, K> {
                 for tile in Tile::cut(activations.tokens()) {
                     let view = activations.at(&tile, first);
                     let sums = sums[tile.first * ROWS..][..tile.width * ROWS].as_mut_ptr();
+                    if is_staged {
+                        // Each tile's time pays for a part of the next run.
+                        let (number, tiles) =
+                            (tile.first / WIDEST, activations.tokens().div_ceil(WIDEST));
+                        let bytes = count * K::BYTES;
+                        fetch::<S>(run.wrapping_add(bytes), bytes, number, tiles);
+                    }
                     match (is_staged, tile.width) {
                         (false, 1) => K::direct::<S, 1>(run, count, view, sums),
                         (false, 2) => K::direct::<S, 2>(run, count, view, sums),

@@ -59,6 +59,9 @@ pub(crate) trait Simd: Copy + 'static {
     /// there are registers, and multiply from what they have spilled.
     #[inline(always)]
     unsafe fn hold(_v: &mut Self::Int) {}
+    /// Tells the processor that a line will be read soon. Every address is right.
+    #[inline(always)]
+    unsafe fn prefetch(_line: *const u8) {}
     /// `sum + a * b` by lanes.
     unsafe fn mul_add(sum: Self::Int, a: Self::Int, b: Self::Int) -> Self::Int;
     /// Adds to each lane the products of its four weights, each 0 to 127, with four activations

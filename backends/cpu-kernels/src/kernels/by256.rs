@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Kernel, dot, load_sums, store_sums, unrolled};
+use super::{FETCHED_FROM, Kernel, dot, fetch, load_sums, store_sums, unrolled};
 use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView, WIDEST};
 use crate::encodings::{Packed, SubScales};
 use crate::panels::{HALF, ROWS, UNIT};
@@ -131,7 +131,8 @@ impl<P: Packed> By256<P> {
         }
     }
 
-    /// One chunk of a block, unpacked as it is multiplied.
+    /// One chunk of a block, unpacked as it is multiplied. The next block is fetched in between, a
+    /// line or two with each step: all at once they would stand in the way of what is read now.
     #[inline(always)]
     unsafe fn direct_chunk<S: Simd, const T: usize>(
         units: *const u8,
@@ -139,6 +140,7 @@ impl<P: Packed> By256<P> {
         chunk: usize,
         values: *const i8,
         products: &mut [S::Int; T],
+        next: Option<*const u8>,
     ) {
         // SAFETY: as the trait says; the values are the block's.
         unsafe {
@@ -150,6 +152,11 @@ impl<P: Packed> By256<P> {
                     for (slot, dots) in (slots..slots + at_once).zip(&mut dots) {
                         let values = values.add(P::group(chunk, step, slot) * T * 4);
                         dot::<S, T>(dots, operands.as_ref()[slot], P::SIGNED, values);
+                    }
+                    if slots == 0
+                        && let Some(next) = next
+                    {
+                        fetch::<S>(next, P::BYTES, chunk * P::STEPS + step, P::CHUNKS * P::STEPS);
                     }
                 });
                 for (slot, dots) in (slots..slots + at_once).zip(dots) {
@@ -272,9 +279,11 @@ impl<P: Packed> Kernel for By256<P> {
                 let factors = Self::factors::<S>(halves);
                 let sub_scales = P::sub_scales::<S>(units, halves);
                 let mut products = [S::splat(0); T];
+                let fetches = T >= FETCHED_FROM && lane == 0;
+                let next = fetches.then_some(panel.wrapping_add(P::BYTES));
                 unrolled!(chunk < P::CHUNKS, {
-                    let values = view.values;
-                    Self::direct_chunk::<S, T>(units, &sub_scales, chunk, values, &mut products);
+                    let (values, products) = (view.values, &mut products);
+                    Self::direct_chunk::<S, T>(units, &sub_scales, chunk, values, products, next);
                 });
                 let mut weighted = [S::splat(0); T];
                 if Self::needs_sums(S::SIGNED_OFFSET) {

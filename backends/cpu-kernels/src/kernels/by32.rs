@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Kernel, dot, load_sums, store_sums, unrolled};
+use super::{FETCHED_FROM, Kernel, dot, fetch, load_sums, store_sums, unrolled};
 use crate::activations::{Form, TileView, WIDEST};
 use crate::encodings::Packed;
 use crate::panels::{HALF, ROWS, UNIT};
@@ -140,6 +140,10 @@ impl<P: Packed> Kernel for By32<P> {
                         for (slot, operand) in operands.as_ref().iter().enumerate() {
                             let values = values.add(P::group(0, step, slot) * T * 4);
                             dot::<S, T>(&mut dots, *operand, P::SIGNED, values);
+                        }
+                        if T >= FETCHED_FROM && lane == 0 {
+                            let next = from.wrapping_add(blocks * P::BYTES);
+                            fetch::<S>(next, P::BYTES, step, P::STEPS);
                         }
                     });
                     Self::add::<S, T>(dots, factors, block, view, &mut totals);

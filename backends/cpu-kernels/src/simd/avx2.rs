@@ -101,6 +101,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         hold(v);
     }
     #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    #[inline(always)]
     unsafe fn mul_add(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
         _mm256_add_epi32(sum, _mm256_mullo_epi32(a, b))
     }

@@ -86,6 +86,10 @@ impl Simd for Avx512 {
         hold(v);
     }
     #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+    #[inline(always)]
     unsafe fn mul_add(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
         _mm512_add_epi32(sum, _mm512_mullo_epi32(a, b))
     }
