@@ -185,6 +185,8 @@ impl Stream {
                 });
                 self.pending.push_back(Shown::new(layout::EV_TOOL_CALL, json.to_string()));
             }
+            // No request of this entrance asks for scores.
+            Event::Scores(_) => {}
             Event::Finished { reason, usage } => self.finish(reason, usage),
             Event::Failed(fault) => {
                 let failed =

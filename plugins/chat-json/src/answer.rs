@@ -89,7 +89,8 @@ impl Answer {
             }
         }
         match event {
-            Event::Accepted { .. } => {}
+            // Classifications have bodies of their own.
+            Event::Accepted { .. } | Event::Scores(_) => {}
             Event::Reused(reuse) => self.reuse = Some(reuse.clone()),
             Event::Text { text, .. } if text.is_empty() => {}
             Event::Text { text, logprobs, .. } => {

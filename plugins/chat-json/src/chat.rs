@@ -1,6 +1,6 @@
 //! A chat body to a request.
 
-use protocol::{Fault, Format, Input, Message, Request, RequestId};
+use protocol::{Fault, Format, Input, Message, Request, RequestId, Task};
 use serde_json::Value;
 
 use crate::call_ids::settle_call_ids;
@@ -101,6 +101,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         id,
         model: read_model(&body, &notes)?,
         client: None,
+        task: Task::Generate,
         input: Input::Chat(messages),
         sampling: read_sampling(&body, &notes)?,
         format: read_format(&body, &mut notes)?,

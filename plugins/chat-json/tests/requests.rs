@@ -60,6 +60,7 @@ fn a_mistral_body_is_understood() {
                 ),
                 model: "mistral-small-2402",
                 client: None,
+                task: Generate,
                 input: Chat(
                     [
                         System {
@@ -210,6 +211,7 @@ fn an_openai_body_is_understood() {
                 ),
                 model: "gpt-4o",
                 client: None,
+                task: Generate,
                 input: Chat(
                     [
                         System {

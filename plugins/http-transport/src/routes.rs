@@ -159,7 +159,7 @@ async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    let Description { models, load } = shared.service.describe();
+    let Description { models, load, .. } = shared.service.describe();
     let status = match models.first() {
         _ if shared.gate.is_closed() => "draining",
         None => "no_model",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::{Description, Event, Fault, Filter, Reply, Request, Service};
+use protocol::{Description, Encoded, Event, Fault, Filter, Reply, Request, Service, TokenId};
 
 use crate::relay::{Gone, Outlet, Relays};
 
@@ -44,6 +44,15 @@ impl Service for Filtered {
 
     fn describe(&self) -> Description {
         self.inner.describe()
+    }
+
+    fn encode(&self, mut request: Request) -> Result<Encoded, Fault> {
+        self.filters.iter().try_for_each(|filter| filter.on_request(&mut request))?;
+        self.inner.encode(request)
+    }
+
+    fn decode(&self, model: &str, tokens: &[TokenId]) -> Result<String, Fault> {
+        self.inner.decode(model, tokens)
     }
 }
 

@@ -95,7 +95,10 @@ fn follow(
                 writeln!(output, "{call}")?;
             }
             Event::Failed(fault) => return Err(fault.into()),
-            Event::Accepted { .. } | Event::Reused(_) | Event::Finished { .. } => {}
+            Event::Accepted { .. }
+            | Event::Reused(_)
+            | Event::Scores(_)
+            | Event::Finished { .. } => {}
         }
     }
     Ok(answer)

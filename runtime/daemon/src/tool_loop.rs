@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use protocol::{
-    Description, Event, Fault, FaultCode, FinishReason, Format, Input, Message, Reply, Request,
-    Service, Tool, ToolCall, ToolChoice, Usage,
+    Description, Encoded, Event, Fault, FaultCode, FinishReason, Format, Input, Message, Reply,
+    Request, Service, Task, TokenId, Tool, ToolCall, ToolChoice, Usage,
 };
 
 use crate::relay::{Gone, Outlet, Relays};
@@ -63,7 +63,8 @@ impl ToolLoop {
         };
         let open_ended =
             matches!(messages.last(), Some(Message::User { .. } | Message::Tool { .. }))
-                && request.format == Format::Free;
+                && request.format == Format::Free
+                && request.task == Task::Generate;
         if !open_ended || self.tools.is_empty() || !self.model_calls_functions(request) {
             return Vec::new();
         }
@@ -123,6 +124,16 @@ impl Service for ToolLoop {
 
     fn describe(&self) -> Description {
         self.inner.describe()
+    }
+
+    fn encode(&self, mut request: Request) -> Result<Encoded, Fault> {
+        let offered = self.offered(&request);
+        request.tools.extend(offered.iter().map(|at| self.tools[*at].spec().clone()));
+        self.inner.encode(request)
+    }
+
+    fn decode(&self, model: &str, tokens: &[TokenId]) -> Result<String, Fault> {
+        self.inner.decode(model, tokens)
     }
 }
 
@@ -199,7 +210,9 @@ impl Conversation {
                     self.accepted = true;
                     self.outlet.send(event, answer)?;
                 }
-                Event::Reused(_) | Event::Text { .. } => self.outlet.send(event, answer)?,
+                Event::Reused(_) | Event::Text { .. } | Event::Scores(_) => {
+                    self.outlet.send(event, answer)?
+                }
                 Event::ToolCall(call) => calls.push(call),
                 Event::Finished { reason, usage } => {
                     self.usage = sum(self.usage, usage);

@@ -379,6 +379,9 @@ fn a_seed_gives_the_same_answer_alone_and_among_eight() {
 #[path = "endings_tests.rs"]
 mod endings;
 
+#[path = "classify_tests.rs"]
+mod classify;
+
 #[path = "simulation_tests.rs"]
 mod simulation;
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use protocol::{
-    Fault, FaultCode, FinishReason, Input, ModelCard, Reply, Request, TokenId, reply_pair,
+    Classify, Encoded, Fault, FaultCode, FinishReason, Input, ModelCard, Reply, Request, Task,
+    TokenId, reply_pair,
 };
 use text::{Codec, TemplateVersion};
 
 use crate::batch::Capacity;
 use crate::draft::Drafter;
 use crate::gauges::Place;
+use crate::labels::Labels;
 use crate::outbox::Outbox;
 use crate::prefixes::Scope;
 use crate::sampler::{Rules, Sampler};
@@ -139,7 +141,21 @@ impl Intake {
         }
         let mut prompt = voice.codec.encode(&request)?;
         self.check_prompt(&prompt.tokens, &request.input)?;
-        let room = self.room(prompt.tokens.len(), &request)?;
+        let labels = match &request.task {
+            Task::Generate => None,
+            Task::Classify(Classify { labels, .. }) => {
+                let tokens = voice.codec.encode_labels(&prompt, labels)?;
+                self.check_labels(prompt.tokens.len(), &tokens)?;
+                Some((labels.clone(), tokens))
+            }
+        };
+        let longest = labels.iter().flat_map(|(_, tokens)| tokens).map(Vec::len).max();
+        let room = match longest {
+            None => self.room(prompt.tokens.len(), &request)?,
+            Some(tokens) => {
+                Room { answer_tokens_max: tokens as u32, limit_reason: FinishReason::Length }
+            }
+        };
         let rules = Rules {
             default_temperature: self.card.default_temperature,
             drawable_tokens: voice.drawable_tokens,
@@ -158,6 +174,8 @@ impl Intake {
             drafter: Drafter::new(std::mem::take(&mut prompt.predicted)),
             prompt: prompt.tokens,
             explains_reuse: request.explains_reuse,
+            labels: labels
+                .map(|(names, tokens)| Labels::new(names, &tokens, voice.drawable_tokens)),
             sampler,
             answer_tokens_max: room.answer_tokens_max,
             limit_reason: room.limit_reason,
@@ -169,6 +187,29 @@ impl Intake {
             outbox: Outbox::new(sink, place),
         };
         Ok((Box::new(submission), reply))
+    }
+
+    /// The prompt of a request, as [`Self::accept`] makes it.
+    pub(crate) fn encode(&self, request: &Request) -> Result<Encoded, Fault> {
+        let voice = self.voice(&request.model)?;
+        let tokens = voice.codec.encode(request)?.tokens;
+        self.check_prompt(&tokens, &request.input)?;
+        let spelled = tokens.iter().map(|token| voice.codec.tokenizer().spell(*token)).collect();
+        Ok(Encoded { tokens, spelled, context_tokens_max: self.card.context_tokens_max })
+    }
+
+    /// The text of these tokens.
+    pub(crate) fn decode(&self, model: &str, tokens: &[TokenId]) -> Result<String, Fault> {
+        let voice = self.voice(model)?;
+        let size = voice.codec.tokenizer().vocabulary_size();
+        match tokens.iter().find(|token| token.0 as usize >= size) {
+            None => Ok(voice.codec.tokenizer().decode(tokens)),
+            Some(token) => {
+                let message =
+                    format!("token {} is not in the vocabulary of {size} tokens", token.0);
+                Err(Fault::new(FaultCode::InvalidField, message).at("tokens"))
+            }
+        }
     }
 
     fn voice(&self, name: &str) -> Result<&Voice, Fault> {
@@ -202,6 +243,20 @@ impl Intake {
                 Err(Fault::new(FaultCode::InvalidField, message).at(field(input)))
             }
         }
+    }
+
+    /// Prompt and longest label fit into the context, as a prompt and an answer would.
+    fn check_labels(&self, prompt_tokens: usize, labels: &[Vec<TokenId>]) -> Result<(), Fault> {
+        let longest = labels.iter().map(Vec::len).max().unwrap_or(0);
+        let context = self.card.context_tokens_max;
+        if prompt_tokens.saturating_add(longest) <= context as usize {
+            return Ok(());
+        }
+        let message = format!(
+            "the prompt has {prompt_tokens} tokens and the longest label {longest}; together they \
+             must fit into {context}: shorten the input or the label"
+        );
+        Err(Fault::new(FaultCode::ContextLength, message).at("input"))
     }
 
     fn room(&self, prompt_tokens: usize, request: &Request) -> Result<Room, Fault> {

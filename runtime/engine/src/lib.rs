@@ -11,6 +11,7 @@ mod draft;
 mod engine;
 mod gauges;
 mod intake;
+mod labels;
 mod likelihood;
 mod outbox;
 mod pace;

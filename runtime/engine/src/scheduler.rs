@@ -398,7 +398,6 @@ impl Plan {
             sequence.end(Ending::Failed(Fault::new(FaultCode::Internal, error.to_string())));
             return 0;
         }
-        let has_row = tokens == sequence.pending_tokens();
         let Batch { tokens: all, positions, slots, spans, pages, rows } = &mut self.batch;
         let lease = sequence.lease();
         spans.push(Span {
@@ -407,16 +406,15 @@ impl Plan {
             context_tokens,
             first_page: pages.len() as u32,
         });
+        let first = all.len() as u32;
         all.extend_from_slice(sequence.pending(tokens));
-        let first_row = all.len() as u32 - 1;
         all.extend_from_slice(sequence.draft());
         positions.extend(from..context_tokens);
         slots.extend((from..context_tokens).map(|position| lease.slot(position)));
         pages.extend(lease.pages(context_tokens).iter().map(|page| page.0));
-        let wanted = if has_row { guesses + 1 } else { 0 };
-        let want = sequence.want();
-        rows.extend((first_row..first_row + wanted).map(|token| Row { token, want }));
-        self.shares.push(Share { sequence: index, tokens, rows: wanted as usize });
+        let (wanted, want) = (sequence.rows(tokens), sequence.want());
+        rows.extend(wanted.clone().map(|row| Row { token: first + row, want }));
+        self.shares.push(Share { sequence: index, tokens, rows: wanted.len() });
         tokens
     }
 }

@@ -1,6 +1,7 @@
 //! One request in flight: its tokens, its pages, and what it still has to say.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,12 +12,14 @@ use text::{Codec, Constraint, Decoder};
 
 use crate::batch::Want;
 use crate::draft::Drafter;
+use crate::labels::Labels;
 use crate::outbox::{Delivery, Outbox};
 use crate::pages::{Lease, Pages};
 use crate::prefixes::{Link, Scope};
 use crate::sampler::Sampler;
 use crate::scheduler::Class;
 
+mod scoring;
 mod writing;
 
 /// Tokens without a choice that a step takes along like a single one; more are read like a prompt.
@@ -39,6 +42,8 @@ pub(crate) struct Submission {
     /// Keeps the answer in shape.
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     pub(crate) drafter: Drafter,
+    /// What is to be scored instead of an answer.
+    pub(crate) labels: Option<Labels>,
     /// Tokens of the answer, at most; with the prompt they fit into the context.
     pub(crate) answer_tokens_max: u32,
     /// Why the answer ends at that limit.
@@ -218,14 +223,16 @@ impl Sequence {
     /// Asks for the pages of all its tokens so far, or of its stated length; whether it got them.
     pub(crate) fn secure_pages(&mut self, pages: &mut Pages) -> bool {
         let tokens_max = self.stated_tokens.unwrap_or_else(|| self.context_tokens());
-        let is_served = pages.raise(&mut self.lease, &self.tokens, tokens_max);
+        let shared = &self.tokens[..self.shared_tokens()];
+        let is_served = pages.raise(&mut self.lease, shared, tokens_max);
         self.computed_tokens = self.computed_tokens.max(self.lease.published_tokens());
         is_served
     }
 
     /// Takes what others have computed of its prompt meanwhile.
     pub(crate) fn catch_up(&mut self, pages: &mut Pages) {
-        pages.catch_up(&mut self.lease, &self.tokens);
+        let shared = &self.tokens[..self.shared_tokens()];
+        pages.catch_up(&mut self.lease, shared);
         let known = self.lease.published_tokens();
         if known > self.computed_tokens {
             let until = known.min(self.prompt_tokens);
@@ -236,12 +243,33 @@ impl Sequence {
 
     /// Lets others find what it has computed.
     pub(crate) fn publish(&mut self, pages: &mut Pages) {
-        pages.publish(&mut self.lease, &self.tokens, self.computed_tokens);
+        let shared = self.shared_tokens();
+        let computed = self.computed_tokens.min(shared as u32);
+        pages.publish(&mut self.lease, &self.tokens[..shared], computed);
     }
 
     /// The page that it computes next, as others name it; `None` where nobody else may want it.
     pub(crate) fn next_link(&self) -> Option<Link> {
-        self.lease.next_link(&self.tokens)
+        self.lease.next_link(&self.tokens[..self.shared_tokens()])
+    }
+
+    /// Tokens that others may find: of labels none, because their places are written again.
+    fn shared_tokens(&self) -> usize {
+        match self.request.labels {
+            Some(_) => self.prompt_tokens as usize,
+            None => self.tokens.len(),
+        }
+    }
+
+    /// Which of the next `tokens` tokens and the guesses behind them outcomes are wanted of.
+    pub(crate) fn rows(&self, tokens: u32) -> Range<u32> {
+        if self.request.labels.is_some() {
+            return self.first_unknown().saturating_sub(self.computed_tokens).min(tokens)..tokens;
+        }
+        match tokens == self.pending_tokens() {
+            true => tokens - 1..tokens + self.draft.len() as u32,
+            false => 0..0,
+        }
     }
 
     pub(crate) fn class(&self) -> Class {
@@ -285,6 +313,9 @@ impl Sequence {
 
     /// Guesses the tokens behind the last one, at most `most` of them.
     pub(crate) fn guess(&mut self, most: u32, gain: impl Fn(usize, f64) -> f64) {
+        if self.request.labels.is_some() {
+            return;
+        }
         let tokens = self.context_tokens();
         let left = self.request.answer_tokens_max - self.answer_tokens;
         let most = most.min(left.saturating_sub(1));
@@ -327,9 +358,9 @@ impl Sequence {
     }
 
     pub(crate) fn want(&self) -> Want {
-        match self.request.constraint {
-            Some(_) => Want::Logits,
-            None => self.request.sampler.want(),
+        match (&self.request.constraint, &self.request.labels) {
+            (None, None) => self.request.sampler.want(),
+            _ => Want::Logits,
         }
     }
 

@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use proptest::prelude::*;
+use protocol::{Classify, Scores, Task};
 
 use super::*;
 use crate::fixture::tokens;
@@ -45,6 +46,8 @@ enum Deed {
         deadline_ms: Option<u64>,
         /// Whether the client knows what it will hear.
         predicts: bool,
+        /// Whether it asks for scores of labels instead.
+        classifies: bool,
     },
     Steps(u8),
     Read(usize, u8),
@@ -64,10 +67,22 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         0u8..3,
         prop::option::of(1u64..40),
         any::<bool>(),
+        prop::bool::weighted(0.3),
     )
-        .prop_map(|(talk, prompt, max_tokens, class, client, deadline_ms, predicts)| {
-            Deed::Submit { talk, prompt, max_tokens, class, client, deadline_ms, predicts }
-        });
+        .prop_map(
+            |(talk, prompt, max_tokens, class, client, deadline_ms, predicts, classifies)| {
+                Deed::Submit {
+                    talk,
+                    prompt,
+                    max_tokens,
+                    class,
+                    client,
+                    deadline_ms,
+                    predicts,
+                    classifies,
+                }
+            },
+        );
     let deed = prop_oneof![
         4 => submit,
         6 => (1u8..6).prop_map(Deed::Steps),
@@ -127,6 +142,10 @@ impl Client {
                 assert!(self.accepted, "accepted comes first");
                 self.heard.push_str(&text);
             }
+            Event::Scores(scores) => {
+                assert!(self.accepted, "accepted comes first");
+                self.heard.push_str(&told(&scores));
+            }
             Event::ToolCall(_) => panic!("nobody called a tool"),
             last => self.last = Some(last),
         }
@@ -175,16 +194,54 @@ fn conversation(talk: usize, prompt: usize, max_tokens: Option<u32>) -> (String,
     (letters, answer)
 }
 
+/// Labels of all kinds; the first is what the network says next.
+fn labels(letters: &str) -> Vec<String> {
+    let first = match next_of(&tokens(letters)) {
+        END => 'a',
+        token => char::from(b'a' + (token.0 - 3) as u8),
+    };
+    [format!("{first}"), format!("{first}on"), format!("{first}onto"), format!("{first}{first}")]
+        .into()
+}
+
+fn told(scores: &Scores) -> String {
+    scores.labels.iter().map(|label| format!("{} {:.9};", label.label, label.score)).collect()
+}
+
+/// What the network must say of labels, each by itself.
+fn expected_scores(letters: &str) -> String {
+    let rest = f64::from(capacity().vocabulary - 1);
+    let log_probability = |label: &String| {
+        let mut context = tokens(letters);
+        let path = tokens(label).into_iter().chain([END]);
+        let step = |token: TokenId| {
+            let logit = if next_of(&context) == token { 64.0 } else { 0.0 };
+            context.push(token);
+            logit - (64f64.exp() + rest).ln()
+        };
+        path.map(step).sum::<f64>()
+    };
+    told(&Scores::of_logs(labels(letters).into_iter().map(|label| {
+        let log = log_probability(&label);
+        (label, log)
+    })))
+}
+
 fn submit(bench: &Bench, number: usize, deed: &Deed) -> Option<Client> {
-    let Deed::Submit { talk, prompt, max_tokens, class, client, deadline_ms, predicts } = *deed
+    let Deed::Submit { talk, prompt, max_tokens, class, client, deadline_ms, predicts, classifies } =
+        *deed
     else {
         return None;
     };
-    let (letters, expected) = conversation(talk, prompt, max_tokens);
+    let (letters, mut expected) = conversation(talk, prompt, max_tokens);
     let mut request = request(&number.to_string(), &letters);
     request.limits.max_tokens = max_tokens;
+    if classifies {
+        expected = expected_scores(&letters);
+        request.task = Task::Classify(Classify::new(labels(&letters)));
+    }
     request.client = [None, Some("a"), Some("b")][usize::from(client)].map(str::to_owned);
-    request.prediction = predicts.then(|| expected.clone());
+    request.prediction = (predicts && !classifies).then(|| expected.clone());
     request.limits.deadline = deadline_ms.map(|ms| bench.now + Duration::from_millis(ms));
     request.limits.priority =
         [Priority::Batch, Priority::Normal, Priority::Interactive][usize::from(class)];

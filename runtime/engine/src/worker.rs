@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use protocol::{Description, Fault, FaultCode, Load, Reply, Request, Service};
+use protocol::{Description, Encoded, Fault, FaultCode, Load, Reply, Request, Service, TokenId};
 use text::Codec;
 
 use crate::batch::{Capacity, Forward, ForwardError};
@@ -228,12 +228,21 @@ impl Service for EngineService {
         let active = self.gauges.active();
         Description {
             models: vec![self.intake.card().clone()],
+            classifiers: Vec::new(),
             load: Load {
                 active,
                 queued: self.gauges.in_flight().saturating_sub(active),
                 queue_requests_max: self.limits.queue_requests_max,
             },
         }
+    }
+
+    fn encode(&self, request: Request) -> Result<Encoded, Fault> {
+        self.intake.encode(&request)
+    }
+
+    fn decode(&self, model: &str, tokens: &[TokenId]) -> Result<String, Fault> {
+        self.intake.decode(model, tokens)
     }
 }
 

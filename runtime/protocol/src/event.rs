@@ -1,6 +1,6 @@
 //! What is answered.
 
-use crate::{Fault, RequestId, TokenId};
+use crate::{Fault, RequestId, Scores, TokenId};
 
 /// One step of an answer.
 ///
@@ -33,6 +33,8 @@ pub enum Event {
     },
     /// One whole function call.
     ToolCall(ToolCall),
+    /// How well each label fits; the whole answer of a request to classify.
+    Scores(Scores),
     /// The answer is complete.
     Finished {
         /// Why it ends here.
@@ -131,7 +133,8 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Of these, tokens that were not computed again.
     pub cached_tokens: u32,
-    /// Tokens that the model gave, the end-of-sequence token included.
+    /// Tokens that the model gave, the end-of-sequence token included; or tokens of labels that it
+    /// computed.
     pub completion_tokens: u32,
     /// Tokens of the answer that were guessed before they were computed.
     pub guessed_tokens: u32,

@@ -5,12 +5,14 @@
 //! tensor: OpenAI's JSON, MQTT's topics and C's structs stop at the plugin that owns them.
 #![forbid(unsafe_code)]
 
+mod classify;
 mod event;
 mod fault;
 mod plugin;
 mod request;
 mod service;
 
+pub use classify::{Classify, LabelScore, Scores, Task};
 pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};
 pub use fault::{Fault, FaultCode};
 pub use plugin::{Filter, Stop, StopHandle, Tool, ToolError, Transport, TransportError};
@@ -19,6 +21,6 @@ pub use request::{
     ToolSpec,
 };
 pub use service::{
-    Canceller, Description, EventSink, Load, ModelCard, Reply, SendOutcome, Service, TimedOut,
-    reply_pair,
+    Canceller, ClassifierCard, Description, Encoded, EventSink, Load, ModelCard, Reply,
+    SendOutcome, Service, TimedOut, reply_pair,
 };

@@ -6,6 +6,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::Task;
+
 /// One entry of a model's vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -21,7 +23,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// One generation, as the rooms behind the transports see it.
+/// One question, as the rooms behind the transports see it.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Set by the transport; unique among the requests in flight.
@@ -30,6 +32,8 @@ pub struct Request {
     pub model: String,
     /// Who asks, as far as the transport can vouch for it.
     pub client: Option<String>,
+    /// What is to be done with the input.
+    pub task: Task,
     /// What to continue.
     pub input: Input,
     /// How the next token is drawn.
@@ -60,6 +64,7 @@ impl Request {
             id: RequestId(id.into()),
             model: String::new(),
             client: None,
+            task: Task::Generate,
             input,
             sampling: Sampling::default(),
             format: Format::Free,

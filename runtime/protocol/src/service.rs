@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::{Event, Fault, FaultCode, Request, RequestId};
+use crate::{Event, Fault, FaultCode, Request, RequestId, TokenId};
 
 /// Something that answers requests: the engine, or a layer around it.
 pub trait Service: Send + Sync {
@@ -17,6 +17,36 @@ pub trait Service: Send + Sync {
 
     /// What this service is and how busy it is now.
     fn describe(&self) -> Description;
+
+    /// The tokens that `submit` would make of a request, and nothing computed.
+    ///
+    /// Errors: as `submit`, without those of the queue; a service without a model knows no tokens.
+    /// Threads: as `submit`.
+    fn encode(&self, _request: Request) -> Result<Encoded, Fault> {
+        Err(no_tokens())
+    }
+
+    /// The text that tokens of a model say; control tokens say nothing.
+    ///
+    /// Errors: an unknown model, a token outside the vocabulary.
+    fn decode(&self, _model: &str, _tokens: &[TokenId]) -> Result<String, Fault> {
+        Err(no_tokens())
+    }
+}
+
+fn no_tokens() -> Fault {
+    Fault::new(FaultCode::Unsupported, "this service has no model whose tokens it could tell")
+}
+
+/// A request as the model reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The prompt, the begin-of-sequence token included.
+    pub tokens: Vec<TokenId>,
+    /// What each of them says, or the name of one that steers.
+    pub spelled: Vec<String>,
+    /// Prompt and answer together, in tokens.
+    pub context_tokens_max: u32,
 }
 
 /// A service's statement of itself.
@@ -24,8 +54,19 @@ pub trait Service: Send + Sync {
 pub struct Description {
     /// The models that answer, the default one first.
     pub models: Vec<ModelCard>,
+    /// What it was told to tell apart.
+    pub classifiers: Vec<ClassifierCard>,
     /// How busy it is.
     pub load: Load,
+}
+
+/// What a client may know of a configured classifier.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClassifierCard {
+    /// The name that requests ask for.
+    pub name: String,
+    /// The questions that it answers of each input.
+    pub targets: Vec<String>,
 }
 
 /// What a client may know of a model.

@@ -65,6 +65,14 @@ impl Vocabulary {
         self.tokens.get(token.0 as usize)
     }
 
+    /// The name of a token that says no text of its own.
+    pub(crate) fn name(&self, token: TokenId) -> Option<&str> {
+        match self.token(token)? {
+            Token::Control(name) | Token::Unknown { name, .. } => Some(name),
+            Token::Text(_) | Token::Byte(_) => None,
+        }
+    }
+
     pub(crate) fn control(&self, name: &str) -> Option<TokenId> {
         self.controls.get(name).copied()
     }

@@ -69,7 +69,7 @@ impl Service for Parrot {
             encoding: "v3".into(),
         };
         let load = Load { active: 1, queued: 2, queue_requests_max: 8 };
-        Description { models: vec![card], load }
+        Description { models: vec![card], load, ..Description::default() }
     }
 }
 

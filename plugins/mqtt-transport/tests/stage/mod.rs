@@ -264,7 +264,7 @@ impl Service for ByHand {
     fn describe(&self) -> Description {
         let card = ModelCard { id: "tiny".into(), context_tokens_max: 64, ..ModelCard::default() };
         let load = Load { active: 0, queued: 0, queue_requests_max: 8 };
-        Description { models: vec![card], load }
+        Description { models: vec![card], load, ..Description::default() }
     }
 }
 

@@ -25,6 +25,9 @@ impl Sequence {
         rows: Vec<RowLogits>,
         scratch: &mut Vec<Candidate>,
     ) -> Progress {
+        if self.request.labels.is_some() {
+            return self.score(computed, &rows);
+        }
         let before = (self.computed_tokens.min(self.prompt_tokens), self.answer_tokens);
         self.computed_tokens += computed;
         self.forced_pending = 0;
