@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod amount;
+mod classifiers;
 mod device;
 mod hardware;
 mod layer;
@@ -22,6 +23,7 @@ mod reader;
 mod secret;
 mod sources;
 
+pub use classifiers::{ClassifierConfig, TargetConfig};
 pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, profiles};
 pub use hardware::Hardware;
 pub use origin::{Origin, Problem, ProfileError};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{Expect, HardwareFacts, ModelFacts, Origin, Secret};
+use crate::{ClassifierConfig, Expect, HardwareFacts, ModelFacts, Origin, Secret};
 
 /// Everything that this box is told about itself.
 ///
@@ -29,6 +29,8 @@ pub struct Profile {
     pub tools: ToolsSection,
     /// What looks at requests and answers, in this order.
     pub filters: Vec<FilterConfig>,
+    /// What is told apart, by the names that requests ask for.
+    pub classifiers: Vec<ClassifierConfig>,
     /// What is written down.
     pub log: LogSection,
     /// The profile's statement of the machine.

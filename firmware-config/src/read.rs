@@ -43,6 +43,7 @@ pub(crate) fn profile(
         mqtt: mqtt(reader, hardware, credentials),
         tools: tools(reader),
         filters: filters(reader),
+        classifiers: crate::classifiers::read(reader),
         log: LogSection {
             level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| LEVELS.contains(&l)),
         },
