@@ -231,3 +231,24 @@ fn every_key_is_listed_once_with_its_value() {
     assert_eq!(value("device.backend_order").as_deref(), Some("[\"flex\"]"));
     assert_eq!(value("mqtt.url"), None);
 }
+
+#[test]
+fn a_classifier_has_targets_with_their_defaults() {
+    let root = tempfile::tempdir().expect("a fresh folder");
+    let text = "[[classifiers]]\nname = \"mood\"\n\n[[classifiers.targets]]\nname = \"tone\"\n\
+                labels = [\"glad\", \"sad\"]\n\n[[classifiers.targets]]\nname = \"wish\"\n\
+                labels = [\"yes\"]\ninstruction = \"Is it a wish?\"\nabstain_below = 0.5\n\
+                temperature = 2.0\ncalibrate = true\n";
+    write(&root, "etc/zonda/zonda.toml", text);
+    let classifiers = load(&sources(&root)).profile.classifiers;
+    assert_eq!(classifiers.len(), 1);
+    let [tone, wish] = &classifiers[0].targets[..] else { panic!("two targets") };
+    assert_eq!(
+        (tone.name.as_str(), &tone.labels[..]),
+        ("tone", &["glad".into(), "sad".into()][..])
+    );
+    assert_eq!((tone.instruction.as_deref(), tone.calibrate), (None, false));
+    assert_eq!((tone.abstain_below, tone.temperature), (0.0, 1.0));
+    assert_eq!((wish.instruction.as_deref(), wish.calibrate), (Some("Is it a wish?"), true));
+    assert_eq!((wish.abstain_below, wish.temperature), (0.5, 2.0));
+}

@@ -238,3 +238,22 @@ fn a_secret_file_that_others_can_read_is_refused() {
     "#]]
     .assert_eq(&problems(&sources, &root));
 }
+
+#[test]
+fn a_classifier_says_which_of_its_tables_is_wrong() {
+    check_file(
+        "[[classifiers]]\nname = \"a\"\n\n[[classifiers]]\ntargets = [{ name = \"t\", labels = [\"x\"] }]\n\n\
+         [[classifiers]]\nname = \"b\"\n\n[[classifiers.targets]]\nname = \"t\"\nlabels = [\"x\", \" \"]\n\
+         abstain_below = 2\ntemprature = 1.0\n\n[[classifiers.targets]]\nlabels = [\"x\"]\n\n\
+         [[classifiers.targets]]\nname = \"u\"\n",
+        &expect![[r#"
+            /etc/zonda/zonda.toml:1: classifiers: targets is missing; each has a name and labels
+            /etc/zonda/zonda.toml:4: classifiers: name is missing: a name of 1 to 128 characters
+            /etc/zonda/zonda.toml:12: classifiers: targets: labels is " "; expected a list of at most 256, each a text of 1 to 256 bytes
+            /etc/zonda/zonda.toml:13: classifiers: targets: abstain_below is 2; expected a number from 0 to 1
+            /etc/zonda/zonda.toml:14: classifiers: targets: unknown key temprature; did you mean temperature?
+            /etc/zonda/zonda.toml:16: classifiers: targets: name is missing: a name of 1 to 128 characters
+            /etc/zonda/zonda.toml:19: classifiers: targets: labels is missing; such as labels = ["on", "off"]
+        "#]],
+    );
+}
