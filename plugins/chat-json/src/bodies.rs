@@ -1,6 +1,6 @@
 //! Faults and models as JSON.
 
-use protocol::{Description, Fault, FaultCode, ModelCard};
+use protocol::{ClassifierCard, Description, Fault, FaultCode, ModelCard};
 use serde_json::{Value, json};
 
 use crate::fields::EXTRA_FORBIDDEN;
@@ -42,8 +42,23 @@ pub fn fault_body(fault: &Fault) -> Value {
 
 /// The list of models.
 pub fn models_body(d: &Description) -> Value {
-    let models: Vec<_> = d.models.iter().map(|card| model_body(card, &card.id)).collect();
+    let models = d.models.iter().map(|card| model_body(card, &card.id));
+    let classifiers = d.classifiers.iter().map(|card| classifier_body(d, card));
+    let models: Vec<_> = models.chain(classifiers).collect();
     json!({ "object": "list", "data": models })
+}
+
+/// A classifier as a model: it runs on the default one, and does nothing but classify.
+pub fn classifier_body(d: &Description, card: &ClassifierCard) -> Value {
+    let runs_on = d.models.first().cloned().unwrap_or_default();
+    let mut body = model_body(&ModelCard { aliases: Vec::new(), ..runs_on }, &card.name);
+    body["name"] = json!(card.name);
+    let capabilities = &mut body["capabilities"];
+    for other in ["completion_chat", "completion_fim", "function_calling"] {
+        capabilities[other] = json!(false);
+    }
+    capabilities["classification"] = json!(true);
+    body
 }
 
 /// One model under the name `id`, which may be one of its aliases.

@@ -121,7 +121,7 @@ pub(crate) fn read_limits(body: &Fields<'_>, ext: &Ext) -> Result<Limits, Fault>
         max_tokens: max_tokens.map(|tokens| tokens as u32),
         min_tokens: tokens("min_tokens")?.unwrap_or(0) as u32,
         stop: read_stops(body)?,
-        deadline: ext.ttl_s.map(|ttl_s| Instant::now() + Duration::from_secs(ttl_s.into())),
+        deadline: deadline(ext),
         priority: ext.priority,
     })
 }
@@ -133,6 +133,11 @@ pub(crate) fn read_answers(body: &Fields<'_>) -> Result<u32, Fault> {
         return Err(invalid("must be 1 where there is a prediction", "n"));
     }
     Ok(answers as u32)
+}
+
+/// The moment after which nobody wants the answer, counted from now.
+pub(crate) fn deadline(ext: &Ext) -> Option<Instant> {
+    ext.ttl_s.map(|ttl_s| Instant::now() + Duration::from_secs(ttl_s.into()))
 }
 
 /// Refuses what would change the answer in a way that this build cannot.

@@ -30,7 +30,7 @@ impl Telling {
     pub(crate) fn of(chat: &Chat) -> Self {
         Self {
             choices: Choices::new(chat, seconds_since_1970()),
-            headers: note_headers(chat),
+            headers: request_headers(&chat.request.id.0, &chat.ignored),
             stream: chat.stream,
         }
     }
@@ -143,13 +143,14 @@ fn data_line(body: &Value) -> String {
     format!("data: {body}\n\n")
 }
 
-fn note_headers(chat: &Chat) -> HeaderMap {
+/// The headers that every answer to a request carries.
+pub(crate) fn request_headers(id: &str, ignored: &[String]) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Ok(id) = HeaderValue::from_str(&chat.request.id.0) {
+    if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert("x-request-id", id);
     }
-    if !chat.ignored.is_empty()
-        && let Ok(ignored) = HeaderValue::from_str(&chat.ignored.join(", "))
+    if !ignored.is_empty()
+        && let Ok(ignored) = HeaderValue::from_str(&ignored.join(", "))
     {
         headers.insert("x-ignored-fields", ignored);
     }

@@ -9,12 +9,14 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod classify;
 mod fault_response;
 mod gate;
 mod guard;
 mod patience;
 mod routes;
 mod server;
+mod tokens;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

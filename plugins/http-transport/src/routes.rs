@@ -10,7 +10,9 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use chat_json::{Chat, Strictness, model_body, models_body, parse_chat, parse_fill};
+use chat_json::{
+    Chat, Strictness, classifier_body, model_body, models_body, parse_chat, parse_fill,
+};
 use futures_util::StreamExt;
 use protocol::{Description, Fault, FaultCode, ModelCard, Reply, RequestId, Service};
 use serde_json::json;
@@ -19,8 +21,9 @@ use tokio::time::timeout;
 use crate::HttpConfig;
 use crate::answers::Telling;
 use crate::fault_response::{json_response, refuse, refuse_method};
-use crate::gate::Gate;
+use crate::gate::{Gate, Ticket};
 use crate::guard::admit;
+use crate::{classify, tokens};
 
 /// Time for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +32,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const RESTART_MS: u64 = 5_000;
 
 const NO_SUCH_PATH: &str = "no such path; there are /v1/chat/completions, /v1/fim/completions, \
-                            /v1/models and /health";
+                            /v1/classifications, /v1/chat/classifications, /tokenize, \
+                            /detokenize, /v1/models and /health";
 
 /// What every request needs.
 pub(crate) struct Shared {
@@ -48,6 +52,10 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/fim/completions", post(fill))
+        .route("/v1/classifications", post(classify::texts))
+        .route("/v1/chat/classifications", post(classify::chats))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
@@ -76,18 +84,12 @@ async fn fill(State(shared): State<Arc<Shared>>, request: Request) -> Response {
 }
 
 async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Response {
-    let Some(ticket) = shared.gate.enter() else {
-        return refuse(&shutting_down());
-    };
-    let client = request.extensions().get::<Client>().and_then(|Client(client)| client.clone());
-    let body = match read_body(request.into_body(), shared.config.body_bytes_max).await {
-        Ok(body) => body,
+    let Brought { ticket, client, body } = match bring(&shared, request).await {
+        Ok(brought) => brought,
         Err(fault) => return refuse(&fault),
     };
-    // Parsing and the text work of `submit` take long for long prompts.
-    let submitted = tokio::task::spawn_blocking(move || {
-        let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
-        let mut chat = parse(&body, id, shared.config.strictness)?;
+    let submitted = aside(move || {
+        let mut chat = parse(&body, fresh_id(), shared.config.strictness)?;
         drop(body);
         chat.request.client = client;
         let telling = Telling::of(&chat);
@@ -97,13 +99,37 @@ async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Respon
         Ok::<(Telling, Vec<Reply>), Fault>((telling, replies))
     });
     match submitted.await {
-        Ok(Ok((telling, replies))) => telling.tell(replies, ticket).await,
-        Ok(Err(fault)) => refuse(&fault),
-        Err(_) => {
-            tracing::error!("a request made its service panic");
-            refuse(&Fault::new(FaultCode::Internal, "the request met a defect of this program"))
-        }
+        Ok((telling, replies)) => telling.tell(replies, ticket).await,
+        Err(fault) => refuse(&fault),
     }
+}
+
+/// A request that was let in and is read to its end.
+pub(crate) struct Brought {
+    pub(crate) ticket: Ticket,
+    pub(crate) client: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+pub(crate) async fn bring(shared: &Shared, request: Request) -> Result<Brought, Fault> {
+    let ticket = shared.gate.enter().ok_or_else(shutting_down)?;
+    let client = request.extensions().get::<Client>().and_then(|Client(client)| client.clone());
+    let body = read_body(request.into_body(), shared.config.body_bytes_max).await?;
+    Ok(Brought { ticket, client, body })
+}
+
+pub(crate) fn fresh_id() -> RequestId {
+    RequestId(uuid::Uuid::now_v7().simple().to_string())
+}
+
+/// Does text work beside the thread of the connections: it takes long for long prompts.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        tracing::error!("a request made its service panic");
+        Err(Fault::new(FaultCode::Internal, "the request met a defect of this program"))
+    })
 }
 
 fn shutting_down() -> Fault {
@@ -149,8 +175,12 @@ async fn models(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let answers_to = |card: &&ModelCard| card.id == id || card.aliases.contains(&id);
-    match shared.service.describe().models.iter().find(answers_to) {
-        Some(card) => json_response(model_body(card, &id)),
+    let description = shared.service.describe();
+    if let Some(card) = description.models.iter().find(answers_to) {
+        return json_response(model_body(card, &id));
+    }
+    match description.classifiers.iter().find(|card| card.name == id) {
+        Some(card) => json_response(classifier_body(&description, card)),
         None => refuse(
             &Fault::new(FaultCode::UnknownModel, "no such model; /v1/models lists them")
                 .at("model"),
