@@ -11,6 +11,7 @@ use protocol::{ModelCard, Service};
 use text::{Codec, TemplateVersion, TextError};
 use weights::Archive;
 
+use crate::classifying::Classifying;
 use crate::error::AssembleError;
 use crate::filtered::Filtered;
 use crate::model_files::ModelFiles;
@@ -241,6 +242,8 @@ impl House {
         if !tools.is_empty() {
             service = Arc::new(ToolLoop::new(service, tools, crate::plugins::tool_limits(profile)));
         }
+        let classifiers = profile.classifiers.clone();
+        service = Arc::new(Classifying::new(service, classifiers, answers_max(profile))?);
         if !filters.is_empty() {
             service = Arc::new(Filtered::new(service, filters, answers_max(profile)));
         }

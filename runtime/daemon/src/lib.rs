@@ -7,6 +7,7 @@
 
 mod assemble;
 mod bench;
+mod classifying;
 mod cli;
 mod devices;
 mod encode;
