@@ -99,7 +99,8 @@ impl Classification {
                 return Ok(true);
             }
             Event::Failed(fault) => return Err(fault),
-            Event::Accepted { .. } | Event::Text { .. } | Event::ToolCall(_) => {}
+            Event::Accepted { .. } | Event::Reused(_) | Event::Text { .. } | Event::ToolCall(_) => {
+            }
         }
         Ok(false)
     }
