@@ -124,6 +124,8 @@ pub struct EngineConfig {
 pub struct ModelConfig {
     /// A file or a folder with weights.
     pub path: Option<PathBuf>,
+    /// A smaller model of the same vocabulary, which guesses what answers say next.
+    pub draft_path: Option<PathBuf>,
     /// The name that answers carry; without it, the file's own.
     pub name: Option<String>,
     /// Prompt encoding `v1`, `v2`, `v3`, `v3-tekken` or `v7`, where the file's own is wrong.

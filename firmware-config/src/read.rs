@@ -113,6 +113,7 @@ fn model(reader: &mut Reader) -> ModelConfig {
     let temperature = reader.number("model.default_temperature", 0.0..=2.0);
     ModelConfig {
         path: reader.path("model.path"),
+        draft_path: reader.path("model.draft_path"),
         name: reader.text("model.name", "a name of 1 to 128 characters", is_model_name),
         encoding: reader.text("model.encoding", &one_of(ENCODINGS), is_encoding),
         default_temperature: temperature.map(|temperature| temperature as f32),

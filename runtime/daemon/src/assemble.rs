@@ -4,7 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Alias, Counters, EngineLimits, EngineService, PrefixFolder, PrefixSharing, Serving};
+use engine::{
+    Alias, Counters, EngineLimits, EngineService, Extras, Forward, PrefixFolder, PrefixSharing,
+    Serving,
+};
 use firmware_config::{KvDtype, Loaded, Profile};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
 use protocol::{ModelCard, Service};
@@ -55,6 +58,28 @@ pub(crate) fn open_model(
     let network = Network::load(archive.as_ref(), &device, cache, progress)?;
     let cache_token_bytes = CacheLimits::token_bytes(archive.hyper(), &device, cache.encoding);
     Ok(Opened { archive, network, device: device.name.clone(), cache_token_bytes })
+}
+
+/// The second network that guesses, where the profile names one.
+fn open_draft(
+    profile: &Profile,
+    codec: &Codec,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Option<Box<dyn Forward>>, AssembleError> {
+    let Some(path) = &profile.model.draft_path else {
+        return Ok(None);
+    };
+    let files = ModelFiles::Path(path.clone());
+    let Opened { archive, network, .. } = open_model(profile, &files, progress)?;
+    if !codec.tokenizer().speaks_like(&files.tokenizer(archive.as_ref())?) {
+        let message = format!(
+            "model.draft_path: the tokens of {} are not those of the model; take a smaller model of \
+             the same family and version",
+            path.display()
+        );
+        return Err(AssembleError::Configuration { message });
+    }
+    Ok(Some(Box::new(network)))
 }
 
 /// `auto` takes the first of the profile's order that this build has and that is real hardware.
@@ -230,13 +255,13 @@ impl House {
             reply_events_max: profile.engine.reply_events_max,
         };
         let (codec, card) = (serving.codec.clone(), serving.card.clone());
-        let folder = profile
-            .engine
-            .prefix_folder
-            .clone()
-            .map(|path| PrefixFolder { path, bytes_max: profile.engine.prefix_folder_bytes });
-        let engine =
-            EngineService::start_with(Box::new(network), serving, limits, folder.as_ref())?;
+        let bytes_max = profile.engine.prefix_folder_bytes;
+        let prefix_folder = profile.engine.prefix_folder.clone();
+        let extras = Extras {
+            prefix_folder: prefix_folder.map(|path| PrefixFolder { path, bytes_max }),
+            draft_model: open_draft(profile, &serving.codec, progress)?,
+        };
+        let engine = EngineService::start_with(Box::new(network), serving, limits, extras)?;
         let engine = Arc::new(engine);
         let mut service: Arc<dyn Service> = Arc::clone(&engine) as Arc<dyn Service>;
         if !tools.is_empty() {

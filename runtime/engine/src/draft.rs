@@ -27,21 +27,32 @@ const REST_STEPS: (u32, u32) = (8, 256);
 pub(crate) struct Drafter {
     /// What the client expects the answer to be.
     predicted: Vec<TokenId>,
+    /// Whether what was said before is worth repeating.
+    memory: Trust,
+    /// Whether a second network is worth asking.
+    network: Trust,
+    /// The last guess is the network's.
+    by_network: bool,
+    tried: u32,
+    kept: u32,
+}
+
+/// How good guesses of one kind were.
+#[derive(Debug)]
+struct Trust {
     hit_rate: f64,
     /// Steps until the next guess.
     rest: u32,
     next_rest: u32,
-    tried: u32,
-    kept: u32,
 }
 
 impl Drafter {
     pub(crate) fn new(predicted: Vec<TokenId>) -> Self {
         Self {
             predicted,
-            hit_rate: HIT_RATE_FIRST,
-            rest: 0,
-            next_rest: REST_STEPS.0,
+            memory: Trust::new(),
+            network: Trust::new(),
+            by_network: false,
             tried: 0,
             kept: 0,
         }
@@ -57,28 +68,20 @@ impl Drafter {
         most: usize,
         gain: impl Fn(usize, f64) -> f64,
     ) -> Vec<TokenId> {
-        if self.rest > 0 {
-            self.rest -= 1;
+        self.by_network = false;
+        if self.memory.rests() {
             return Vec::new();
         }
         let mut guess = self.find(tokens, most);
-        let (mut best, mut best_gain, mut right, mut chance) = (0, 1.0, 0.0, 1.0);
-        for count in 1..=guess.len() {
-            chance *= self.hit_rate;
-            right += chance;
-            let gain = gain(count, right);
-            if gain > best_gain {
-                (best, best_gain) = (count, gain);
-            }
-        }
-        if best == 0 && !guess.is_empty() {
-            self.rest = self.next_rest;
-            self.next_rest = (self.next_rest * 2).min(REST_STEPS.1);
-            // So that there is a next guess at all.
-            self.hit_rate = HIT_RATE_FIRST;
-        }
-        guess.truncate(best);
+        guess.truncate(self.memory.worth(guess.len(), gain));
         guess
+    }
+
+    /// How many tokens, at most `most`, a second network should guess; `gain` as for
+    /// [`guess`](Self::guess).
+    pub(crate) fn wish(&mut self, most: usize, gain: impl Fn(usize, f64) -> f64) -> usize {
+        self.by_network = true;
+        if self.network.rests() { 0 } else { self.network.worth(most, gain) }
     }
 
     /// What followed the same tokens before: in what the client expects, else in the conversation.
@@ -96,17 +99,55 @@ impl Drafter {
         }
         self.tried += guessed as u32;
         self.kept += right as u32;
+        let trust = if self.by_network { &mut self.network } else { &mut self.memory };
+        trust.note(guessed, right);
+    }
+
+    /// Tokens that were guessed, and those of them that were right.
+    pub(crate) fn tally(&self) -> (u32, u32) {
+        (self.tried, self.kept)
+    }
+}
+
+impl Trust {
+    fn new() -> Self {
+        Self { hit_rate: HIT_RATE_FIRST, rest: 0, next_rest: REST_STEPS.0 }
+    }
+
+    /// Whether there is no guess in this step.
+    fn rests(&mut self) -> bool {
+        let rests = self.rest > 0;
+        self.rest = self.rest.saturating_sub(1);
+        rests
+    }
+
+    /// How many guesses pay, at most `most`. Where none does, there are none for some steps.
+    fn worth(&mut self, most: usize, gain: impl Fn(usize, f64) -> f64) -> usize {
+        let (mut best, mut best_gain, mut right, mut chance) = (0, 1.0, 0.0, 1.0);
+        for count in 1..=most {
+            chance *= self.hit_rate;
+            right += chance;
+            let gain = gain(count, right);
+            if gain > best_gain {
+                (best, best_gain) = (count, gain);
+            }
+        }
+        if best == 0 && most > 0 {
+            self.rest = self.next_rest;
+            self.next_rest = (self.next_rest * 2).min(REST_STEPS.1);
+            // So that there is a next guess at all.
+            self.hit_rate = HIT_RATE_FIRST;
+        }
+        best
+    }
+
+    fn note(&mut self, guessed: usize, right: usize) {
         // What follows a wrong token was not put to the test.
         let tested = (right + 1).min(guessed);
         self.hit_rate += NEW * (right as f64 / tested as f64 - self.hit_rate);
         if right > 0 {
             self.next_rest = REST_STEPS.0;
         }
-    }
-
-    /// Tokens that were guessed, and those of them that were right.
-    pub(crate) fn tally(&self) -> (u32, u32) {
-        (self.tried, self.kept)
     }
 }
 

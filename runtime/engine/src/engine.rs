@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::{Fault, FaultCode};
 
 use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes};
+use crate::draft_model::DraftModel;
 use crate::gauges::Gauges;
 use crate::pages::Pages;
 use crate::recall::{Arrival, Keeper, STEP_BYTES};
@@ -26,6 +27,8 @@ pub(crate) struct Engine<F> {
     pages: Pages,
     scheduler: Scheduler,
     plan: Plan,
+    /// Guesses, where the box has a second network for them.
+    second: Option<DraftModel>,
     /// Beginnings on disk, where the box keeps them.
     disk: Option<Disk>,
     mailbox: flume::Receiver<Mail>,
@@ -79,6 +82,7 @@ impl<F: Forward> Engine<F> {
             pages: Pages::new(&capacity),
             scheduler: Scheduler::new(bounds, Arc::clone(&gauges)),
             plan: Plan::default(),
+            second: None,
             disk: store.map(|store| Disk {
                 store,
                 keeper: Keeper::default(),
@@ -88,6 +92,11 @@ impl<F: Forward> Engine<F> {
             closing: None,
             gauges,
         }
+    }
+
+    /// Has guesses made by a second network.
+    pub(crate) fn ask_second(&mut self, second: DraftModel) {
+        self.second = Some(second);
     }
 
     /// One step of everything in flight.
@@ -101,7 +110,7 @@ impl<F: Forward> Engine<F> {
         self.recall(now);
         self.scheduler.sweep(&mut self.pages, now);
         self.keep();
-        if !self.scheduler.plan(&mut self.pages, &mut self.plan) {
+        if !self.scheduler.plan(&mut self.pages, &mut self.plan, self.second.as_mut()) {
             return Ok(self.rest());
         }
         match self.forward() {
@@ -134,6 +143,8 @@ impl<F: Forward> Engine<F> {
     pub(crate) fn restart(&mut self, fault: &Fault, now: Instant) {
         self.scheduler.fail_active(fault, now);
         self.pages = Pages::new(&self.capacity);
+        // A defect may have been in there, or half of a step.
+        self.second = None;
         if let Some(disk) = &mut self.disk {
             disk.arriving.iter_mut().for_each(Arrival::forget_pages);
             disk.keeper.clear();

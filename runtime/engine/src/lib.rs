@@ -8,6 +8,7 @@
 
 mod batch;
 mod draft;
+mod draft_model;
 mod engine;
 mod gauges;
 mod intake;
@@ -32,7 +33,7 @@ pub use gauges::Counters;
 pub use intake::{Alias, PrefixSharing, Serving};
 pub use script::Scripted;
 pub use store::PrefixFolder;
-pub use worker::{EngineError, EngineLimits, EngineService};
+pub use worker::{EngineError, EngineLimits, EngineService, Extras};
 
 #[cfg(test)]
 mod fixture;

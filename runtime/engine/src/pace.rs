@@ -55,15 +55,16 @@ impl Pace {
 
     /// How many times as much of answers is written in a step when `more` tokens are checked beside
     /// `answer_tokens`, and `right` of them are kept. Where a step of so many was never seen it is
-    /// taken for as quick as a smaller one, so that it is tried.
-    pub(crate) fn gain(&self, answer_tokens: u32, more: u32, right: f64) -> f64 {
+    /// taken for as quick as a smaller one, so that it is tried. `beside_us` is what it takes to find
+    /// them.
+    pub(crate) fn gain(&self, answer_tokens: u32, more: u32, right: f64, beside_us: f64) -> f64 {
         let (Some(without), Some(with)) =
             (self.answers_us(answer_tokens), self.answers_us(answer_tokens + more))
         else {
             return 0.0;
         };
         let answers = f64::from(answer_tokens);
-        (answers + right) / answers * without / with.max(without)
+        (answers + right) / answers * without / (with.max(without) + beside_us)
     }
 
     /// How long so many prompt tokens take; with a `slowdown_max` beside answers that are written.
@@ -106,11 +107,12 @@ mod tests {
     #[test]
     fn a_gain_is_what_was_measured() {
         let mut pace = Pace::default();
-        assert_eq!(pace.gain(1, 3, 3.0), 0.0);
+        assert_eq!(pace.gain(1, 3, 3.0, 0.0), 0.0);
         pace.note(0, 1, Duration::from_millis(100));
-        assert_eq!(pace.gain(1, 3, 1.0), 2.0, "never seen, so it is tried");
+        assert_eq!(pace.gain(1, 3, 1.0, 0.0), 2.0, "never seen, so it is tried");
         pace.note(0, 4, Duration::from_millis(400));
-        assert_eq!(pace.gain(1, 3, 1.0), 0.5);
+        assert_eq!(pace.gain(1, 3, 1.0, 0.0), 0.5);
+        assert_eq!(pace.gain(1, 3, 1.0, 100_000.0), 0.4, "finding them takes its time");
     }
 
     #[test]

@@ -13,9 +13,10 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::{Event, Fault, FaultCode, Usage};
+use protocol::{Event, Fault, FaultCode, RequestId, Usage};
 
 use crate::batch::{Batch, Logits, Row, RowLogits, Span};
+use crate::draft_model::{Ask, DraftModel};
 use crate::gauges::Gauges;
 use crate::outbox::{Delivery, Outbox};
 use crate::pace::Pace;
@@ -142,11 +143,16 @@ impl Scheduler {
     }
 
     /// Fills `plan` with the next step's work; whether there is any.
-    pub(crate) fn plan(&mut self, pages: &mut Pages, plan: &mut Plan) -> bool {
+    pub(crate) fn plan(
+        &mut self,
+        pages: &mut Pages,
+        plan: &mut Plan,
+        second: Option<&mut DraftModel>,
+    ) -> bool {
         self.share_pages(pages);
         plan.clear();
         let mut left = self.bounds.batch_tokens_max;
-        left -= self.plan_answers(pages, plan);
+        left -= self.plan_answers(pages, plan, second);
         if plan.answer_tokens > 0 {
             left = left.min(self.chunk_tokens(plan.answer_tokens));
         }
@@ -157,7 +163,12 @@ impl Scheduler {
     }
 
     /// Adds the next tokens of all answers, and guesses behind them where these pay; gives how many.
-    fn plan_answers(&mut self, pages: &mut Pages, plan: &mut Plan) -> u32 {
+    fn plan_answers(
+        &mut self,
+        pages: &mut Pages,
+        plan: &mut Plan,
+        second: Option<&mut DraftModel>,
+    ) -> u32 {
         let mut left = self.bounds.batch_tokens_max;
         let mut writers = Vec::new();
         for (index, sequence) in self.active.iter().enumerate() {
@@ -167,19 +178,50 @@ impl Scheduler {
                 writers.push((index, pending));
             }
         }
-        let mut together = self.bounds.batch_tokens_max - left;
+        self.guess(&writers, left, second);
+        let mut together = 0;
         for (index, pending) in writers {
             let sequence = &mut self.active[index];
-            let pace = &self.pace;
-            let most = self.bounds.draft_tokens_max.min(left);
-            sequence.guess(most, |count, right| pace.gain(together, count as u32, right));
-            let guesses = sequence.draft().len() as u32;
-            left -= guesses;
-            together += guesses;
+            together += pending + sequence.draft().len() as u32;
             plan.add(index, sequence, pending, pages);
         }
         plan.answer_tokens = together;
         together
+    }
+
+    /// Guesses behind the answers of `writers`, at most `left` tokens: what was said before, or else
+    /// what a second network says.
+    fn guess(
+        &mut self,
+        writers: &[(usize, u32)],
+        mut left: u32,
+        mut second: Option<&mut DraftModel>,
+    ) {
+        let mut together: u32 = writers.iter().map(|(_, pending)| pending).sum();
+        let mut wishes = Vec::new();
+        for &(index, _) in writers {
+            let (sequence, pace) = (&mut self.active[index], &self.pace);
+            let most = self.bounds.draft_tokens_max.min(left);
+            sequence.guess(most, |count, right| pace.gain(together, count as u32, right, 0.0));
+            let mut guesses = sequence.draft().len();
+            if let Some(second) = second.as_deref_mut().filter(|_| guesses == 0) {
+                guesses = sequence.wish(most, |count, right| {
+                    pace.gain(together, count as u32, right, second.guesses_us(count))
+                });
+                wishes.extend((guesses > 0).then_some((index, guesses)));
+            }
+            left -= guesses as u32;
+            together += guesses as u32;
+        }
+        let Some(second) = second else { return };
+        let is_active = |id: &RequestId| self.active.iter().any(|own| own.request().id == *id);
+        second.keep_only(is_active);
+        let asks: Vec<Ask<'_>> =
+            wishes.iter().map(|(index, most)| self.active[*index].ask(*most)).collect();
+        let guesses = second.guess(&asks);
+        for ((index, _), guesses) in wishes.into_iter().zip(guesses) {
+            self.active[index].take_guesses(guesses);
+        }
     }
 
     /// Prompt tokens of a step that also writes answers.

@@ -12,6 +12,7 @@ use text::{Codec, Constraint, Decoder};
 
 use crate::batch::Want;
 use crate::draft::Drafter;
+use crate::draft_model::Ask;
 use crate::labels::Labels;
 use crate::outbox::{Delivery, Outbox};
 use crate::pages::{Lease, Pages};
@@ -313,15 +314,39 @@ impl Sequence {
 
     /// Guesses the tokens behind the last one, at most `most` of them.
     pub(crate) fn guess(&mut self, most: u32, gain: impl Fn(usize, f64) -> f64) {
+        let most = self.guessable(most);
+        self.draft = self.request.drafter.guess(&self.tokens, most as usize, gain);
+    }
+
+    /// How many tokens behind the last one a second network should guess, at most `most`.
+    pub(crate) fn wish(&mut self, most: u32, gain: impl Fn(usize, f64) -> f64) -> usize {
+        match self.guessable(most) {
+            0 => 0,
+            most => self.request.drafter.wish(most as usize, gain),
+        }
+    }
+
+    /// Asks a second network for guesses.
+    pub(crate) fn ask(&self, most: usize) -> Ask<'_> {
+        let Submission { id, scope, .. } = &self.request;
+        Ask { id, scope: scope.as_ref(), tokens: &self.tokens, most }
+    }
+
+    /// Takes the guesses of a second network.
+    pub(crate) fn take_guesses(&mut self, guesses: Vec<TokenId>) {
+        self.draft = guesses;
+    }
+
+    /// Tokens that can be guessed, at most `most`: within the answer's limit, and in pages that it has
+    /// been promised.
+    fn guessable(&self, most: u32) -> u32 {
         if self.request.labels.is_some() {
-            return;
+            return 0;
         }
         let tokens = self.context_tokens();
         let left = self.request.answer_tokens_max - self.answer_tokens;
         let most = most.min(left.saturating_sub(1));
-        // Only in pages that it has been promised.
-        let most = (0..=most).rev().find(|most| self.lease.holds(tokens + most)).unwrap_or(0);
-        self.draft = self.request.drafter.guess(&self.tokens, most as usize, gain);
+        (0..=most).rev().find(|most| self.lease.holds(tokens + most)).unwrap_or(0)
     }
 
     /// What it guessed for this step.

@@ -3,6 +3,7 @@
 use protocol::{Reuse, ReuseEnd};
 
 use super::*;
+use crate::draft_model::DraftModel;
 use crate::pace::Pace;
 
 /// An engine with more pages than [`Bench::new`] has, for beginnings that stay.
@@ -203,4 +204,54 @@ fn a_request_is_told_where_its_known_beginning_ends() {
     assert_eq!(ask("abcdefghijk"), told(8, ReuseEnd::Complete, "ijk"));
     assert_eq!(ask("abcdefzhijk"), told(4, ReuseEnd::Differs { token: 6 }, "zhijk"));
     assert_eq!(ask("abcdefghijklm"), told(8, ReuseEnd::Unknown, "ijklm"));
+}
+
+/// Answers of three requests, greedy and drawn; with a second network that says `second` if any. Also
+/// the tokens that were guessed, and those of them that were right.
+fn answered(second: Option<fn(&[TokenId]) -> TokenId>) -> (Vec<String>, u64, u64) {
+    let mut bench = roomy(Bounds { draft_tokens_max: 3, ..BOUNDS });
+    // Each step takes a millisecond, guesses no time.
+    let start = bench.now;
+    let mut told = start;
+    bench.engine.set_clock(move || {
+        told += Duration::from_millis(1);
+        told
+    });
+    if let Some(second) = second {
+        let mut second = DraftModel::new(Box::new(Scripted::new(capacity(), second)));
+        second.set_clock(move || start);
+        bench.engine.ask_second(second);
+    }
+    let prompts = ["abcdefgh", "hgfedcba", "ddd"].into_iter().zip(0..);
+    let mut replies: Vec<Reply> = prompts
+        .map(|(letters, seed)| {
+            let mut request = short(letters, letters, 16);
+            request.sampling.temperature = Some(if seed == 1 { 0.0 } else { 1.0 });
+            request.sampling.seed = Some(seed);
+            bench.submit(request).unwrap()
+        })
+        .collect();
+    bench.run();
+    let said = replies.iter_mut().map(|reply| read(reply).0).collect();
+    let counters = bench.gauges.snapshot();
+    (said, counters.guessed_tokens, counters.guessed_right_tokens)
+}
+
+/// As [`next_of`], and wrong each third time.
+fn nearly(context: &[TokenId]) -> TokenId {
+    let right = next_of(context);
+    if context.len().is_multiple_of(3) { TokenId(3 + (right.0 + 1) % 20) } else { right }
+}
+
+#[test]
+fn answers_are_the_same_with_a_second_network() {
+    let (plain, ..) = answered(None);
+    let (with, tried, right) = answered(Some(next_of));
+    assert_eq!(with, plain);
+    assert!(right > 10, "{right} of {tried}");
+    let (with, tried, right) = answered(Some(nearly));
+    assert_eq!(with, plain);
+    assert!(right > 0 && right < tried, "{right} of {tried}");
+    let (with, ..) = answered(Some(|_| TokenId(3)));
+    assert_eq!(with, plain);
 }

@@ -406,6 +406,7 @@ fn a_schedule_with_guesses_repeats_exactly() {
         client: 0,
         deadline_ms: None,
         predicts: true,
+        classifies: false,
     };
     let deeds: Vec<Deed> = (0..4).flat_map(|n| [talk(n, 3 + 2 * n), Deed::Steps(3)]).collect();
     let (heard, batches, counters) = simulate(&deeds, PrefixSharing::All);

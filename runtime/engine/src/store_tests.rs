@@ -5,7 +5,7 @@ use protocol::{Event, Service};
 use super::*;
 use crate::fixture::{END, capacity, read, request, serving};
 use crate::script::Scripted;
-use crate::{Counters, EngineLimits, EngineService};
+use crate::{Counters, EngineLimits, EngineService, Extras};
 
 const PAGE_TOKENS: u32 = 4;
 const PAGE_BYTES: usize = 24;
@@ -149,8 +149,8 @@ fn serve(folder: &PrefixFolder, letters: &str, times: usize) -> (Vec<u32>, Strin
         if context.len() < 16 { TokenId(context[context.len() / 2].0) } else { END }
     });
     let limits = EngineLimits { batch_tokens_max: 8, ..EngineLimits::default() };
-    let service =
-        EngineService::start_with(Box::new(network), serving(), limits, Some(folder)).unwrap();
+    let extras = Extras { prefix_folder: Some(folder.clone()), ..Extras::default() };
+    let service = EngineService::start_with(Box::new(network), serving(), limits, extras).unwrap();
     let (mut cached, mut answers) = (Vec::new(), Vec::new());
     for _ in 0..times {
         let (said, last) = read(&mut service.submit(request("r", letters)).unwrap());

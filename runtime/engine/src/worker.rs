@@ -11,6 +11,7 @@ use protocol::{Description, Encoded, Fault, FaultCode, Load, Reply, Request, Ser
 use text::Codec;
 
 use crate::batch::{Capacity, Forward, ForwardError};
+use crate::draft_model::DraftModel;
 use crate::engine::{Engine, Mail, Step};
 use crate::gauges::{Counters, Gauges};
 use crate::intake::{Intake, PrefixSharing, Serving, context_tokens_max};
@@ -69,6 +70,16 @@ impl Default for EngineLimits {
     }
 }
 
+/// What an engine can do without.
+#[derive(Default)]
+pub struct Extras {
+    /// Where beginnings that several requests share are kept, to be found after a restart.
+    pub prefix_folder: Option<PrefixFolder>,
+    /// A smaller network with the same tokens, which guesses what answers say next. Answers are the
+    /// same; it is asked where measured steps say that it pays.
+    pub draft_model: Option<Box<dyn Forward>>,
+}
+
 /// Why an engine does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,6 +106,16 @@ pub enum EngineError {
         pages: u32,
         /// Tokens that one page holds.
         page_tokens: u32,
+    },
+    /// The draft model says other tokens.
+    #[error(
+        "the draft model has a vocabulary of {found}, the model one of {wanted}; they must be the same"
+    )]
+    DraftVocabulary {
+        /// Entries of the draft model's.
+        found: u32,
+        /// Entries of the model's.
+        wanted: u32,
     },
     /// Beginnings cannot be kept where they should be.
     #[error("beginnings cannot be kept in {}: {error}", .path.display())]
@@ -130,29 +151,33 @@ impl EngineService {
         serving: Serving,
         limits: EngineLimits,
     ) -> Result<Self, EngineError> {
-        Self::start_with(forward, serving, limits, None)
+        Self::start_with(forward, serving, limits, Extras::default())
     }
 
-    /// As [`start`](Self::start); beginnings that several requests share are kept in `folder`, and
-    /// found there after a restart.
+    /// As [`start`](Self::start), with more than it needs.
     ///
-    /// Errors: also a folder that cannot be made or read.
+    /// Errors: also a folder that cannot be made or read, and a draft model of another vocabulary.
     pub fn start_with(
         mut forward: Box<dyn Forward>,
         serving: Serving,
         limits: EngineLimits,
-        folder: Option<&PrefixFolder>,
+        extras: Extras,
     ) -> Result<Self, EngineError> {
         let capacity = forward.capacity();
         let mut bounds = bounds(&limits, &capacity)?;
-        let store = match folder {
+        let Extras { prefix_folder, draft_model } = extras;
+        let second = draft_model.map(|network| second(network, &capacity)).transpose()?;
+        let store = match &prefix_folder {
             Some(folder) => open_store(folder, forward.as_mut(), capacity.page_tokens)?,
             None => None,
         };
         bounds.tells_found = store.is_some();
         let gauges = Arc::new(Gauges::default());
         let (mailbox, mails) = flume::bounded(bounds.leaving_max + CLOSING_MAILS_MAX);
-        let engine = Engine::new(forward, bounds, mails, store, Arc::clone(&gauges));
+        let mut engine = Engine::new(forward, bounds, mails, store, Arc::clone(&gauges));
+        if let Some(second) = second {
+            engine.ask_second(second);
+        }
         let thread = std::thread::Builder::new().name("engine".into()).spawn({
             let gauges = Arc::clone(&gauges);
             move || run(engine, &gauges)
@@ -250,6 +275,14 @@ impl Drop for EngineService {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
     }
+}
+
+fn second(network: Box<dyn Forward>, capacity: &Capacity) -> Result<DraftModel, EngineError> {
+    let (found, wanted) = (network.capacity().vocabulary, capacity.vocabulary);
+    if found != wanted {
+        return Err(EngineError::DraftVocabulary { found, wanted });
+    }
+    Ok(DraftModel::new(network))
 }
 
 fn open_store(

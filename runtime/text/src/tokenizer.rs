@@ -206,6 +206,13 @@ impl Tokenizer {
         self.vocabulary.control(name)
     }
 
+    /// Whether all tokens say the same in both; control tokens may have other names.
+    pub fn speaks_like(&self, other: &Self) -> bool {
+        let size = self.vocabulary_size();
+        let mut ids = (0..u32::try_from(size).unwrap_or(u32::MAX)).map(TokenId);
+        size == other.vocabulary_size() && ids.all(|id| self.says(id) == other.says(id))
+    }
+
     /// The bytes of a token that says text; empty for all others.
     pub(crate) fn says(&self, token: TokenId) -> &[u8] {
         match self.vocabulary.token(token) {
