@@ -160,7 +160,7 @@ impl KvPool {
                 let from = page * bytes.len();
                 let data = TensorData::new(bytes.to_vec(), [bytes.len()]);
                 let new = Tensor::from_data(data, (&pages.device(), DType::U8));
-                pages.inplace(|pages| pages.slice_assign([from..from + bytes.len()], new));
+                pages.inplace(|pages| pages.slice_assign(from..from + bytes.len(), new));
             }
             Self::Dense { keys, values } => {
                 let (width, from) = (keys.dims()[1], page * page_tokens);
@@ -170,7 +170,7 @@ impl KvPool {
                 for (pool, floats) in pools.zip(floats.chunks_exact(width * page_tokens)) {
                     let data = TensorData::new(floats.to_vec(), [page_tokens, width]);
                     let new = Tensor::from_data(data, &pool.device());
-                    pool.inplace(|pool| pool.slice_assign([from..from + page_tokens], new));
+                    pool.inplace(|pool| pool.slice_assign(from..from + page_tokens, new));
                 }
             }
         }

@@ -66,7 +66,9 @@ fn answers_are_the_same_alone_and_in_a_crowd_with_and_without_shortcuts() {
     let plain = ["--set", "engine.prefix_sharing=off", "--set", "engine.draft_tokens_max=0"];
     let crowded = ["--set", "engine.sequences_max=3"];
     let few_pages = ["--set", "memory.kv_pool_bytes=1MiB"];
-    for arguments in [&plain[..], &[], &crowded, &few_pages] {
+    let draft = format!("model.draft_path={}", tiny_gguf().display());
+    let second = ["--set", &draft, "--set", "engine.draft_tokens_max=3"];
+    for arguments in [&plain[..], &[], &crowded, &few_pages, &second] {
         let daemon = Daemon::start(&tiny_gguf(), arguments);
         if expected.is_empty() {
             let alone = prompts.iter().map(|prompt| ask(&daemon, &exactly(40, prompt)));
