@@ -63,7 +63,14 @@ impl Arrival {
         let page_tokens = pages.page_tokens() as usize;
         let mut recalled = 0;
         loop {
-            let known = pages.known_tokens(Some(scope), prompt) as usize;
+            let known = match &mut self.lease {
+                None => pages.known_tokens(Some(scope), prompt),
+                Some(lease) => {
+                    // Somebody may have computed it since the last step.
+                    pages.catch_up(lease, prompt);
+                    lease.published_tokens()
+                }
+            } as usize;
             let Some(key) = keys.get(known / page_tokens).filter(|key| store.holds(key)) else {
                 return (true, recalled);
             };
@@ -80,7 +87,6 @@ impl Arrival {
             else {
                 return (true, recalled);
             };
-            pages.catch_up(lease, prompt);
             if pages.extend(lease, next.end as u32).is_err() {
                 return (true, recalled);
             }

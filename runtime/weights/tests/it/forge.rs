@@ -1,7 +1,6 @@
 //! Small sound models to break: one layer, `hidden 4, heads 2/1 of 2, feed-forward 6, 3 tokens`.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -304,7 +303,8 @@ pub(crate) fn refused(opened: Result<Arc<dyn Archive>, WeightsError>, words: &st
 
 /// Where the shared models lie, if they are on this machine.
 pub(crate) fn shared() -> Option<std::path::PathBuf> {
-    let beside = Path::new("../../../shared").to_owned();
+    // From the root, because a test links to it from another folder.
+    let beside = std::env::current_dir().unwrap().join("../../../shared");
     let shared = std::env::var_os("ZONDA_SHARED").map_or(beside, Into::into);
     if shared.join("data/models").is_dir() {
         return Some(shared);
