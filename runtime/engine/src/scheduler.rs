@@ -112,7 +112,7 @@ impl Scheduler {
             is_short_of_pages: false,
             found: Vec::new(),
             scratch: Vec::new(),
-            pace: Pace::default(),
+            pace: Pace::new(bounds.tile_tokens),
             gauges,
         }
     }
@@ -229,8 +229,7 @@ impl Scheduler {
         let most = self.bounds.prompt_chunk_tokens;
         let bound = self.bounds.slowdown_max;
         let bound = bound.and_then(|slowdown| self.pace.chunk_tokens(answer_tokens, slowdown));
-        let tile = self.bounds.tile_tokens;
-        bound.map_or(most, |tokens| filled(answer_tokens, tokens, tile).min(most))
+        bound.map_or(most, |tokens| tokens.min(most))
     }
 
     /// Shares `left` tokens among the prompts. Half is the oldest one's, so that it ends; the rest
@@ -395,17 +394,6 @@ impl Scheduler {
     }
 }
 
-/// About `tokens` beside `answer_tokens`, so that both together are whole tiles: a few less, or more
-/// where too little would be left.
-fn filled(answer_tokens: u32, tokens: u32, tile: u32) -> u32 {
-    let whole = (answer_tokens + tokens) / tile * tile;
-    if whole >= answer_tokens + tile.div_ceil(2) {
-        whole - answer_tokens
-    } else {
-        whole + tile - answer_tokens
-    }
-}
-
 /// Keeps an ended request until its reader has everything, within the bound.
 fn see_off(leaving: &mut VecDeque<Outbox>, leaving_max: usize, mut outbox: Outbox, now: Instant) {
     if outbox.deliver(now) != Delivery::Stuck {
@@ -465,17 +453,5 @@ impl Plan {
 impl Scheduler {
     pub(crate) fn set_pace(&mut self, pace: Pace) {
         self.pace = pace;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_are_filled_to_whole_tiles() {
-        let filled = |answers, tokens| filled(answers, tokens, 8);
-        assert_eq!([filled(1, 10), filled(4, 10), filled(5, 10), filled(8, 16)], [7, 4, 11, 16]);
-        assert_eq!(super::filled(3, 10, 1), 10);
     }
 }

@@ -148,7 +148,7 @@ fn guesses_change_no_answer_and_save_steps() {
 /// An engine that believes to read a token of a prompt in a millisecond.
 fn paced(bounds: Bounds) -> Bench {
     let mut bench = roomy(bounds);
-    let mut pace = Pace::default();
+    let mut pace = Pace::new(1);
     pace.note(8, 0, Duration::from_millis(8));
     bench.engine.set_pace(pace);
     bench
