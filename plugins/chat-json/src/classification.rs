@@ -15,8 +15,6 @@ use crate::settings::{deadline, read_model};
 /// Most inputs of one request.
 pub const INPUTS_MAX: usize = 64;
 
-/// Most labels that a request brings.
-const LABELS_MAX: usize = 256;
 /// What the answer calls the question of a request that brings its own labels.
 const OWN_TARGET: &str = "label";
 
@@ -173,7 +171,7 @@ fn questions(
 }
 
 fn own_question(body: &Fields<'_>) -> Result<Classify, Fault> {
-    let Some(labels) = body.list("labels", LABELS_MAX)? else {
+    let Some(labels) = body.list("labels", Classify::LABELS_MAX)? else {
         let message = "field required: this model is no configured classifier";
         return Err(invalid(message, "labels"));
     };

@@ -5,6 +5,8 @@
 
 use protocol::TokenId;
 
+use crate::pages::Lease;
+
 /// Everything that one step of the network needs to know, as flat host arrays.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -20,6 +22,28 @@ pub struct Batch {
     pub pages: Vec<u32>,
     /// The positions whose logits are wanted. `[rows]`
     pub rows: Vec<Row>,
+}
+
+impl Batch {
+    /// Adds the tokens of a sequence that stand from position `from` on, in pages that `lease` has;
+    /// gives the index of the first.
+    pub(crate) fn add<const N: usize>(
+        &mut self,
+        lease: &Lease,
+        from: u32,
+        tokens: [&[TokenId]; N],
+    ) -> u32 {
+        let query_start = self.tokens.len() as u32;
+        tokens.iter().for_each(|tokens| self.tokens.extend_from_slice(tokens));
+        let query_tokens = self.tokens.len() as u32 - query_start;
+        let context_tokens = from + query_tokens;
+        let first_page = self.pages.len() as u32;
+        self.spans.push(Span { query_start, query_tokens, context_tokens, first_page });
+        self.positions.extend(from..context_tokens);
+        self.slots.extend((from..context_tokens).map(|position| lease.slot(position)));
+        self.pages.extend(lease.pages(context_tokens).iter().map(|page| page.0));
+        query_start
+    }
 }
 
 /// One sequence's share of a batch.

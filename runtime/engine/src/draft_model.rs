@@ -10,17 +10,13 @@ use std::time::Instant;
 
 use protocol::{RequestId, TokenId};
 
-use crate::batch::{Batch, Capacity, Forward, ForwardError, Row, RowLogits, Span, Want};
+use crate::batch::{Batch, Capacity, Forward, ForwardError, Row, RowLogits, Want};
+use crate::pace::{Clock, fold};
 use crate::pages::{Lease, Pages};
 use crate::prefixes::Scope;
 
 /// Tokens of a prompt that it reads in one step, so that answers hardly wait for it.
 const READ_TOKENS: usize = 64;
-/// Share of a new measurement in the mean.
-const NEW: f64 = 0.25;
-
-/// Tells what time it is.
-type Clock = Box<dyn FnMut() -> Instant + Send>;
 
 /// The second network, and what it has read.
 pub(crate) struct DraftModel {
@@ -103,7 +99,7 @@ impl DraftModel {
             // Where a prompt is read the time says nothing about guesses.
             if inputs.iter().all(|input| input.tokens.len() <= 2) {
                 let took = (self.clock)().saturating_duration_since(began).as_secs_f64() * 1e6;
-                self.round_us = Some(self.round_us.map_or(took, |us| us + NEW * (took - us)));
+                fold(&mut self.round_us, took);
             }
             let wanted = inputs.iter().filter(|input| input.wanted).map(|input| input.ask);
             let next = wanted.zip(found).filter_map(|(ask, token)| {
@@ -170,16 +166,7 @@ impl DraftModel {
             if let Err(error) = self.pages.extend(&mut track.lease, context_tokens) {
                 return Err(rejected(&batch, error.to_string()));
             }
-            batch.spans.push(Span {
-                query_start: batch.tokens.len() as u32,
-                query_tokens: input.tokens.len() as u32,
-                context_tokens,
-                first_page: batch.pages.len() as u32,
-            });
-            batch.tokens.extend_from_slice(&input.tokens);
-            batch.positions.extend(from..context_tokens);
-            batch.slots.extend((from..context_tokens).map(|position| track.lease.slot(position)));
-            batch.pages.extend(track.lease.pages(context_tokens).iter().map(|page| page.0));
+            batch.add(&track.lease, from, [&input.tokens[..]]);
             if input.wanted {
                 let token = batch.tokens.len() as u32 - 1;
                 batch.rows.push(Row { token, want: Want::Argmax });

@@ -9,14 +9,12 @@ use protocol::{Fault, FaultCode};
 use crate::batch::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes};
 use crate::draft_model::DraftModel;
 use crate::gauges::Gauges;
+use crate::pace::Clock;
 use crate::pages::Pages;
 use crate::recall::{Arrival, Keeper, STEP_BYTES};
 use crate::scheduler::{Bounds, Plan, Rest, Scheduler};
 use crate::sequence::Submission;
 use crate::store::PrefixStore;
-
-/// Tells what time it is.
-type Clock = Box<dyn FnMut() -> Instant + Send>;
 
 /// One network and everything in flight on it. Each step is told the time; how long the network took
 /// is read from a clock that can be another than the machine's.

@@ -145,16 +145,12 @@ impl Intake {
             Task::Generate => None,
             Task::Classify(Classify { labels, .. }) => {
                 let tokens = voice.codec.encode_labels(&prompt, labels)?;
-                self.check_labels(prompt.tokens.len(), &tokens)?;
                 Some((labels.clone(), tokens))
             }
         };
-        let longest = labels.iter().flat_map(|(_, tokens)| tokens).map(Vec::len).max();
-        let room = match longest {
+        let room = match &labels {
             None => self.room(prompt.tokens.len(), &request)?,
-            Some(tokens) => {
-                Room { answer_tokens_max: tokens as u32, limit_reason: FinishReason::Length }
-            }
+            Some((_, tokens)) => self.label_room(prompt.tokens.len(), tokens)?,
         };
         let rules = Rules {
             default_temperature: self.card.default_temperature,
@@ -245,12 +241,13 @@ impl Intake {
         }
     }
 
-    /// Prompt and longest label fit into the context, as a prompt and an answer would.
-    fn check_labels(&self, prompt_tokens: usize, labels: &[Vec<TokenId>]) -> Result<(), Fault> {
+    /// Room for the longest label: with the prompt it fits into the context, as an answer would.
+    fn label_room(&self, prompt_tokens: usize, labels: &[Vec<TokenId>]) -> Result<Room, Fault> {
         let longest = labels.iter().map(Vec::len).max().unwrap_or(0);
         let context = self.card.context_tokens_max;
         if prompt_tokens.saturating_add(longest) <= context as usize {
-            return Ok(());
+            let answer_tokens_max = longest as u32;
+            return Ok(Room { answer_tokens_max, limit_reason: FinishReason::Length });
         }
         let message = format!(
             "the prompt has {prompt_tokens} tokens and the longest label {longest}; together they \

@@ -8,6 +8,8 @@
 use protocol::{Scores, TokenId};
 
 use crate::batch::RowLogits;
+use crate::likelihood::Total;
+use crate::sampler::{SampleError, drawable};
 
 /// The node behind the prompt.
 const ROOT: usize = 0;
@@ -51,10 +53,8 @@ pub(crate) struct Run {
 /// A row that tells nothing about labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RowError {
-    #[error("the network gave a logit that is not a finite number, for token {token}")]
-    NotFinite { token: usize },
-    #[error("the network gave {found} logits of a row, {wanted} are needed")]
-    Width { found: usize, wanted: u32 },
+    #[error(transparent)]
+    Row(#[from] SampleError),
     #[error("the network gave an outcome that nobody asked for")]
     Unasked,
 }
@@ -117,19 +117,17 @@ impl Labels {
     }
 
     /// Takes the next outcome of the walk. Computed in f64.
-    pub(crate) fn take(&mut self, row: &RowLogits) -> Result<(), RowError> {
-        let Some(node) = self.nodes.get(self.taken) else {
+    pub(crate) fn take(&mut self, row: RowLogits) -> Result<(), RowError> {
+        let (Some(node), RowLogits::All(mut logits)) = (self.nodes.get(self.taken), row) else {
             return Err(RowError::Unasked);
         };
-        let total = log_total(row, self.drawable_tokens)?;
-        let RowLogits::All(logits) = row else {
-            return Err(RowError::Unasked);
-        };
+        let logits = drawable(&mut logits, self.drawable_tokens)?;
+        let total = Total::of(logits);
         let path = node.log_probability;
         let branches = node.branches.clone();
         for (token, target) in branches {
             let logit = logits.get(token.0 as usize).copied().ok_or(RowError::Unasked)?;
-            let log_probability = path + f64::from(logit) - total;
+            let log_probability = path + total.logprob(logit);
             match target {
                 Target::Node(next) => self.nodes[next].log_probability = log_probability,
                 Target::Label(label) => self.log_probabilities[label] = log_probability,
@@ -159,22 +157,6 @@ impl Node {
     }
 }
 
-/// The logarithm of the sum of all tokens' weights.
-fn log_total(row: &RowLogits, drawable_tokens: u32) -> Result<f64, RowError> {
-    let RowLogits::All(logits) = row else {
-        return Err(RowError::Unasked);
-    };
-    let found = logits.len();
-    let wanted = drawable_tokens;
-    let logits = logits.get(..wanted as usize).ok_or(RowError::Width { found, wanted })?;
-    if let Some(token) = logits.iter().position(|logit| !logit.is_finite()) {
-        return Err(RowError::NotFinite { token });
-    }
-    let greatest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let total: f64 = logits.iter().map(|logit| (f64::from(*logit) - greatest).exp()).sum();
-    Ok(greatest + total.ln())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,16 +174,16 @@ mod tests {
     fn walk(texts: &[&[u32]], tokens_max: usize) -> Vec<(usize, Vec<u32>)> {
         let mut labels = labels(texts);
         let row = RowLogits::All(vec![0.0; 10]);
-        labels.take(&row).unwrap();
+        labels.take(row.clone()).unwrap();
         let mut runs = Vec::new();
         while let Some(run) = labels.next_run(tokens_max) {
             for at in 0..run.tokens.len() {
                 assert_eq!(labels.next_depth(), Some(run.kept + at));
-                labels.take(&row).unwrap();
+                labels.take(row.clone()).unwrap();
             }
             runs.push((run.kept, run.tokens.iter().map(|token| token.0).collect()));
         }
-        assert_eq!(labels.take(&row), Err(RowError::Unasked));
+        assert_eq!(labels.take(row.clone()), Err(RowError::Unasked));
         for (label, text) in labels.scores().labels.iter().zip(texts) {
             let expected = -(text.len() as f64 + 1.0) * 10f64.ln();
             assert!((label.log_probability - expected).abs() < 1e-12, "{label:?}");
@@ -229,10 +211,13 @@ mod tests {
     fn a_row_without_numbers_is_an_error() {
         let mut labels = labels(&[&[1]]);
         let narrow = RowLogits::All(vec![0.0; 9]);
-        assert_eq!(labels.take(&narrow), Err(RowError::Width { found: 9, wanted: 10 }));
+        assert_eq!(labels.take(narrow), Err(SampleError::Width { found: 9, wanted: 10 }.into()));
         let mut logits = vec![0.0; 10];
         logits[3] = f32::NAN;
-        assert_eq!(labels.take(&RowLogits::All(logits)), Err(RowError::NotFinite { token: 3 }));
-        assert_eq!(labels.take(&RowLogits::Argmax(TokenId(1))), Err(RowError::Unasked));
+        assert_eq!(
+            labels.take(RowLogits::All(logits)),
+            Err(SampleError::NotFinite { token: 3 }.into())
+        );
+        assert_eq!(labels.take(RowLogits::Argmax(TokenId(1))), Err(RowError::Unasked));
     }
 }

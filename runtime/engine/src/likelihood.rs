@@ -28,6 +28,14 @@ pub(crate) struct Likelihoods {
     likeliest: Vec<(TokenId, f32)>,
 }
 
+/// The logarithm of the sum of all tokens' weights, in two parts: together they would lose the smaller
+/// one where logits are large.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Total {
+    greatest: f64,
+    rest: f64,
+}
+
 impl RawRow {
     pub(crate) fn new(likeliest_tokens: u8) -> Self {
         Self { likeliest_tokens: likeliest_tokens.into(), logits: Vec::new() }
@@ -42,13 +50,8 @@ impl RawRow {
     /// What the kept row says of a token; `None` for one that it does not have.
     pub(crate) fn likelihoods(&self, token: TokenId) -> Option<Likelihoods> {
         let logit = *self.logits.get(token.0 as usize)?;
-        let greatest = greatest(&self.logits);
-        let counted = self.logits.iter().filter(|logit| **logit >= greatest + NEGLIGIBLE);
-        let sum: f64 = counted.map(|logit| f64::from(logit - greatest).exp()).sum();
-        let logprob = |logit: f32| {
-            let relative = f64::from(logit) - f64::from(greatest);
-            (relative - sum.ln()).clamp(f64::from(f32::MIN), 0.0) as f32
-        };
+        let total = Total::of(&self.logits);
+        let logprob = |logit: f32| total.logprob(logit).clamp(f64::from(f32::MIN), 0.0) as f32;
         let likeliest = likeliest(&self.logits, self.likeliest_tokens);
         let likeliest = likeliest.into_iter().map(|(token, logit)| (token, logprob(logit)));
         Some(Likelihoods { token, logprob: logprob(logit), likeliest: likeliest.collect() })
@@ -63,6 +66,21 @@ impl Likelihoods {
             chosen: spell((self.token, self.logprob)),
             likeliest: self.likeliest.into_iter().map(spell).collect(),
         }
+    }
+}
+
+impl Total {
+    /// Of finite logits.
+    pub(crate) fn of(logits: &[f32]) -> Self {
+        let greatest = greatest(logits);
+        let counted = logits.iter().filter(|logit| **logit >= greatest + NEGLIGIBLE);
+        let sum: f64 = counted.map(|logit| f64::from(logit - greatest).exp()).sum();
+        Self { greatest: greatest.into(), rest: sum.ln() }
+    }
+
+    /// The logarithm of a token's probability, by its logit.
+    pub(crate) fn logprob(&self, logit: f32) -> f64 {
+        f64::from(logit) - self.greatest - self.rest
     }
 }
 

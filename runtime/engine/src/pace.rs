@@ -1,6 +1,9 @@
 //! How fast this box is: what a step of answers takes, and what each token of a prompt adds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Tells what time it is.
+pub(crate) type Clock = Box<dyn FnMut() -> Instant + Send>;
 
 /// Tokens by which steps with prompts are told apart, where the network has no greater tiles.
 const TILE_TOKENS_MIN: u32 = 8;
@@ -112,7 +115,8 @@ impl Pace {
     }
 }
 
-fn fold(mean: &mut Option<f64>, new: f64) {
+/// Takes a new measurement into a moving mean.
+pub(crate) fn fold(mean: &mut Option<f64>, new: f64) {
     *mean = Some(mean.map_or(new, |mean| mean + NEW * (new - mean)));
 }
 

@@ -362,7 +362,10 @@ fn finite(logit: f32) -> f32 {
 }
 
 /// The logits of the tokens that can be drawn, all of them finite.
-fn drawable(logits: &mut [f32], drawable_tokens: u32) -> Result<&mut [f32], SampleError> {
+pub(crate) fn drawable(
+    logits: &mut [f32],
+    drawable_tokens: u32,
+) -> Result<&mut [f32], SampleError> {
     // Without a way out of the loop the compiler looks at many logits at once.
     let are_finite = logits.iter().fold(true, |all, logit| all & logit.is_finite());
     if !are_finite {

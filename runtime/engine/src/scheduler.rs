@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use protocol::{Event, Fault, FaultCode, RequestId, Usage};
 
-use crate::batch::{Batch, Logits, Row, RowLogits, Span};
+use crate::batch::{Batch, Logits, Row, RowLogits};
 use crate::draft_model::{Ask, DraftModel};
 use crate::gauges::Gauges;
 use crate::outbox::{Delivery, Outbox};
@@ -428,22 +428,10 @@ impl Plan {
             sequence.end(Ending::Failed(Fault::new(FaultCode::Internal, error.to_string())));
             return 0;
         }
-        let Batch { tokens: all, positions, slots, spans, pages, rows } = &mut self.batch;
-        let lease = sequence.lease();
-        spans.push(Span {
-            query_start: all.len() as u32,
-            query_tokens: tokens + guesses,
-            context_tokens,
-            first_page: pages.len() as u32,
-        });
-        let first = all.len() as u32;
-        all.extend_from_slice(sequence.pending(tokens));
-        all.extend_from_slice(sequence.draft());
-        positions.extend(from..context_tokens);
-        slots.extend((from..context_tokens).map(|position| lease.slot(position)));
-        pages.extend(lease.pages(context_tokens).iter().map(|page| page.0));
+        let own = [sequence.pending(tokens), sequence.draft()];
+        let first = self.batch.add(sequence.lease(), from, own);
         let (wanted, want) = (sequence.rows(tokens), sequence.want());
-        rows.extend(wanted.clone().map(|row| Row { token: first + row, want }));
+        self.batch.rows.extend(wanted.clone().map(|row| Row { token: first + row, want }));
         self.shares.push(Share { sequence: index, tokens, rows: wanted.len() });
         tokens
     }

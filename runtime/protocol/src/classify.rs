@@ -28,6 +28,9 @@ pub struct Classify {
 }
 
 impl Classify {
+    /// Labels of a question, at most.
+    pub const LABELS_MAX: usize = 256;
+
     /// These labels, with every default.
     pub fn new(labels: Vec<String>) -> Self {
         Self {

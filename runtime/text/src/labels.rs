@@ -1,12 +1,10 @@
 //! Texts among which the model chooses, as the tokens of whole answers.
 
-use protocol::TokenId;
+use protocol::{Classify, TokenId};
 
 use crate::codec::{Codec, Prompt};
 use crate::{TextError, Tokenizer};
 
-/// Most labels of one request.
-pub const LABELS_MAX: usize = 256;
 /// Most tokens of one label, the end-of-sequence token included.
 pub const LABEL_TOKENS_MAX: usize = 64;
 /// Most tokens of all labels of one request.
@@ -25,8 +23,9 @@ impl Codec {
         prompt: &Prompt,
         labels: &[String],
     ) -> Result<Vec<Vec<TokenId>>, TextError> {
-        if labels.is_empty() || labels.len() > LABELS_MAX {
-            let message = format!("there are {} labels; send 1 to {LABELS_MAX}", labels.len());
+        let most = Classify::LABELS_MAX;
+        if labels.is_empty() || labels.len() > most {
+            let message = format!("there are {} labels; send 1 to {most}", labels.len());
             return Err(TextError::rule(PARAM, message));
         }
         let mut encoded: Vec<Vec<TokenId>> = Vec::with_capacity(labels.len());

@@ -35,7 +35,7 @@ pub use codec::{Codec, Prompt};
 pub use constraint::{Constraint, ConstraintError, TokenMask};
 pub use decoder::{Decoder, Piece, StreamDecoder};
 pub use error::TextError;
-pub use labels::{LABEL_TOKENS_MAX, LABELS_MAX, LABELS_TOKENS_MAX};
+pub use labels::{LABEL_TOKENS_MAX, LABELS_TOKENS_MAX};
 pub use stops::{STOP_BYTES_MAX, STOPS_MAX, Stops};
 pub use template::TemplateVersion;
 pub use tokenizer::Tokenizer;

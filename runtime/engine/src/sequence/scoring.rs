@@ -9,7 +9,7 @@ use crate::batch::RowLogits;
 impl Sequence {
     /// Notes that the network has seen `computed` more tokens, takes the outcomes of those that were
     /// not known, and goes on with the next branch when those of this one are in.
-    pub(super) fn score(&mut self, computed: u32, rows: &[RowLogits]) -> Progress {
+    pub(super) fn score(&mut self, computed: u32, rows: Vec<RowLogits>) -> Progress {
         let before = (self.computed_tokens.min(self.prompt_tokens), self.answer_tokens);
         self.computed_tokens += computed;
         self.forced_pending = 0;
@@ -24,9 +24,11 @@ impl Sequence {
         }
     }
 
-    fn take_rows(&mut self, rows: &[RowLogits]) -> Result<(), String> {
+    fn take_rows(&mut self, rows: Vec<RowLogits>) -> Result<(), String> {
         if let Some(labels) = &mut self.request.labels {
-            rows.iter().try_for_each(|row| labels.take(row)).map_err(|error| error.to_string())?;
+            rows.into_iter()
+                .try_for_each(|row| labels.take(row))
+                .map_err(|error| error.to_string())?;
             self.answer_tokens = (labels.taken() as u32).saturating_sub(1);
         }
         Ok(())

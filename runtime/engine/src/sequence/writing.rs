@@ -26,7 +26,7 @@ impl Sequence {
         scratch: &mut Vec<Candidate>,
     ) -> Progress {
         if self.request.labels.is_some() {
-            return self.score(computed, &rows);
+            return self.score(computed, rows);
         }
         let before = (self.computed_tokens.min(self.prompt_tokens), self.answer_tokens);
         self.computed_tokens += computed;
