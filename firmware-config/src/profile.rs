@@ -189,7 +189,7 @@ pub enum MqttVersion {
 pub struct MqttSection {
     /// Whether it is open.
     pub enabled: bool,
-    /// The broker, as `mqtt://host:port`; `None` starts the embedded one.
+    /// The broker, as `mqtt://host:port` or `mqtts://host:port`; `None` starts the embedded one.
     pub url: Option<String>,
     /// Where the embedded broker listens; loopback only.
     pub broker_address: SocketAddr,
@@ -209,6 +209,14 @@ pub struct MqttSection {
     pub username: Option<String>,
     /// Password at the broker: a credential, never in a configuration file.
     pub password: Option<Secret>,
+    /// The CA that signed the broker's certificate, in PEM; needed by `mqtts://`.
+    pub ca_file: Option<PathBuf>,
+    /// This box's own certificate, in PEM, for brokers that want one.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, in PEM; only its owner may read it.
+    pub key_file: Option<PathBuf>,
+    /// Allows `mqtt://` to a broker on another box, which sends everything unencrypted.
+    pub insecure: bool,
     /// Takes requests whose topic names no client. True where only this box can reach the broker.
     pub plain_requests: bool,
     /// Topic filters of reply topics allowed besides the clients' own.

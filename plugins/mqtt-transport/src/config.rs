@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::TransportError;
+use rustls::ClientConfig;
 
 use crate::NAME;
+use crate::tls::TlsFiles;
 use crate::topics::{Topics, is_level};
 
 /// Keep alive below this makes the client library panic.
@@ -14,6 +17,7 @@ const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
 /// MQTT writes keep alive as 16 bits of seconds.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(65_535);
 const PORT: u16 = 1883;
+const TLS_PORT: u16 = 8883;
 
 /// Which protocol version to speak with the broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub enum MqttVersion {
 /// Where the broker is, who we are there, and what we take.
 #[derive(Clone)]
 pub struct MqttConfig {
-    /// `mqtt://host:port`; the port defaults to 1883.
+    /// `mqtt://host:port`, or `mqtts://` for TLS; the port defaults to 1883 and 8883.
     pub url: String,
     /// The site's level in topics.
     pub site: String,
@@ -44,6 +48,8 @@ pub struct MqttConfig {
     pub username: Option<String>,
     /// Password for the broker; needs a user name.
     pub password: Option<String>,
+    /// Certificates for `mqtts://`.
+    pub tls: TlsFiles,
     /// Protocol version.
     pub version: MqttVersion,
     /// Takes requests on `…/chat/request`, which say nothing about their sender that can be
@@ -90,6 +96,7 @@ impl MqttConfig {
             root: "zonda/v1".into(),
             username: None,
             password: None,
+            tls: TlsFiles::default(),
             version: MqttVersion::Auto,
             plain_requests: true,
             pool: None,
@@ -110,7 +117,7 @@ impl MqttConfig {
 
     /// Host, port and topics, when everything makes sense.
     pub(crate) fn check(&self) -> Result<Checked, TransportError> {
-        let (host, port) = self.broker()?;
+        let (host, port, tls) = self.broker()?;
         self.check_names()?;
         self.check_limits()?;
         if self.pool.is_some() {
@@ -118,37 +125,44 @@ impl MqttConfig {
         }
         let topics = Topics::new(&self.root, &self.site, &self.node, &self.reply_filters)
             .map_err(|message| TransportError::Configuration { transport: NAME, message })?;
-        Ok(Checked { host, port, topics })
+        Ok(Checked { host, port, tls, topics })
     }
 
-    fn broker(&self) -> Result<(String, u16), TransportError> {
-        if self.url.starts_with("mqtts://") || self.url.starts_with("ssl://") {
-            return refuse(
-                "mqtts:// is not supported by this build: use mqtt:// to a broker on this box, \
-                 and let that broker speak TLS to the outside",
-            );
-        }
-        let Some(rest) =
-            self.url.strip_prefix("mqtt://").or_else(|| self.url.strip_prefix("tcp://"))
-        else {
-            return refuse(format!("`{}` is not a broker: write mqtt://host:port", self.url));
+    fn broker(&self) -> Result<(String, u16, Option<Arc<ClientConfig>>), TransportError> {
+        let plain = |url: &'static str| self.url.strip_prefix(url).map(|rest| (rest, PORT));
+        let secret = |url: &'static str| self.url.strip_prefix(url).map(|rest| (rest, TLS_PORT));
+        let found = plain("mqtt://").or_else(|| plain("tcp://"));
+        let found = found.or_else(|| secret("mqtts://")).or_else(|| secret("ssl://"));
+        let Some((rest, port)) = found else {
+            return refuse(format!(
+                "`{}` is not a broker: write mqtt://host:port, or mqtts://host:port for TLS",
+                self.url,
+            ));
         };
+        let encrypted = port == TLS_PORT;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('@') {
             return refuse(
                 "the broker's address holds credentials: put them into username and password",
             );
         }
-        let (host, port) = split_port(rest).ok_or_else(|| {
+        let (host, port) = split_port(rest, port).ok_or_else(|| {
             reason(format!("`{}` is not a broker: write mqtt://host:port", self.url))
         })?;
+        if encrypted {
+            let tls = self.tls.load().map_err(|trouble| reason(trouble.to_string()))?;
+            return Ok((host, port, Some(tls)));
+        }
+        if !self.tls.is_empty() {
+            return refuse("certificates are named, but mqtt:// does not use them: write mqtts://");
+        }
         if !self.insecure && !is_loopback(&host) {
             return refuse(format!(
                 "`{host}` is not on this box and mqtt:// sends prompts and passwords unencrypted: \
-                 set insecure = true if the network between is trusted",
+                 use mqtts://, or set insecure = true if the network between is trusted",
             ));
         }
-        Ok((host, port))
+        Ok((host, port, None))
     }
 
     fn check_names(&self) -> Result<(), TransportError> {
@@ -212,6 +226,8 @@ impl fmt::Debug for MqttConfig {
 pub(crate) struct Checked {
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// Set for a connection over TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) topics: Topics,
 }
 
@@ -223,7 +239,7 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, TransportError> {
     Err(reason(message))
 }
 
-fn split_port(address: &str) -> Option<(String, u16)> {
+fn split_port(address: &str, default: u16) -> Option<(String, u16)> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, tail) = rest.split_once(']')?;
@@ -234,7 +250,7 @@ fn split_port(address: &str) -> Option<(String, u16)> {
             None => (address, None),
         },
     };
-    let port = port.map_or(Some(PORT), |port| port.parse().ok().filter(|port| *port != 0))?;
+    let port = port.map_or(Some(default), |port| port.parse().ok().filter(|port| *port != 0))?;
     let plausible = !host.is_empty()
         && host.len() <= 253
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
@@ -278,7 +294,10 @@ mod tests {
         {
             assert!(complaint(&config(url)).contains("mqtt://host:port"), "{url}");
         }
-        assert!(complaint(&config("mqtts://localhost")).contains("not supported"));
+        assert!(complaint(&config("mqtts://localhost")).contains("needs mqtt.ca_file"));
+        let mut unused = config("mqtt://localhost");
+        unused.tls.ca_file = Some("/ca.pem".into());
+        assert!(complaint(&unused).contains("write mqtts://"));
         assert!(complaint(&config("mqtt://u:p@localhost")).contains("username"));
     }
 

@@ -101,6 +101,7 @@ impl Courier {
         let options = LinkOptions {
             host: checked.host,
             port: checked.port,
+            tls: checked.tls,
             client_id: config.client_id.clone(),
             credentials: config
                 .username
@@ -196,6 +197,12 @@ impl Courier {
 
     fn connect(&mut self, now: Instant) {
         let dialect = self.choice.next(now);
+        if self.options.tls.is_some() {
+            match self.config.tls.load() {
+                Ok(tls) => self.options.tls = Some(tls),
+                Err(error) => tracing::warn!(%error, "the certificates of before are used on"),
+            }
+        }
         tracing::debug!(host = %self.options.host, port = self.options.port, ?dialect, "connecting");
         self.link = Some(Line {
             link: Link::open(&self.options, dialect, self.clean),
@@ -277,6 +284,7 @@ impl Courier {
         self.away_since = None;
         self.gauge.count(Count::Connection);
         self.gauge.online(true);
+        self.gauge.set_trouble(None);
         tracing::info!(host = %self.options.host, port = self.options.port, ?dialect, "connected");
         let description = self.service.describe();
         let birth = self.presence.birth(&self.config, dialect, &description);
@@ -311,6 +319,7 @@ impl Courier {
             wait
         };
         self.connect_at = now + wait;
+        self.gauge.set_trouble(Some(why.to_string()));
         tracing::warn!(%why, again_ms = wait.as_millis() as u64, "no connection to the broker");
     }
 

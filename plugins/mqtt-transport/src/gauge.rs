@@ -1,7 +1,7 @@
 //! What the transport counts, for health pages and tests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Reads the transport's counters from any thread, while it serves.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,7 @@ struct Counters {
     repeated: AtomicU64,
     deltas_dropped: AtomicU64,
     replies_lost: AtomicU64,
+    trouble: Mutex<Option<String>>,
 }
 
 /// The counters at one moment, since the start.
@@ -66,6 +67,15 @@ impl MqttGauge {
             deltas_dropped: read(&self.0.deltas_dropped),
             replies_lost: read(&self.0.replies_lost),
         }
+    }
+
+    /// Why there is no connection to the broker; `None` while there is one, and before the first.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_trouble(&self, why: Option<String>) {
+        *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     pub(crate) fn count(&self, what: Count) {

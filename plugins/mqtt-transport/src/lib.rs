@@ -26,6 +26,7 @@ mod ledger;
 mod link;
 mod outbox;
 mod presence;
+mod tls;
 mod topics;
 mod transport;
 
@@ -33,6 +34,7 @@ mod transport;
 pub use broker::EmbeddedBroker;
 pub use config::{MqttConfig, MqttVersion};
 pub use gauge::{MqttGauge, MqttTally};
+pub use tls::TlsFiles;
 pub use transport::MqttTransport;
 
 /// The transport's name in configuration, errors and logs.

@@ -5,14 +5,17 @@
 //! reconnects by itself; what matters is in our outbox. A task of its own polls the library and
 //! does nothing else; whoever holds the [`Link`] reads its signals and never waits for room.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as packets5;
-use rumqttc::{mqttbytes::v4 as packets4, v5};
+use rumqttc::{TlsConfiguration, Transport, mqttbytes::v4 as packets4, v5};
+use rustls::ClientConfig;
 use tokio::task::JoinHandle;
 
 use crate::address::Parcel;
+use crate::tls::explain;
 
 /// Messages that may wait inside the client library, subscriptions included.
 pub(crate) const HANDED_MAX: usize = 64;
@@ -40,6 +43,7 @@ pub(crate) enum Dialect {
 pub(crate) struct LinkOptions {
     pub(crate) host: String,
     pub(crate) port: u16,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) client_id: String,
     pub(crate) credentials: Option<(String, String)>,
     pub(crate) keep_alive: Duration,
@@ -104,6 +108,8 @@ pub(crate) struct Up {
 pub(crate) enum Break {
     /// The broker does not speak this protocol version, or hung up before it said anything.
     Version(String),
+    /// One side does not take the other's certificate, or speaks no TLS.
+    Tls(String),
     /// The broker refused us.
     Refused(String),
     /// A packet came that cannot be read or is too large; a kept session would send it again.
@@ -114,7 +120,11 @@ pub(crate) enum Break {
 
 impl std::fmt::Display for Break {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Version(why) | Self::Refused(why) | Self::Poison(why) | Self::Lost(why)) = self;
+        let (Self::Version(why)
+        | Self::Tls(why)
+        | Self::Refused(why)
+        | Self::Poison(why)
+        | Self::Lost(why)) = self;
         f.write_str(why)
     }
 }
@@ -259,6 +269,9 @@ fn options5(options: &LinkOptions, clean: bool) -> v5::MqttOptions {
     let mut network = rumqttc::NetworkOptions::new();
     network.set_tcp_nodelay(true);
     v5_options.set_network_options(network);
+    if let Some(tls) = &options.tls {
+        v5_options.set_transport(transport(tls));
+    }
     if let Some((user, password)) = &options.credentials {
         v5_options.set_credentials(user, password);
     }
@@ -281,10 +294,17 @@ fn options311(options: &LinkOptions, clean: bool) -> rumqttc::MqttOptions {
         .set_max_packet_size(packet_bytes_max, packet_bytes_max)
         .set_inflight(PACKET_IDS)
         .set_last_will(will);
+    if let Some(tls) = &options.tls {
+        v311_options.set_transport(transport(tls));
+    }
     if let Some((user, password)) = &options.credentials {
         v311_options.set_credentials(user, password);
     }
     v311_options
+}
+
+fn transport(tls: &Arc<ClientConfig>) -> Transport {
+    Transport::Tls(TlsConfiguration::Rustls(Arc::clone(tls)))
 }
 
 fn properties_of(parcel: Parcel) -> packets5::PublishProperties {
@@ -437,11 +457,23 @@ fn outgoing_signal(outgoing: &rumqttc::Outgoing) -> Signal {
 fn break5(error: &v5::ConnectionError, up: bool) -> Break {
     use packets5::ConnectReturnCode as Code;
     use v5::{ConnectionError, StateError};
+    // The library does not name this one as the source of the error.
+    let inner = match error {
+        ConnectionError::MqttState(StateError::Deserialization(inner)) => explain(inner),
+        _ => None,
+    };
+    if let Some(why) = inner.or_else(|| explain(error)) {
+        return Break::Tls(why);
+    }
     match error {
         ConnectionError::ConnectionRefused(
             Code::UnsupportedProtocolVersion | Code::RefusedProtocolVersion,
         ) => Break::Version("the broker does not speak MQTT 5".into()),
         ConnectionError::ConnectionRefused(code) => Break::Refused(format!("{code:?}")),
+        // A line that breaks is no packet: what the broker keeps for us stays good.
+        ConnectionError::MqttState(StateError::Deserialization(v5::mqttbytes::Error::Io(
+            error,
+        ))) if up => Break::Lost(error.to_string()),
         ConnectionError::MqttState(StateError::Deserialization(error)) if up => {
             Break::Poison(error.to_string())
         }
@@ -454,11 +486,17 @@ fn break5(error: &v5::ConnectionError, up: bool) -> Break {
 
 fn break311(error: &rumqttc::ConnectionError, up: bool) -> Break {
     use rumqttc::{ConnectReturnCode as Code, ConnectionError, StateError};
+    if let Some(why) = explain(error) {
+        return Break::Tls(why);
+    }
     match error {
         ConnectionError::ConnectionRefused(Code::RefusedProtocolVersion) => {
             Break::Version("the broker does not speak MQTT 3.1.1".into())
         }
         ConnectionError::ConnectionRefused(code) => Break::Refused(format!("{code:?}")),
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(
+            error,
+        ))) if up => Break::Lost(error.to_string()),
         ConnectionError::MqttState(StateError::Deserialization(error)) if up => {
             Break::Poison(error.to_string())
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firmware_config::{HttpSection, MqttSection, MqttVersion, Profile, Strictness};
 use http_transport::{HttpConfig, HttpTransport};
-use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport};
+use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport, TlsFiles};
 use protocol::{Filter, Tool, Transport};
 
 use crate::error::AssembleError;
@@ -81,6 +81,12 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
         MqttVersion::V5 => mqtt_transport::MqttVersion::V5,
         MqttVersion::V311 => mqtt_transport::MqttVersion::V311,
     };
+    config.tls = TlsFiles {
+        ca_file: section.ca_file.clone(),
+        cert_file: section.cert_file.clone(),
+        key_file: section.key_file.clone(),
+    };
+    config.insecure = section.insecure;
     config.plain_requests = section.plain_requests;
     config.pool.clone_from(&section.pool);
     config.reply_filters.clone_from(&section.reply_filters);

@@ -31,7 +31,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("bound").port()
 }
@@ -55,16 +55,23 @@ pub struct Mosquitto {
     child: Option<Child>,
     directory: tempfile::TempDir,
     pub port: u16,
+    /// More lines of its configuration.
+    more: String,
 }
 
 impl Mosquitto {
     /// `None`, and a line about it, where mosquitto is not installed.
     pub fn start() -> Option<Self> {
+        Self::with("allow_anonymous true\n")
+    }
+
+    /// With these lines of configuration besides its listener.
+    pub fn with(more: &str) -> Option<Self> {
         if !installed("mosquitto") || !installed("mosquitto_pub") {
             return None;
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut broker = Self { child: None, directory, port: free_port() };
+        let mut broker = Self { child: None, directory, port: free_port(), more: more.into() };
         broker.restart();
         Some(broker)
     }
@@ -80,8 +87,8 @@ impl Mosquitto {
         self.kill();
         let config = self.directory.path().join("mosquitto.conf");
         let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type none\n",
-            self.port,
+            "user root\nper_listener_settings false\npersistence false\nlog_type none\nlistener {} 127.0.0.1\n{}",
+            self.port, self.more,
         );
         std::fs::write(&config, text).expect("written");
         let child = Command::new("mosquitto")
@@ -265,6 +272,19 @@ impl Service for ByHand {
         let card = ModelCard { id: "tiny".into(), context_tokens_max: 64, ..ModelCard::default() };
         let load = Load { active: 0, queued: 0, queue_requests_max: 8 };
         Description { models: vec![card], load, ..Description::default() }
+    }
+}
+
+/// A service that refuses everything.
+pub struct Nobody;
+
+impl Service for Nobody {
+    fn submit(&self, _: Request) -> Result<Reply, Fault> {
+        Err(Fault::bad_request("nobody is here"))
+    }
+
+    fn describe(&self) -> Description {
+        Description::default()
     }
 }
 
