@@ -7,7 +7,8 @@ use crate::call_ids::settle_call_ids;
 use crate::ext::Ext;
 use crate::fields::{Fields, Notes, Strictness, invalid, wrong_type};
 use crate::json::parse_json;
-use crate::messages::{MESSAGES_MAX, read_messages};
+use crate::legacy::Legacy;
+use crate::messages::{MESSAGES_MAX, read_chunk, read_messages};
 use crate::settings::{
     Dialect, LOCAL_FIELDS, OPENAI_FIELDS, read_answers, read_delivery, read_limits, read_model,
     read_sampling, refuse_unsupported,
@@ -35,10 +36,17 @@ pub struct Chat {
     pub ext: Ext,
     /// What the client began the answer with; the answer's text starts with it.
     pub prefix_text: Option<String>,
+    /// Set where the answers are texts and no messages.
+    pub(crate) legacy: Option<Legacy>,
 }
 
 /// Most texts among which an answer is chosen.
 const CHOICES_MAX: usize = 1024;
+
+/// What `safe_prompt` puts before a conversation, as Mistral's documentation of it has it.
+const SAFE_PROMPT: &str = "Always assist with care, respect, and truth. Respond with utmost \
+                           utility yet securely. Avoid harmful, unethical, prejudiced, or \
+                           negative content. Ensure replies promote fairness and positivity.";
 
 /// The chat fields of Mistral's API, and our own `ext`.
 const MISTRAL_FIELDS: &[&str] = &[
@@ -92,10 +100,13 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         return Err(Fault::bad_request(message).at("messages"));
     }
     settle_call_ids(&mut messages);
+    if body.flag("safe_prompt")? == Some(true) {
+        messages.insert(0, Message::System { content: vec![SAFE_PROMPT.to_owned()] });
+    }
     let tools = body.list("tools", TOOLS_MAX)?.unwrap_or_default();
     let parameters = if notes.is_strict() { Parameters::Required } else { Parameters::Optional };
     let tools = read_tools(tools, parameters, &mut notes)?;
-    let delivery = read_delivery(&body, &notes)?;
+    let delivery = read_delivery(&body, &mut notes)?;
     let prefix_text = prefix_of(&messages);
     let request = Request {
         id,
@@ -121,6 +132,7 @@ pub fn parse_chat(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         ignored: notes.ignored,
         ext: delivery.ext,
         prefix_text,
+        legacy: None,
     })
 }
 
@@ -138,8 +150,16 @@ fn read_format(body: &Fields<'_>, notes: &mut Notes) -> Result<Format, Fault> {
     let Some(format) = body.object("response_format")? else {
         return Ok(Format::Free);
     };
+    let kind = format.required_string("type")?;
+    if notes.is_strict() {
+        format.only(&["type", "json_schema"], notes)?;
+        if !matches!(kind, "text" | "json_object" | "json_schema") {
+            let message = "must be text, json_object or json_schema";
+            return Err(invalid(message, format.path_of("type")));
+        }
+    }
     format.only(&["type", "json_schema", "regex", "grammar", "choices"], notes)?;
-    match format.required_string("type")? {
+    match kind {
         "text" => Ok(Format::Free),
         "json_object" => Ok(Format::JsonObject),
         "regex" => Ok(Format::Regex(format.required_string("regex")?.to_owned())),
@@ -186,7 +206,7 @@ fn read_prediction(body: &Fields<'_>, notes: &mut Notes) -> Result<Option<String
                 prediction.list("content", 64)?.unwrap_or_default().iter().enumerate()
             {
                 let path = format!("prediction.content[{index}]");
-                text.push_str(Fields::of(chunk, path)?.required_string("text")?);
+                text.push_str(&read_chunk(&Fields::of(chunk, path)?, notes)?);
             }
             Ok(Some(text))
         }

@@ -6,10 +6,11 @@ use serde_json::Value;
 use crate::answer::{Answer, usage_body};
 use crate::chat::Chat;
 use crate::fields::unsupported;
+use crate::legacy::Legacy;
 
 impl Chat {
     /// One request for each answer, all of the same prompt, which the engine reads once where it may
-    /// share beginnings.
+    /// share beginnings; of [several prompts](crate::parse_completion) as many for each.
     ///
     /// The first is the request of a chat with one answer. The next ones count its id and, where it
     /// has one, its seed up.
@@ -21,6 +22,9 @@ impl Chat {
             request.id.0 = format!("{}-{index}", first.id);
             let seed = &mut request.sampling.seed;
             *seed = seed.map(|seed| seed.wrapping_add(u64::from(index)));
+            if let Some(legacy) = &self.legacy {
+                request.input = legacy.prompts[index as usize / legacy.each()].clone();
+            }
             requests.push(request);
         }
         requests.insert(0, first);
@@ -42,6 +46,7 @@ impl Chat {
 #[derive(Debug)]
 pub struct Choices {
     answers: Vec<Answer>,
+    legacy: Option<Legacy>,
     include_usage: bool,
     is_streamed: bool,
     too_large: Option<Fault>,
@@ -57,6 +62,7 @@ impl Choices {
         }
         Self {
             answers,
+            legacy: chat.legacy.clone(),
             include_usage: chat.include_usage,
             is_streamed: chat.stream,
             too_large: None,
@@ -83,7 +89,10 @@ impl Choices {
         if matches!(event, Event::Finished { .. }) && self.answers.len() > 1 {
             self.settle_usage(&mut chunks);
         }
-        chunks
+        match &mut self.legacy {
+            Some(legacy) => legacy.chunks(chunks),
+            None => chunks,
+        }
     }
 
     /// The last of the chunks that end an answer carries its usage.
@@ -101,7 +110,10 @@ impl Choices {
         let mut whole = self.answers[0].completion();
         whole["choices"] = self.answers.iter().map(Answer::choice).collect();
         whole["usage"] = self.usage_body();
-        whole
+        match &self.legacy {
+            Some(legacy) => legacy.whole(whole),
+            None => whole,
+        }
     }
 
     /// Why the answers ended unfinished.
@@ -127,7 +139,9 @@ impl Choices {
         });
         let mut usage = sum.unwrap_or_default();
         // The prompt counts once; what local functions made of it in further rounds counts each time.
-        let again = self.answers.iter().skip(1).map(Answer::accepted_tokens);
+        let each = self.legacy.as_ref().map_or(self.answers.len(), Legacy::each);
+        let again = self.answers.iter().enumerate().filter(|(index, _)| index % each != 0);
+        let again = again.map(|(_, answer)| answer.accepted_tokens());
         let again = again.fold(0, u32::saturating_add);
         usage.prompt_tokens = usage.prompt_tokens.saturating_sub(again);
         let first = &self.answers[0];

@@ -123,7 +123,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn number(
         &self,
         name: &str,
-        range: RangeInclusive<f32>,
+        range: RangeInclusive<f64>,
     ) -> Result<Option<f32>, Fault> {
         let Some(value) = self.value(name) else {
             return Ok(None);
@@ -132,9 +132,9 @@ impl<'a> Fields<'a> {
         let Value::Number(number) = value else {
             return Err(wrong_type(value, "a number", path));
         };
-        let found = number.as_f64().map(|found| found as f32);
-        match found.filter(|found| range.contains(found)) {
-            Some(found) => Ok(Some(found)),
+        // Compared before it is rounded: 2.0000000001 is no 2.
+        match number.as_f64().filter(|found| range.contains(found)) {
+            Some(found) => Ok(Some(found as f32)),
             None => {
                 Err(invalid(format!("must be between {} and {}", range.start(), range.end()), path))
             }

@@ -3,7 +3,7 @@
 use protocol::{Fault, Input, Request, RequestId};
 
 use crate::chat::Chat;
-use crate::fields::{Fields, Notes, Strictness};
+use crate::fields::{Fields, Notes, Strictness, unsupported};
 use crate::json::parse_json;
 use crate::settings::{
     LOCAL_FIELDS, OPENAI_FIELDS, read_answers, read_delivery, read_limits, read_model,
@@ -41,7 +41,11 @@ pub fn parse_fill(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         body.only(&[MISTRAL_FIELDS, OPENAI_FIELDS, LOCAL_FIELDS, more].concat(), &mut notes)?;
     }
     refuse_unsupported(&body)?;
-    let delivery = read_delivery(&body, &notes)?;
+    if body.flag("safe_prompt")? == Some(true) {
+        let message = "only a conversation takes the text that it puts in front";
+        return Err(unsupported(message, "safe_prompt"));
+    }
+    let delivery = read_delivery(&body, &mut notes)?;
     let input = Input::Fill {
         prefix: body.required_string("prompt")?.to_owned(),
         suffix: body.string("suffix")?.map(str::to_owned),
@@ -62,5 +66,6 @@ pub fn parse_fill(body: &[u8], id: RequestId, strictness: Strictness) -> Result<
         ignored: notes.ignored,
         ext: delivery.ext,
         prefix_text: None,
+        legacy: None,
     })
 }

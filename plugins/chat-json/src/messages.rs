@@ -49,7 +49,7 @@ fn read_message(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault
         "developer" if !notes.is_strict() => read_system(fields, notes),
         "user" => {
             fields.only(&["role", "content"], notes)?;
-            Ok(Message::User { content: read_content(fields)?.unwrap_or_default() })
+            Ok(Message::User { content: read_content(fields, notes)?.unwrap_or_default() })
         }
         "assistant" => {
             fields.only(&["role", "content", "tool_calls", "prefix"], notes)?;
@@ -57,7 +57,7 @@ fn read_message(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault
                 return Err(unsupported("use tool_calls", fields.path_of("function_call")));
             }
             Ok(Message::Assistant {
-                content: read_content(fields)?,
+                content: read_content(fields, notes)?,
                 tool_calls: read_calls(fields, notes)?,
                 prefix: fields.flag("prefix")?.unwrap_or(false),
             })
@@ -65,7 +65,7 @@ fn read_message(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault
         "tool" => {
             fields.only(&["role", "content", "tool_call_id", "name"], notes)?;
             Ok(Message::Tool {
-                content: read_content(fields)?.ok_or_else(|| fields.missing("content"))?,
+                content: read_content(fields, notes)?.ok_or_else(|| fields.missing("content"))?,
                 call_id: fields.string("tool_call_id")?.map(str::to_owned),
                 name: fields.string("name")?.map(str::to_owned),
             })
@@ -76,31 +76,34 @@ fn read_message(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault
 
 fn read_system(fields: &Fields<'_>, notes: &mut Notes) -> Result<Message, Fault> {
     fields.only(&["role", "content"], notes)?;
-    let content = read_content(fields)?.ok_or_else(|| fields.missing("content"))?;
+    let content = read_content(fields, notes)?.ok_or_else(|| fields.missing("content"))?;
     Ok(Message::System { content })
 }
 
 /// A string, or a list of text chunks; `None` where there is none or `null`.
-fn read_content(fields: &Fields<'_>) -> Result<Option<Vec<String>>, Fault> {
+fn read_content(fields: &Fields<'_>, notes: &mut Notes) -> Result<Option<Vec<String>>, Fault> {
     let path = fields.path_of("content");
     match fields.value("content") {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(vec![text.clone()])),
         Some(Value::Array(_)) => {
             let chunks = fields.list("content", CHUNKS_MAX)?.unwrap_or_default();
-            let texts = chunks
-                .iter()
-                .enumerate()
-                .map(|(index, chunk)| read_chunk(&Fields::of(chunk, format!("{path}[{index}]"))?));
+            let texts = chunks.iter().enumerate().map(|(index, chunk)| {
+                read_chunk(&Fields::of(chunk, format!("{path}[{index}]"))?, notes)
+            });
             texts.collect::<Result<_, _>>().map(Some)
         }
         Some(other) => Err(wrong_type(other, "a string or a list of chunks", path)),
     }
 }
 
-fn read_chunk(chunk: &Fields<'_>) -> Result<String, Fault> {
+/// The text of a chunk of text.
+pub(crate) fn read_chunk(chunk: &Fields<'_>, notes: &mut Notes) -> Result<String, Fault> {
     match chunk.string("type")? {
-        None | Some("text") => Ok(chunk.required_string("text")?.to_owned()),
+        None | Some("text") => {
+            chunk.only(&["type", "text"], notes)?;
+            Ok(chunk.required_string("text")?.to_owned())
+        }
         Some(
             other @ ("image_url" | "document_url" | "reference" | "file" | "thinking"
             | "input_audio" | "refusal"),

@@ -28,7 +28,7 @@ const STOP_BYTES_MAX: usize = 1024;
 const BIAS_MAX: usize = 1024;
 
 /// Most answers to one prompt.
-const ANSWERS_MAX: i64 = 16;
+pub(crate) const ANSWERS_MAX: i64 = 16;
 
 /// Longest name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 256;
@@ -64,9 +64,13 @@ pub(crate) struct Delivery {
     pub(crate) ext: Ext,
 }
 
-pub(crate) fn read_delivery(body: &Fields<'_>, notes: &Notes) -> Result<Delivery, Fault> {
+pub(crate) fn read_delivery(body: &Fields<'_>, notes: &mut Notes) -> Result<Delivery, Fault> {
+    check_hints(body, notes)?;
     let include_usage = match body.object("stream_options")? {
-        Some(options) => options.flag("include_usage")?.unwrap_or(false),
+        Some(options) => {
+            options.only(&["include_usage", "include_obfuscation"], notes)?;
+            options.flag("include_usage")?.unwrap_or(false)
+        }
         None => false,
     };
     let is_openai = !notes.is_strict() && OPENAI_SIGNS.iter().any(|name| body.has(name));
@@ -76,6 +80,19 @@ pub(crate) fn read_delivery(body: &Fields<'_>, notes: &Notes) -> Result<Delivery
         dialect: if is_openai { Dialect::OpenAi } else { Dialect::Mistral },
         ext: body.object("ext")?.as_ref().map_or_else(|| Ok(Ext::default()), read_ext)?,
     })
+}
+
+/// What a client may state and this program need not know has its type all the same.
+fn check_hints(body: &Fields<'_>, notes: &Notes) -> Result<(), Fault> {
+    body.string("prompt_cache_key")?;
+    if let Some(metadata) = body.value("metadata").filter(|metadata| !metadata.is_object()) {
+        return Err(wrong_type(metadata, "an object", body.path_of("metadata")));
+    }
+    let tier = body.string("service_tier")?;
+    if notes.is_strict() && !matches!(tier, None | Some("auto" | "standard_only")) {
+        return Err(invalid("must be auto or standard_only", body.path_of("service_tier")));
+    }
+    Ok(())
 }
 
 /// The model's name; empty for the default one, which also answers to `default`.
@@ -91,6 +108,15 @@ pub(crate) fn read_model(body: &Fields<'_>, notes: &Notes) -> Result<String, Fau
 }
 
 pub(crate) fn read_sampling(body: &Fields<'_>, notes: &Notes) -> Result<Sampling, Fault> {
+    read_sampling_with(body, notes, read_logprobs(body)?)
+}
+
+/// As [`read_sampling`], where likelihoods are asked for in other words.
+pub(crate) fn read_sampling_with(
+    body: &Fields<'_>,
+    notes: &Notes,
+    logprobs: Option<u8>,
+) -> Result<Sampling, Fault> {
     let hottest = if notes.is_strict() { 1.5 } else { 2.0 };
     let default = Sampling::default();
     Ok(Sampling {
@@ -107,7 +133,7 @@ pub(crate) fn read_sampling(body: &Fields<'_>, notes: &Notes) -> Result<Sampling
             .unwrap_or(default.repetition_penalty),
         seed: read_seed(body)?,
         bias: read_bias(body)?,
-        logprobs: read_logprobs(body)?,
+        logprobs,
     })
 }
 
@@ -142,12 +168,12 @@ pub(crate) fn deadline(ext: &Ext) -> Option<Instant> {
 
 /// Refuses what would change the answer in a way that this build cannot.
 pub(crate) fn refuse_unsupported(body: &Fields<'_>) -> Result<(), Fault> {
-    if body.flag("safe_prompt")? == Some(true) {
-        let message = "no text is injected; put your instructions into a system message";
-        return Err(unsupported(message, "safe_prompt"));
-    }
-    if body.value("prompt_mode").is_some() {
-        return Err(unsupported("this model has no reasoning mode", "prompt_mode"));
+    match body.string("prompt_mode")? {
+        None => {}
+        Some("reasoning") => {
+            return Err(unsupported("this model has no reasoning mode", "prompt_mode"));
+        }
+        Some(_) => return Err(invalid("must be reasoning or null", "prompt_mode")),
     }
     if body.string("reasoning_effort")?.is_some_and(|effort| effort != "none") {
         return Err(unsupported("this model has no reasoning mode", "reasoning_effort"));

@@ -81,11 +81,16 @@ pub fn parse_detokenize(body: &[u8]) -> Result<(String, Vec<TokenId>), Fault> {
     let body = Fields::of(&value, "")?;
     let model = read_model(&body, &Notes::new(Strictness::Lenient))?;
     let tokens = body.list("tokens", TOKENS_MAX)?.ok_or_else(|| body.missing("tokens"))?;
+    Ok((model, read_tokens(tokens, "tokens")?))
+}
+
+/// A list of tokens by their ids.
+pub(crate) fn read_tokens(items: &[Value], path: &str) -> Result<Vec<TokenId>, Fault> {
     let token = |(at, token): (usize, &Value)| {
         let id = token.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.map(TokenId).ok_or_else(|| invalid("must be the id of a token", format!("tokens[{at}]")))
+        id.map(TokenId).ok_or_else(|| invalid("must be the id of a token", format!("{path}[{at}]")))
     };
-    Ok((model, tokens.iter().enumerate().map(token).collect::<Result<_, _>>()?))
+    items.iter().enumerate().map(token).collect()
 }
 
 /// The answer of `/detokenize`.

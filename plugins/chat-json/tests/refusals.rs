@@ -74,7 +74,13 @@ fn every_bad_body_says_what_is_wrong_and_where() {
         json!({"logprobs": true, "top_logprobs": 21}),
         json!({"logit_bias": {"x": 1}}),
         json!({"logit_bias": {"1": 101}}),
-        json!({"safe_prompt": true}),
+        json!({"temperature": 2.0000000000000004}),
+        json!({"safe_prompt": "yes"}),
+        json!({"metadata": "x"}),
+        json!({"prompt_cache_key": 7}),
+        json!({"service_tier": 7}),
+        json!({"prompt_mode": "poetry"}),
+        json!({"prediction": {"type": "content", "content": [{"type": "image_url", "text": "x"}]}}),
         json!({"prompt_mode": "reasoning"}),
         json!({"reasoning_effort": "high"}),
         json!({"guardrails": [{}]}),
@@ -100,64 +106,70 @@ fn every_bad_body_says_what_is_wrong_and_where() {
         })
         .collect();
     expect![[r#"
-            422 messages: field required
-            400 messages: a conversation has at least one message
-            422 messages: must be a list, not a string
-            422 messages[0]: must be an object, not a string
-            422 messages: 1025 items; at most 1024 are accepted
-            422 messages[0].role: field required
-            422 messages[0].role: must be system, user, assistant or tool
-            422 messages[0].content: field required
-            422 messages[0].content: must be a string or a list of chunks, not a number
-            400 messages[0].content[0].type: image_url chunks cannot be read by a text model; send text
-            422 messages[0].content[0].text: field required
-            422 messages[0].content: 257 items; at most 256 are accepted
-            422 messages[0].content: field required
-            422 messages[0].tool_calls[0].function: field required
-            422 messages[0].tool_calls[0].function.arguments: must be JSON text or an object, not a list
-            400 messages[0].function_call: use tool_calls
-            422 model: must be a string, not a number
-            422 model: longer than 256 bytes
-            422 temperature: must be between 0 and 2
-            422 temperature: must be between 0 and 2
-            422 temperature: must be a number, not a string
-            422 top_p: must be between 0 and 1
-            422 presence_penalty: must be between -2 and 2
-            422 max_tokens: must be a whole number between 0 and 4294967295
-            422 max_tokens: must be a whole number between 0 and 4294967295
-            422 max_tokens: must be a whole number between 0 and 4294967295
-            422 max_completion_tokens: max_tokens and max_completion_tokens contradict each other; send one
-            422 random_seed: must be a whole number between 0 and 9223372036854775807
-            422 seed: random_seed and seed contradict each other; send one
-            422 stop[0]: must not be empty
-            422 stop[0]: must be a string, not a number
-            422 stop: 65 items; at most 64 are accepted
-            422 stop: longer than 1024 bytes
-            422 stream: must be true or false, not a number
-            422 n: must be a whole number between 1 and 16
-            422 n: must be a whole number between 1 and 16
-            422 n: must be 1 where there is a prediction
-            422 logprobs: must be true or false, not a number
-            422 top_logprobs: needs logprobs to be true
-            422 top_logprobs: needs logprobs to be true
-            422 top_logprobs: must be a whole number between 0 and 20
-            422 logit_bias: keys must be token ids in digits
-            422 logit_bias: values must be between -100 and 100
-            400 safe_prompt: no text is injected; put your instructions into a system message
-            400 prompt_mode: this model has no reasoning mode
-            400 reasoning_effort: this model has no reasoning mode
-            400 guardrails: no guardrails are configurable per request
-            400 functions: use tools
-            422 tools: 129 items; at most 128 are accepted
-            400 tools[0].type: only function tools are known
-            422 tools[0].function.name: field required
-            422 tools[0].function.parameters: must be a JSON Schema, not a string
-            400 tool_choice demands a call, but the request has no tools
-            422 tool_choice: must be auto, none, any, required or a function
-            400 tool_choice names a function that is not among the tools
-            422 response_format.type: must be text, json_object, json_schema, regex, grammar or choice
-            422 response_format.json_schema: field required
-            422 response_format.json_schema.schema: field required"#]].assert_eq(&lines.join("\n"));
+        422 messages: field required
+        400 messages: a conversation has at least one message
+        422 messages: must be a list, not a string
+        422 messages[0]: must be an object, not a string
+        422 messages: 1025 items; at most 1024 are accepted
+        422 messages[0].role: field required
+        422 messages[0].role: must be system, user, assistant or tool
+        422 messages[0].content: field required
+        422 messages[0].content: must be a string or a list of chunks, not a number
+        400 messages[0].content[0].type: image_url chunks cannot be read by a text model; send text
+        422 messages[0].content[0].text: field required
+        422 messages[0].content: 257 items; at most 256 are accepted
+        422 messages[0].content: field required
+        422 messages[0].tool_calls[0].function: field required
+        422 messages[0].tool_calls[0].function.arguments: must be JSON text or an object, not a list
+        400 messages[0].function_call: use tool_calls
+        422 model: must be a string, not a number
+        422 model: longer than 256 bytes
+        422 temperature: must be between 0 and 2
+        422 temperature: must be between 0 and 2
+        422 temperature: must be a number, not a string
+        422 top_p: must be between 0 and 1
+        422 presence_penalty: must be between -2 and 2
+        422 max_tokens: must be a whole number between 0 and 4294967295
+        422 max_tokens: must be a whole number between 0 and 4294967295
+        422 max_tokens: must be a whole number between 0 and 4294967295
+        422 max_completion_tokens: max_tokens and max_completion_tokens contradict each other; send one
+        422 random_seed: must be a whole number between 0 and 9223372036854775807
+        422 seed: random_seed and seed contradict each other; send one
+        422 stop[0]: must not be empty
+        422 stop[0]: must be a string, not a number
+        422 stop: 65 items; at most 64 are accepted
+        422 stop: longer than 1024 bytes
+        422 stream: must be true or false, not a number
+        422 n: must be a whole number between 1 and 16
+        422 n: must be a whole number between 1 and 16
+        422 n: must be 1 where there is a prediction
+        422 logprobs: must be true or false, not a number
+        422 top_logprobs: needs logprobs to be true
+        422 top_logprobs: needs logprobs to be true
+        422 top_logprobs: must be a whole number between 0 and 20
+        422 logit_bias: keys must be token ids in digits
+        422 logit_bias: values must be between -100 and 100
+        422 temperature: must be between 0 and 2
+        422 safe_prompt: must be true or false, not a string
+        422 metadata: must be an object, not a string
+        422 prompt_cache_key: must be a string, not a number
+        422 service_tier: must be a string, not a number
+        422 prompt_mode: must be reasoning or null
+        400 prediction.content[0].type: image_url chunks cannot be read by a text model; send text
+        400 prompt_mode: this model has no reasoning mode
+        400 reasoning_effort: this model has no reasoning mode
+        400 guardrails: no guardrails are configurable per request
+        400 functions: use tools
+        422 tools: 129 items; at most 128 are accepted
+        400 tools[0].type: only function tools are known
+        422 tools[0].function.name: field required
+        422 tools[0].function.parameters: must be a JSON Schema, not a string
+        400 tool_choice demands a call, but the request has no tools
+        422 tool_choice: must be auto, none, any, required or a function
+        400 tool_choice names a function that is not among the tools
+        422 response_format.type: must be text, json_object, json_schema, regex, grammar or choice
+        422 response_format.json_schema: field required
+        422 response_format.json_schema.schema: field required"#]].assert_eq(&lines.join("\n"));
 }
 
 #[test]

@@ -181,6 +181,7 @@ fn a_mistral_body_is_understood() {
             prefix_text: Some(
                 "The answer",
             ),
+            legacy: None,
         }
     "#]]
     .assert_debug_eq(&chat);
@@ -310,6 +311,7 @@ fn an_openai_body_is_understood() {
                 hops: 0,
             },
             prefix_text: None,
+            legacy: None,
         }
     "#]]
     .assert_debug_eq(&chat);

@@ -11,7 +11,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chat_json::{
-    Chat, Strictness, classifier_body, model_body, models_body, parse_chat, parse_fill,
+    Chat, Strictness, classifier_body, model_body, models_body, parse_chat, parse_completion,
+    parse_fill,
 };
 use futures_util::StreamExt;
 use protocol::{Description, Fault, FaultCode, ModelCard, Reply, RequestId, Service};
@@ -32,8 +33,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const RESTART_MS: u64 = 5_000;
 
 const NO_SUCH_PATH: &str = "no such path; there are /v1/chat/completions, /v1/fim/completions, \
-                            /v1/classifications, /v1/chat/classifications, /tokenize, \
-                            /detokenize, /v1/models and /health";
+                            /v1/completions, /v1/classifications, /v1/chat/classifications, \
+                            /tokenize, /detokenize, /v1/models and /health";
 
 /// What every request needs.
 pub(crate) struct Shared {
@@ -52,12 +53,13 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/fim/completions", post(fill))
+        .route("/v1/completions", post(complete_text))
         .route("/v1/classifications", post(classify::texts))
         .route("/v1/chat/classifications", post(classify::chats))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model))
+        .route("/v1/models/{*id}", get(model).delete(keep_model))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .route("/health", get(health))
         .method_not_allowed_fallback(async || refuse_method())
@@ -81,6 +83,10 @@ async fn chat(State(shared): State<Arc<Shared>>, request: Request) -> Response {
 
 async fn fill(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     complete(shared, request, parse_fill).await
+}
+
+async fn complete_text(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    complete(shared, request, parse_completion).await
 }
 
 async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Response {
@@ -181,11 +187,24 @@ async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
     }
     match description.classifiers.iter().find(|card| card.name == id) {
         Some(card) => json_response(classifier_body(&description, card)),
-        None => refuse(
-            &Fault::new(FaultCode::UnknownModel, "no such model; /v1/models lists them")
-                .at("model"),
-        ),
+        None => refuse(&no_such_model()),
     }
+}
+
+/// Mistral's clients may delete what they have trained; here nothing is trained.
+async fn keep_model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let Description { models, classifiers, .. } = shared.service.describe();
+    let is_known = models.iter().any(|card| card.id == id || card.aliases.contains(&id))
+        || classifiers.iter().any(|card| card.name == id);
+    let message = "models are what the configuration of this box says; nobody deletes them here";
+    refuse(&match is_known {
+        true => Fault::new(FaultCode::Forbidden, message).at("model"),
+        false => no_such_model(),
+    })
+}
+
+fn no_such_model() -> Fault {
+    Fault::new(FaultCode::UnknownModel, "no such model; /v1/models lists them").at("model")
 }
 
 async fn health(State(shared): State<Arc<Shared>>) -> Response {

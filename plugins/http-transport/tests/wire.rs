@@ -259,6 +259,38 @@ fn models_are_found_under_every_name() {
 }
 
 #[test]
+fn nobody_deletes_a_model() {
+    let server = Server::plain();
+    for (name, status) in [("parrot", 403), ("polly", 403), ("some/other", 404)] {
+        let head = format!("DELETE /v1/models/{name} HTTP/1.1\r\n");
+        assert_eq!(read_response(server.open(&head, b"")).status, status, "{name}");
+    }
+}
+
+#[test]
+fn a_text_goes_on_without_a_conversation() {
+    let server = Server::plain();
+    let body = json!({"model": "parrot", "prompt": ["one two", "three"], "n": 2});
+    let whole = server.post("/v1/completions", &body).json();
+    assert_eq!(whole["object"], "text_completion");
+    let texts: Vec<_> =
+        whole["choices"].as_array().unwrap().iter().map(|choice| &choice["text"]).collect();
+    assert_eq!(texts, ["one two", "one two", "three", "three"]);
+    assert_eq!(whole["usage"]["prompt_tokens"], 10, "each prompt counts once");
+
+    let body = json!({"model": "parrot", "prompt": "one two", "echo": true, "stream": true});
+    let response = server.post("/v1/completions", &body);
+    let data = response.data();
+    assert_eq!(data.last(), Some(&"[DONE]"));
+    let text: String = data[..data.len() - 1]
+        .iter()
+        .map(|chunk| serde_json::from_str::<Value>(chunk).unwrap())
+        .map(|chunk| chunk["choices"][0]["text"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(text, "one twoone two");
+}
+
+#[test]
 fn health_tells_the_model_and_the_load() {
     let response = Server::plain().get("/health");
     assert_eq!(response.status, 200);
