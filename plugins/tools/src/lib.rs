@@ -1,12 +1,14 @@
-//! Built-in tools, one file each: functions of this box that the model may call.
+//! Functions of this box that the model may call: built-in tools, one file each, and in [`mcp`] those
+//! that other programs bring.
 //!
-//! They work offline, touch no file and no network, and end within microseconds. The profile names
-//! those that are offered: `tools.enabled = ["clock", "calculator"]`.
+//! The built-in ones work offline, touch no file and no network, and end within microseconds. The
+//! profile names those that are offered: `tools.enabled = ["clock", "calculator"]`.
 #![forbid(unsafe_code)]
 
 mod arithmetic;
 mod calculator;
 mod clock;
+pub mod mcp;
 
 use protocol::{Tool, ToolError};
 use serde_json::Value;

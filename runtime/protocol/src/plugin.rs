@@ -57,6 +57,17 @@ pub trait Tool: Send + Sync {
     ///
     /// Threads: the transport's that carries the request; must return by `deadline`.
     fn call(&self, arguments: &str, deadline: Instant) -> Result<String, ToolError>;
+
+    /// Whether whoever asked must agree to each call before it is run.
+    fn needs_approval(&self) -> bool {
+        false
+    }
+}
+
+/// Tools that come and go while the program runs.
+pub trait Toolbox: Send + Sync {
+    /// Those that can be called now, in an order that stays.
+    fn tools(&self) -> Vec<Arc<dyn Tool>>;
 }
 
 /// A tool gave no result. The model reads the message.
