@@ -227,6 +227,8 @@ pub struct MqttSection {
     pub send_bytes_max: u32,
     /// Requests of this entrance that wait or run.
     pub queue_requests_max: u32,
+    /// Of these, requests of one client that its topics name.
+    pub client_requests_max: u32,
     /// How long running answers may take to end after a stop.
     pub drain: Duration,
 }

@@ -163,6 +163,9 @@ fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) ->
     let alone = url.as_deref().is_none_or(is_loopback_url);
     let node = reader.text_or("mqtt.node", &node_name(hardware), LEVEL_RULE, is_level);
     let is_filter = |text: &str| !text.is_empty() && text.len() <= 512 && !text.contains('\0');
+    let queue_requests_max = reader.count("mqtt.queue_requests_max", 32, 1..=4096);
+    // The embedded broker serves one box, whose programs share as they like.
+    let client_max = if url.is_none() { queue_requests_max } else { 2 };
     MqttSection {
         enabled: reader.flag("mqtt.enabled", true),
         broker_address: reader.address("mqtt.broker_address", "127.0.0.1:1883"),
@@ -188,7 +191,8 @@ fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) ->
         reply_filters: reader.texts("mqtt.reply_filters", "a topic filter", 64, is_filter),
         request_bytes_max: reader.bytes_u32("mqtt.request_bytes_max", 256 << 10, 1024..=8 << 20),
         send_bytes_max: reader.bytes_u32("mqtt.send_bytes_max", 128 << 10, 1024..=8 << 20),
-        queue_requests_max: reader.count("mqtt.queue_requests_max", 32, 1..=4096),
+        queue_requests_max,
+        client_requests_max: reader.count("mqtt.client_requests_max", client_max, 1..=4096),
         drain: reader.milliseconds("mqtt.drain_ms", 30_000, 0..=600_000),
         url,
         node,

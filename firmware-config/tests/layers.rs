@@ -58,6 +58,7 @@ fn an_empty_box_gets_defaults_and_a_scaled_profile() {
     assert_eq!(profile.http.address.to_string(), "127.0.0.1:8080");
     assert_eq!(profile.mqtt.node, "zonda");
     assert!(profile.mqtt.url.is_none() && profile.mqtt.plain_requests);
+    assert_eq!(profile.mqtt.client_requests_max, profile.mqtt.queue_requests_max);
     assert_eq!(origin(&loaded, "http.address"), Origin::Default);
     assert_eq!(
         origin(&loaded, "memory.kv_pool_bytes"),
@@ -191,7 +192,8 @@ fn plain_requests_are_on_only_where_the_broker_is_our_own() {
     ];
     for (url, plain) in cases {
         sources.overrides = vec![flag("mqtt.url", url, "--mqtt")];
-        assert_eq!(load(&sources).profile.mqtt.plain_requests, plain, "{url}");
+        let mqtt = load(&sources).profile.mqtt;
+        assert_eq!((mqtt.plain_requests, mqtt.client_requests_max), (plain, 2), "{url}");
     }
 }
 

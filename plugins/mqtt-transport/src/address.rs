@@ -14,8 +14,8 @@ const PIECE_EXPIRY: Duration = Duration::from_secs(60);
 /// A final waits this long for its client, at the broker and in our outbox.
 pub(crate) const FINAL_EXPIRY: Duration = Duration::from_secs(600);
 
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// One message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) struct Parcel {
     pub(crate) retain: bool,
     pub(crate) expiry: Option<Duration>,
     pub(crate) correlation: Option<Bytes>,
+    /// Set for a request that is passed on.
+    pub(crate) response_topic: Option<String>,
     pub(crate) content_type: &'static str,
     pub(crate) properties: Vec<(&'static str, String)>,
 }
@@ -41,6 +43,7 @@ impl Parcel {
             retain: true,
             expiry: None,
             correlation: None,
+            response_topic: None,
             content_type: JSON,
             properties: Vec::new(),
         }
@@ -157,6 +160,7 @@ impl Address {
             retain: false,
             expiry: Some(expiry),
             correlation: self.correlation.clone(),
+            response_topic: None,
             content_type,
             properties,
         }

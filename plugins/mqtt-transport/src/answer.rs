@@ -51,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) text_bytes_max: Option<usize>,
     pub(crate) deadline: std::time::Instant,
     pub(crate) cancelled: oneshot::Receiver<()>,
+    /// Published in the place of a refusal when the engine has no room: another node may have.
+    pub(crate) onward: Option<Parcel>,
     /// Bytes of one payload, at most; the broker may lower it.
     pub(crate) payload_bytes_max: Arc<AtomicUsize>,
     pub(crate) service: Arc<dyn Service>,
@@ -90,7 +92,15 @@ async fn deliver(mut job: Job) -> End {
     let submitted = tokio::task::spawn_blocking(move || service.submit(request)).await;
     let mut reply = match submitted {
         Ok(Ok(reply)) => reply,
-        Ok(Err(fault)) => return Some(Err(fault)),
+        Ok(Err(fault)) => {
+            if fault.code == FaultCode::Busy
+                && let Some(onward) = job.onward.take()
+            {
+                writer.send(onward).await?;
+                return None;
+            }
+            return Some(Err(fault));
+        }
         Err(_panicked) => {
             let fault = Fault::new(FaultCode::Internal, "this request met a defect; report it");
             return Some(Err(fault));

@@ -55,7 +55,7 @@ pub struct MqttConfig {
     /// Takes requests on `…/chat/request`, which say nothing about their sender that can be
     /// trusted. For sites with one tenant.
     pub plain_requests: bool,
-    /// Name of a shared work queue. Not served yet: must be `None`.
+    /// The shared work queue that this node takes requests from, besides its own.
     pub pool: Option<String>,
     /// Topic filters that replies may go to, besides the clients' own reply topics.
     pub reply_filters: Vec<String>,
@@ -70,6 +70,8 @@ pub struct MqttConfig {
     pub send_bytes_max: usize,
     /// Requests in flight over this transport, waiting ones included.
     pub queue_requests_max: usize,
+    /// Of these, requests of one client that its topics name.
+    pub client_requests_max: usize,
     /// No request runs longer than this, whatever it asks for.
     pub deadline_max: Duration,
     /// Ping the broker after this much silence.
@@ -106,6 +108,7 @@ impl MqttConfig {
             request_bytes_max: 256 << 10,
             send_bytes_max: 128 << 10,
             queue_requests_max: 32,
+            client_requests_max: 2,
             deadline_max: Duration::from_secs(600),
             keep_alive: Duration::from_secs(30),
             backoff_min: Duration::from_millis(500),
@@ -120,10 +123,8 @@ impl MqttConfig {
         let (host, port, tls) = self.broker()?;
         self.check_names()?;
         self.check_limits()?;
-        if self.pool.is_some() {
-            return refuse("shared work queues are not served by this build: leave `pool` out");
-        }
-        let topics = Topics::new(&self.root, &self.site, &self.node, &self.reply_filters)
+        let pool = self.pool.as_deref();
+        let topics = Topics::new(&self.root, &self.site, &self.node, pool, &self.reply_filters)
             .map_err(|message| TransportError::Configuration { transport: NAME, message })?;
         Ok(Checked { host, port, tls, topics })
     }
@@ -179,6 +180,17 @@ impl MqttConfig {
                 ));
             }
         }
+        if let Some(pool) = self.pool.as_deref().filter(|pool| !is_level(pool)) {
+            return refuse(format!(
+                "pool `{pool}` cannot be a topic level: use 1 to 64 of A-Z a-z 0-9 _ . -",
+            ));
+        }
+        if ["client", "pool"].contains(&self.node.as_str()) {
+            return refuse(format!(
+                "node `{}` is a level of other topics: name it otherwise",
+                self.node
+            ));
+        }
         Ok(())
     }
 
@@ -194,6 +206,9 @@ impl MqttConfig {
         }
         if !(1..=4096).contains(&self.queue_requests_max) {
             return refuse("queue_requests_max must be 1 to 4096");
+        }
+        if !(1..=4096).contains(&self.client_requests_max) {
+            return refuse("client_requests_max must be 1 to 4096");
         }
         if self.deadline_max.is_zero() || self.deadline_max > Duration::from_secs(86_400) {
             return refuse("deadline_max must be more than nothing and at most a day");
@@ -321,6 +336,11 @@ mod tests {
         let mut strange = valid;
         strange.node = "a/b".into();
         assert!(complaint(&strange).contains("node"));
+        strange.node = "pool".into();
+        assert!(complaint(&strange).contains("level of other topics"));
+        strange.node = "jet-03".into();
+        strange.pool = Some("a/#".into());
+        assert!(complaint(&strange).contains("pool"));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use crate::desk::Desk;
 use crate::gauge::{Count, MqttGauge};
 use crate::link::{Break, Dialect, HANDED_MAX, Link, LinkOptions, Signal, Up, wire_bytes};
 use crate::outbox::{Outbox, Ticket};
+use crate::pool::{Heard, Pool};
 use crate::presence::Presence;
+use crate::watch::Change;
 
 /// Confirmations that may be outstanding.
 const WINDOW: usize = 8;
@@ -63,6 +65,7 @@ pub(crate) struct Courier {
     outbox: Outbox,
     pieces: VecDeque<Parcel>,
     link: Option<Line>,
+    pool: Option<Pool>,
     /// When to connect, while there is no line.
     connect_at: Instant,
     backoff: Duration,
@@ -108,10 +111,13 @@ impl Courier {
                 .clone()
                 .map(|user| (user, config.password.clone().unwrap_or_default())),
             keep_alive: config.keep_alive,
-            will_topic: checked.topics.status(),
-            will_payload: "offline",
+            will: Some((checked.topics.status(), "offline")),
+            keeps_session: true,
             packet_bytes_max: u32::try_from(packet).unwrap_or(u32::MAX),
         };
+        let now = Instant::now();
+        let filters = checked.topics.pool_subscriptions(config.plain_requests);
+        let pool = Pool::new(&options, filters, (config.backoff_min, config.backoff_max), now);
         let desk = Desk::new(
             Arc::clone(&config),
             checked.topics,
@@ -119,7 +125,6 @@ impl Courier {
             Arc::clone(&service),
             notes_in,
         );
-        let now = Instant::now();
         Self {
             options,
             desk,
@@ -130,6 +135,7 @@ impl Courier {
             outbox: Outbox::default(),
             pieces: VecDeque::new(),
             link: None,
+            pool,
             connect_at: now,
             backoff: config.backoff_min,
             away_since: Some(now),
@@ -151,10 +157,13 @@ impl Courier {
             let listens = self.pieces.len() < PIECES_MAX;
             tokio::select! {
                 signal = next_signal(self.link.as_ref()) => self.hear(signal),
+                signal = next_pooled(self.pool.as_ref()) => self.hear_pool(signal),
                 Ok(note) = self.notes.recv_async(), if listens => self.note(note),
                 () = stop.wait_async(), if !stopping => {
                     stopping = true;
                     self.desk.closed = true;
+                    self.pool = None;
+                    self.gauge.pooled(false);
                     self.phase = Phase::Draining(Instant::now() + self.config.drain);
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -165,13 +174,20 @@ impl Courier {
     }
 
     fn wake_at(&self) -> Instant {
-        if self.link.is_none() { self.tick_at.min(self.connect_at) } else { self.tick_at }
+        let Some(line) = &self.link else { return self.tick_at.min(self.connect_at) };
+        let pool = self.pool.as_ref().filter(|_| line.subscribed).and_then(Pool::wake_at);
+        pool.map_or(self.tick_at, |at| at.min(self.tick_at))
     }
 
     /// What is due at `now`, whatever woke us.
     fn keep_time(&mut self, now: Instant) {
         if self.link.is_none() && self.connect_at <= now && self.may_connect() {
             self.connect(now);
+        }
+        if let (Some(line), Some(pool)) = (&self.link, &mut self.pool)
+            && line.subscribed
+        {
+            pool.keep_time(&self.options, line.dialect, now);
         }
         self.part(now);
         if self.tick_at > now {
@@ -252,6 +268,21 @@ impl Courier {
         }
     }
 
+    fn hear_pool(&mut self, signal: Signal) {
+        let now = Instant::now();
+        let Some(pool) = &mut self.pool else { return };
+        match pool.hear(signal, now) {
+            Heard::Request(message) => {
+                if let Some(parcel) = self.desk.receive(&message, false) {
+                    self.post(parcel, now);
+                }
+            }
+            Heard::Unreadable => self.gauge.count(Count::Unanswerable),
+            Heard::Nothing => {}
+        }
+        self.gauge.pooled(self.pool.as_ref().is_some_and(Pool::is_member));
+    }
+
     fn come_up(&mut self, up: Up, now: Instant) {
         let plain = self.config.plain_requests;
         let filters = self.desk.topics.subscriptions(plain);
@@ -269,6 +300,10 @@ impl Courier {
     }
 
     fn subscribed(&mut self, refused: &[usize], now: Instant) {
+        if !refused.is_empty() && self.link.as_ref().is_some_and(|line| line.subscribed) {
+            tracing::warn!("the broker refuses a client's status topic: check its access rules");
+            return;
+        }
         if !refused.is_empty() {
             let filters = self.desk.topics.subscriptions(self.config.plain_requests);
             let names: Vec<&str> =
@@ -279,9 +314,12 @@ impl Courier {
         let Some(line) = self.link.as_mut() else {
             return;
         };
-        line.subscribed = true;
+        if std::mem::replace(&mut line.subscribed, true) {
+            return;
+        }
         let dialect = line.dialect;
         self.away_since = None;
+        self.desk.watches.connected();
         self.gauge.count(Count::Connection);
         self.gauge.online(true);
         self.gauge.set_trouble(None);
@@ -298,6 +336,10 @@ impl Courier {
     fn lose(&mut self, why: &Break, now: Instant) {
         let Some(line) = self.link.take() else { return };
         self.gauge.online(false);
+        self.gauge.pooled(false);
+        if let Some(pool) = &mut self.pool {
+            pool.leave(now);
+        }
         self.outbox.disconnected();
         let dropped = self.pieces.len();
         self.pieces.clear();
@@ -327,7 +369,10 @@ impl Courier {
         let now = Instant::now();
         match note {
             Note::Send(parcel) => self.post(parcel, now),
-            Note::Ended { key, closing } => self.desk.ledger.close(&key, closing, now),
+            Note::Ended { key, closing } => {
+                self.desk.ended(&key);
+                self.desk.ledger.close(&key, closing, now);
+            }
         }
     }
 
@@ -355,6 +400,16 @@ impl Courier {
         let window = WINDOW.min(broker_window).max(1);
         let fits =
             |parcel: &Parcel| up.packet_bytes_max.is_none_or(|max| wire_bytes(parcel) <= max);
+        while line.handed < HANDED_MAX
+            && let Some(change) = self.desk.watches.next_change()
+        {
+            line.handed += 1;
+            // A line that takes nothing more has ended, and says so by its signals.
+            let _taken = match change {
+                Change::Subscribe(topic) => line.link.subscribe(vec![topic]),
+                Change::Unsubscribe(topic) => line.link.unsubscribe(topic),
+            };
+        }
         while line.handed < HANDED_MAX {
             let (parcel, reliable) = match self.pieces.pop_front() {
                 Some(piece) => (piece, false),
@@ -441,6 +496,13 @@ async fn next_signal(line: Option<&Line>) -> Signal {
     }
 }
 
+async fn next_pooled(pool: Option<&Pool>) -> Signal {
+    match pool {
+        Some(pool) => pool.signal().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn status(topic: String, word: &'static str) -> Parcel {
     let mut parcel = Parcel::retained(topic, word, true);
     parcel.content_type = "text/plain; charset=utf-8";
@@ -448,7 +510,7 @@ fn status(topic: String, word: &'static str) -> Parcel {
 }
 
 /// Anything up to `longest`, so that many nodes do not come back to a broker at once.
-fn jittered(longest: Duration) -> Duration {
+pub(crate) fn jittered(longest: Duration) -> Duration {
     // The standard library seeds its hashers at random, which is all that is needed here.
     let random = std::hash::RandomState::new().build_hasher().finish();
     longest.mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)

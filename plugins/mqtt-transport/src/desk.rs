@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use chat_json::{Chat, Mode, Strictness, parse_chat};
 use protocol::{Fault, FaultCode, RequestId, Service};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::address::{Address, Parcel};
 use crate::answer::{Job, Note, answer};
@@ -15,7 +14,9 @@ use crate::config::MqttConfig;
 use crate::gauge::{Count, MqttGauge};
 use crate::ledger::{Key, Known, Ledger};
 use crate::link::Message;
+use crate::onward;
 use crate::topics::{Caller, Route, Topics};
+use crate::watch::Watches;
 
 const CORRELATION_BYTES_MAX: usize = 64;
 /// Least time between two deltas, where the request names none.
@@ -26,6 +27,7 @@ const RETRY_AFTER_MS: u64 = 1000;
 pub(crate) struct Desk {
     pub(crate) topics: Topics,
     pub(crate) ledger: Ledger,
+    pub(crate) watches: Watches,
     /// Refuses new requests: the program is shutting down.
     pub(crate) closed: bool,
     pub(crate) payload_bytes_max: Arc<AtomicUsize>,
@@ -71,6 +73,7 @@ impl Desk {
         Self {
             topics,
             ledger: Ledger::default(),
+            watches: Watches::default(),
             closed: false,
             payload_bytes_max: Arc::new(AtomicUsize::new(config.send_bytes_max)),
             node: Arc::from(config.node.as_str()),
@@ -86,12 +89,35 @@ impl Desk {
     /// `stale` says that it may have waited at the broker for an unknown time.
     pub(crate) fn receive(&mut self, message: &Message, stale: bool) -> Option<Parcel> {
         match self.topics.route(&message.topic) {
+            Some(Route::Request(None)) if !self.config.plain_requests => {
+                self.drop_it("its topic names no client, and mqtt.plain_requests is off")
+            }
             Some(Route::Request(caller)) => self.request(message, caller.as_ref(), stale),
             Some(Route::Cancel(caller)) => {
                 self.cancel(message, caller.as_ref());
                 None
             }
+            None if self.watches.knows(&message.topic) => {
+                self.hear_status(message);
+                None
+            }
             None => self.drop_it("its topic is none of ours"),
+        }
+    }
+
+    /// The request with `key` has ended.
+    pub(crate) fn ended(&mut self, key: &Key) {
+        self.watches.ended(key);
+    }
+
+    /// A client that bound requests to its status has vanished, or says something else.
+    fn hear_status(&mut self, message: &Message) {
+        if !message.payload.trim_ascii().eq_ignore_ascii_case(b"offline") {
+            return;
+        }
+        let now = Instant::now();
+        for key in self.watches.bound_to(&message.topic) {
+            self.ledger.cancel(&key.client, &key.id, now);
         }
     }
 
@@ -133,6 +159,12 @@ impl Desk {
             Ok(chat) => return self.admit(message, caller, provisional, chat),
             Err(fault) => fault,
         };
+        if fault.code == FaultCode::Unavailable
+            && let Some(onward) = self.onward(message)
+        {
+            self.gauge.count(Count::PassedOn);
+            return Some(onward);
+        }
         let address = provisional.or_else(|| {
             let reply_to = self.peek(message).ext.reply_to?;
             let admitted = self.topics.admits_reply(&reply_to, caller);
@@ -244,15 +276,44 @@ impl Desk {
             }
         };
         chat.check_single()?;
-        if chat.ext.cancel_on_offline.is_some() {
-            let text = "cancelling by a client's status topic is not supported: send a cancel";
-            return Err(Fault::new(FaultCode::Unsupported, text).at("ext.cancel_on_offline"));
+        if let Some(topic) = &chat.ext.cancel_on_offline {
+            self.check_status_topic(topic, caller)?;
         }
         if property(message, "stream") == Some("true") {
             chat.stream = true;
         }
         chat.request.client = caller.map(|caller| caller.client.clone());
         Ok(chat)
+    }
+
+    fn check_status_topic(&self, topic: &str, caller: Option<&Caller>) -> Result<(), Fault> {
+        let at = |fault: Fault| fault.at("ext.cancel_on_offline");
+        let Some(caller) = caller else {
+            let text = "only a request whose topic names its client can be bound to its status";
+            return Err(at(Fault::bad_request(text)));
+        };
+        if !self.topics.is_status_of(&caller.client, topic) {
+            let own = self.topics.default_reply(caller);
+            let own = own.split("/reply/").next().unwrap_or_default();
+            let text =
+                format!("a request is bound to a topic of its own client, such as {own}/status");
+            return Err(at(Fault::bad_request(text)));
+        }
+        if !self.watches.has_room_for(topic) {
+            let text = "too many clients have bound requests to their status: leave it out";
+            return Err(at(Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS)));
+        }
+        Ok(())
+    }
+
+    /// The request as another member of the shared queue is to get it.
+    fn onward(&self, message: &Message) -> Option<Parcel> {
+        if !self.topics.is_pooled(&message.topic)
+            || message.payload.len() > self.config.request_bytes_max
+        {
+            return None;
+        }
+        onward::parcel(message, self.config.deadline_max)
     }
 
     /// A request that is well formed: is it known, is there room?
@@ -284,7 +345,7 @@ impl Desk {
             client: caller.map_or_else(|| self.client_of(&address.topic), |c| c.client.clone()),
             id: named.map_or_else(|| chat.request.id.0.clone().into_bytes(), <[u8]>::to_vec),
         };
-        let digest = Sha256::digest(&message.payload).into();
+        let digest = onward::digest(&message.payload);
         let streams = self.streams(message, &chat);
         match self.ledger.look(&key, rid, &digest, Instant::now()) {
             Known::No => {}
@@ -310,8 +371,25 @@ impl Desk {
                 "{} requests are under way, which is the limit",
                 self.config.queue_requests_max,
             );
+            if let Some(onward) = self.onward(message) {
+                self.gauge.count(Count::PassedOn);
+                return Some(onward);
+            }
             let fault = Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS);
             return self.refuse(&address, &fault);
+        }
+        if caller.is_some()
+            && self.ledger.running_of(&key.client) >= self.config.client_requests_max
+        {
+            let text = format!(
+                "{} requests of this client are under way, which is its limit",
+                self.config.client_requests_max,
+            );
+            let fault = Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS);
+            return self.refuse(&address, &fault);
+        }
+        if let Some(topic) = &chat.ext.cancel_on_offline {
+            self.watches.bind(topic, &key);
         }
         let cancelled = self.ledger.open(key.clone(), rid, digest);
         self.start(message, key, address, chat, streams, cancelled);
@@ -343,6 +421,7 @@ impl Desk {
             chat,
             deadline,
             cancelled,
+            onward: self.onward(message),
             payload_bytes_max: Arc::clone(&self.payload_bytes_max),
             service: Arc::clone(&self.service),
             notes: self.notes.clone(),

@@ -10,11 +10,13 @@ pub struct MqttGauge(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     online: AtomicBool,
+    pooled: AtomicBool,
     connections: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
     unanswerable: AtomicU64,
     repeated: AtomicU64,
+    passed_on: AtomicU64,
     deltas_dropped: AtomicU64,
     replies_lost: AtomicU64,
     trouble: Mutex<Option<String>>,
@@ -25,6 +27,8 @@ struct Counters {
 pub struct MqttTally {
     /// Whether requests can arrive now: connected and subscribed.
     pub online: bool,
+    /// Whether requests of the shared queue can arrive now.
+    pub pooled: bool,
     /// Connections to the broker that came up.
     pub connections: u64,
     /// Requests handed to the service.
@@ -35,6 +39,8 @@ pub struct MqttTally {
     pub unanswerable: u64,
     /// Requests that came again under the same id.
     pub repeated: u64,
+    /// Requests of the shared queue that this node had no room for and gave back to it.
+    pub passed_on: u64,
     /// Pieces of answers that were not sent, because no broker was there.
     pub deltas_dropped: u64,
     /// Finals and errors that were given up: expired, refused by the broker, or too many.
@@ -49,6 +55,7 @@ pub(crate) enum Count {
     Refused,
     Unanswerable,
     Repeated,
+    PassedOn,
     DeltaDropped,
     ReplyLost,
 }
@@ -59,11 +66,13 @@ impl MqttGauge {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MqttTally {
             online: self.0.online.load(Ordering::Relaxed),
+            pooled: self.0.pooled.load(Ordering::Relaxed),
             connections: read(&self.0.connections),
             accepted: read(&self.0.accepted),
             refused: read(&self.0.refused),
             unanswerable: read(&self.0.unanswerable),
             repeated: read(&self.0.repeated),
+            passed_on: read(&self.0.passed_on),
             deltas_dropped: read(&self.0.deltas_dropped),
             replies_lost: read(&self.0.replies_lost),
         }
@@ -89,10 +98,15 @@ impl MqttGauge {
             Count::Refused => &self.0.refused,
             Count::Unanswerable => &self.0.unanswerable,
             Count::Repeated => &self.0.repeated,
+            Count::PassedOn => &self.0.passed_on,
             Count::DeltaDropped => &self.0.deltas_dropped,
             Count::ReplyLost => &self.0.replies_lost,
         };
         counter.fetch_add(times, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pooled(&self, pooled: bool) {
+        self.0.pooled.store(pooled, Ordering::Relaxed);
     }
 
     pub(crate) fn online(&self, online: bool) {

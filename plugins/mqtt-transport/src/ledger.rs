@@ -63,6 +63,14 @@ impl Ledger {
         self.running
     }
 
+    /// Requests of `client` that have not ended.
+    pub(crate) fn running_of(&self, client: &str) -> usize {
+        let runs = |(key, entry): &(&Key, &Entry)| {
+            matches!(entry, Entry::Running { .. }) && key.client == client
+        };
+        self.entries.iter().filter(runs).count()
+    }
+
     /// What is known of the request with `key`, whose topic also calls it `rid`.
     pub(crate) fn look(
         &mut self,

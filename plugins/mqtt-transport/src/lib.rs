@@ -24,11 +24,14 @@ mod desk;
 mod gauge;
 mod ledger;
 mod link;
+mod onward;
 mod outbox;
+mod pool;
 mod presence;
 mod tls;
 mod topics;
 mod transport;
+mod watch;
 
 #[cfg(feature = "embedded-broker")]
 pub use broker::EmbeddedBroker;

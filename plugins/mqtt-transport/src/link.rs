@@ -47,8 +47,10 @@ pub(crate) struct LinkOptions {
     pub(crate) client_id: String,
     pub(crate) credentials: Option<(String, String)>,
     pub(crate) keep_alive: Duration,
-    pub(crate) will_topic: String,
-    pub(crate) will_payload: &'static str,
+    /// What the broker says of us when we vanish: topic and words, retained.
+    pub(crate) will: Option<(String, &'static str)>,
+    /// The broker keeps what comes for us while we are away.
+    pub(crate) keeps_session: bool,
     /// Largest packet that is taken in, in bytes.
     pub(crate) packet_bytes_max: u32,
 }
@@ -79,7 +81,7 @@ pub(crate) enum Signal {
     Unreadable,
     /// A publication left the library; QoS 0 has packet id 0.
     Sent(u16),
-    /// The subscription left the library.
+    /// A subscription, or the end of one, left the library.
     SubscriptionSent,
     /// The broker answered a publication, and says why if it refused it.
     Acknowledged {
@@ -221,6 +223,14 @@ impl Link {
         }
     }
 
+    /// Asks for nothing more that `filter` matches.
+    pub(crate) fn unsubscribe(&self, filter: String) -> bool {
+        match &self.client {
+            Client::V5(client) => client.try_unsubscribe(filter).is_ok(),
+            Client::V311(client) => client.try_unsubscribe(filter).is_ok(),
+        }
+    }
+
     /// Says goodbye: the broker drops the will. The end comes as a signal.
     pub(crate) fn disconnect(&self) -> bool {
         match &self.client {
@@ -241,31 +251,29 @@ pub(crate) fn wire_bytes(parcel: &Parcel) -> usize {
     let properties: usize =
         parcel.properties.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
     let correlation = parcel.correlation.as_ref().map_or(0, |bytes| 3 + bytes.len());
+    let response = parcel.response_topic.as_ref().map_or(0, |topic| 3 + topic.len());
     32 + parcel.topic.len()
         + parcel.payload.len()
         + parcel.content_type.len()
         + correlation
+        + response
         + properties
 }
 
 fn options5(options: &LinkOptions, clean: bool) -> v5::MqttOptions {
     let mut v5_options = v5::MqttOptions::new(&options.client_id, &options.host, options.port);
-    let will = packets5::LastWill::new(
-        &options.will_topic,
-        options.will_payload,
-        v5::mqttbytes::QoS::AtLeastOnce,
-        true,
-        None,
-    );
     v5_options
         .set_keep_alive(options.keep_alive)
-        .set_clean_start(clean)
+        .set_clean_start(clean || !options.keeps_session)
         .set_connection_timeout(CONNECT_TIMEOUT_S)
-        .set_session_expiry_interval(Some(SESSION_EXPIRY_S))
+        .set_session_expiry_interval(Some(if options.keeps_session { SESSION_EXPIRY_S } else { 0 }))
         .set_receive_maximum(Some(RECEIVE_MAX))
         .set_max_packet_size(Some(options.packet_bytes_max))
-        .set_outgoing_inflight_upper_limit(PACKET_IDS)
-        .set_last_will(will);
+        .set_outgoing_inflight_upper_limit(PACKET_IDS);
+    if let Some((topic, words)) = &options.will {
+        let qos = v5::mqttbytes::QoS::AtLeastOnce;
+        v5_options.set_last_will(packets5::LastWill::new(topic, *words, qos, true, None));
+    }
     let mut network = rumqttc::NetworkOptions::new();
     network.set_tcp_nodelay(true);
     v5_options.set_network_options(network);
@@ -281,19 +289,16 @@ fn options5(options: &LinkOptions, clean: bool) -> v5::MqttOptions {
 fn options311(options: &LinkOptions, clean: bool) -> rumqttc::MqttOptions {
     let mut v311_options =
         rumqttc::MqttOptions::new(&options.client_id, &options.host, options.port);
-    let will = packets4::LastWill::new(
-        &options.will_topic,
-        options.will_payload,
-        rumqttc::QoS::AtLeastOnce,
-        true,
-    );
     let packet_bytes_max = options.packet_bytes_max as usize;
     v311_options
         .set_keep_alive(options.keep_alive)
-        .set_clean_session(clean)
+        .set_clean_session(clean || !options.keeps_session)
         .set_max_packet_size(packet_bytes_max, packet_bytes_max)
-        .set_inflight(PACKET_IDS)
-        .set_last_will(will);
+        .set_inflight(PACKET_IDS);
+    if let Some((topic, words)) = &options.will {
+        let qos = rumqttc::QoS::AtLeastOnce;
+        v311_options.set_last_will(packets4::LastWill::new(topic, *words, qos, true));
+    }
     if let Some(tls) = &options.tls {
         v311_options.set_transport(transport(tls));
     }
@@ -317,7 +322,7 @@ fn properties_of(parcel: Parcel) -> packets5::PublishProperties {
             .expiry
             .map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         topic_alias: None,
-        response_topic: None,
+        response_topic: parcel.response_topic,
         correlation_data: parcel.correlation,
         user_properties,
         subscription_identifiers: Vec::new(),
@@ -387,7 +392,22 @@ fn incoming5(packet: packets5::Packet) -> Signal {
             },
         },
         Packet::Publish(publish) => message5(publish),
+        Packet::Disconnect(disconnect) => {
+            Signal::Down(Break::Refused(goodbye(disconnect.reason_code)))
+        }
         _ => Signal::Alive,
+    }
+}
+
+/// Why the broker ends the connection, in words where the reason is ours to mend.
+fn goodbye(code: packets5::DisconnectReasonCode) -> String {
+    use packets5::DisconnectReasonCode as Code;
+    match code {
+        Code::SessionTakenOver => {
+            "another client came with the same client id: give each node its own mqtt.client_id"
+                .into()
+        }
+        code => format!("the broker hung up: {code:?}"),
     }
 }
 
@@ -444,7 +464,7 @@ fn outgoing_signal(outgoing: &rumqttc::Outgoing) -> Signal {
     use rumqttc::Outgoing;
     match outgoing {
         Outgoing::Publish(packet_id) => Signal::Sent(*packet_id),
-        Outgoing::Subscribe(_) => Signal::SubscriptionSent,
+        Outgoing::Subscribe(_) | Outgoing::Unsubscribe(_) => Signal::SubscriptionSent,
         // The library held a publication back because its packet id is still taken. From here on
         // its order is not ours, and it may forget one: begin anew.
         Outgoing::AwaitAck(packet_id) => {
@@ -470,6 +490,9 @@ fn break5(error: &v5::ConnectionError, up: bool) -> Break {
             Code::UnsupportedProtocolVersion | Code::RefusedProtocolVersion,
         ) => Break::Version("the broker does not speak MQTT 5".into()),
         ConnectionError::ConnectionRefused(code) => Break::Refused(format!("{code:?}")),
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+            Break::Refused(goodbye(*reason_code))
+        }
         // A line that breaks is no packet: what the broker keeps for us stays good.
         ConnectionError::MqttState(StateError::Deserialization(v5::mqttbytes::Error::Io(
             error,

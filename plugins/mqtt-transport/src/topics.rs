@@ -10,6 +10,8 @@ pub(crate) struct Topics {
     node: String,
     /// `{root}/{site}`
     site: String,
+    /// The name of the shared work queue and `{root}/{site}/pool/{name}`.
+    pool: Option<(String, String)>,
     reply_filters: Vec<String>,
 }
 
@@ -33,6 +35,7 @@ impl Topics {
         root: &str,
         site: &str,
         node: &str,
+        pool: Option<&str>,
         reply_filters: &[String],
     ) -> Result<Self, String> {
         if root.is_empty() || !root.split('/').all(is_level) {
@@ -46,7 +49,12 @@ impl Topics {
             ));
         }
         let site = format!("{root}/{site}");
-        Ok(Self { node: format!("{site}/{node}"), site, reply_filters: reply_filters.to_vec() })
+        Ok(Self {
+            node: format!("{site}/{node}"),
+            pool: pool.map(|pool| (pool.to_owned(), format!("{site}/pool/{pool}"))),
+            site,
+            reply_filters: reply_filters.to_vec(),
+        })
     }
 
     /// Retained `online` or `offline`.
@@ -76,9 +84,34 @@ impl Topics {
         filters
     }
 
+    /// What a member of the shared work queue subscribes to; empty without one.
+    ///
+    /// Members of one queue share a filter letter by letter, so it takes requests without a caller
+    /// too; whether they are served is decided later. Cancels go to every member.
+    pub(crate) fn pool_subscriptions(&self, plain: bool) -> Vec<String> {
+        let Some((name, prefix)) = &self.pool else { return Vec::new() };
+        let mut filters = vec![
+            format!("$share/{name}/{prefix}/chat/request/#"),
+            format!("{prefix}/chat/cancel/+/+"),
+        ];
+        if plain {
+            filters.push(format!("{prefix}/chat/cancel"));
+        }
+        filters
+    }
+
+    /// Whether `topic` belongs to the shared work queue.
+    pub(crate) fn is_pooled(&self, topic: &str) -> bool {
+        self.pool.as_ref().is_some_and(|(_, prefix)| {
+            topic.strip_prefix(prefix.as_str()).is_some_and(|tail| tail.starts_with('/'))
+        })
+    }
+
     /// What a message on `topic` is; `None` when it is nothing of ours.
     pub(crate) fn route(&self, topic: &str) -> Option<Route> {
-        let tail = topic.strip_prefix(self.node.as_str())?.strip_prefix("/chat/")?;
+        let pool = self.pool.as_ref().and_then(|(_, prefix)| topic.strip_prefix(prefix.as_str()));
+        let tail = pool.or_else(|| topic.strip_prefix(self.node.as_str()))?;
+        let tail = tail.strip_prefix("/chat/")?;
         let mut levels = tail.split('/');
         let verb = levels.next()?;
         let caller = match (levels.next(), levels.next(), levels.next()) {
@@ -106,6 +139,17 @@ impl Topics {
         let (client, tail) = tail.split_once('/')?;
         let rest = tail.strip_prefix("reply/")?;
         (is_level(client) && !rest.is_empty()).then_some(client)
+    }
+
+    /// Whether `client` may bind a request to what `topic` says: its own topics, replies apart.
+    pub(crate) fn is_status_of(&self, client: &str, topic: &str) -> bool {
+        let own = topic
+            .strip_prefix(self.site.as_str())
+            .and_then(|tail| tail.strip_prefix("/client/"))
+            .and_then(|tail| tail.strip_prefix(client))
+            .and_then(|tail| tail.strip_prefix('/'));
+        is_name(topic)
+            && own.is_some_and(|rest| !rest.is_empty() && rest.split('/').next() != Some("reply"))
     }
 
     /// Whether an answer may go to `topic`.
@@ -171,7 +215,7 @@ mod tests {
 
     fn topics(filters: &[&str]) -> Topics {
         let filters: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
-        Topics::new("zonda/v1", "plant1", "jet-03", &filters).expect("valid")
+        Topics::new("zonda/v1", "plant1", "jet-03", Some("gpu"), &filters).expect("valid")
     }
 
     fn caller() -> Caller {
@@ -192,6 +236,36 @@ mod tests {
         }
         assert_eq!(topics.route(""), None);
         assert_eq!(topics.route("zonda/v1/plant1/jet-031/chat/request"), None);
+    }
+
+    #[test]
+    fn a_pool_has_topics_of_its_own() {
+        let topics = topics(&[]);
+        let pooled = "zonda/v1/plant1/pool/gpu/chat/request/plc7/17";
+        assert_eq!(topics.route(pooled), Some(Route::Request(Some(caller()))));
+        assert!(topics.is_pooled(pooled));
+        assert!(!topics.is_pooled("zonda/v1/plant1/jet-03/chat/request/plc7/17"));
+        let cancel = "zonda/v1/plant1/pool/gpu/chat/cancel/plc7/17";
+        assert_eq!(topics.route(cancel), Some(Route::Cancel(Some(caller()))));
+        assert_eq!(topics.route("zonda/v1/plant1/pool/gpus/chat/request/plc7/17"), None);
+        assert_eq!(
+            topics.pool_subscriptions(false),
+            [
+                "$share/gpu/zonda/v1/plant1/pool/gpu/chat/request/#",
+                "zonda/v1/plant1/pool/gpu/chat/cancel/+/+",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_request_is_bound_to_its_own_clients_status_alone() {
+        let topics = topics(&["lab/#"]);
+        let client = "zonda/v1/plant1/client";
+        assert!(topics.is_status_of("plc7", &format!("{client}/plc7/status")));
+        for foreign in ["plc8/status", "plc77/status", "plc7/reply/1", "plc7/", "plc7", "plc7/+"] {
+            assert!(!topics.is_status_of("plc7", &format!("{client}/{foreign}")), "{foreign}");
+        }
+        assert!(!topics.is_status_of("plc7", "lab/status"));
     }
 
     #[test]
@@ -239,7 +313,7 @@ mod tests {
     #[test]
     fn filters_and_roots_are_checked_before_use() {
         let refused = |root: &str, filter: &str| {
-            Topics::new(root, "s", "n", &[filter.to_owned()]).expect_err("must be refused")
+            Topics::new(root, "s", "n", None, &[filter.to_owned()]).expect_err("must be refused")
         };
         assert!(refused("zonda/v1", "a/#/b").contains("reply filter"));
         assert!(refused("zonda/v1", "a/b+").contains("reply filter"));

@@ -93,6 +93,7 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
     config.request_bytes_max = section.request_bytes_max as usize;
     config.send_bytes_max = section.send_bytes_max as usize;
     config.queue_requests_max = section.queue_requests_max as usize;
+    config.client_requests_max = section.client_requests_max as usize;
     config.drain = section.drain;
     let transport = MqttTransport::new(config)?;
     let address = if broker.is_some() { format!("{url} (embedded broker)") } else { url };

@@ -345,6 +345,7 @@ pub fn config(port: u16) -> MqttConfig {
     config.backoff_min = Duration::from_millis(20);
     config.backoff_max = Duration::from_millis(100);
     config.drain = Duration::from_secs(2);
+    config.client_requests_max = config.queue_requests_max;
     config
 }
 

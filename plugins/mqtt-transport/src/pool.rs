@@ -1,0 +1,133 @@
+//! The connection for the shared work queue.
+//!
+//! A connection of its own, with a clean start and no session: brokers go on giving a member of a
+//! group its share while they keep its session, whether it is there or not. Its requests go to the
+//! same desk, and answers leave through the node's own connection; without that one, this one is
+//! not open.
+
+use std::time::{Duration, Instant};
+
+use crate::link::{Break, Dialect, Link, LinkOptions, Message, Signal};
+
+/// The member of the shared queue, connected or on its way.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    options: LinkOptions,
+    filters: Vec<String>,
+    link: Option<Link>,
+    subscribed: bool,
+    heard: Instant,
+    connect_at: Instant,
+    backoff: Duration,
+    backoff_range: (Duration, Duration),
+}
+
+/// What the courier has to do about a signal of the pool's connection.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Nothing,
+    Request(Box<Message>),
+    Unreadable,
+}
+
+impl Pool {
+    /// A member that is not connected; `None` without filters.
+    pub(crate) fn new(
+        node: &LinkOptions,
+        filters: Vec<String>,
+        backoff_range: (Duration, Duration),
+        now: Instant,
+    ) -> Option<Self> {
+        let mut options = node.clone();
+        options.client_id.push_str("-pool");
+        options.will = None;
+        options.keeps_session = false;
+        (!filters.is_empty()).then_some(Self {
+            options,
+            filters,
+            link: None,
+            subscribed: false,
+            heard: now,
+            connect_at: now,
+            backoff: backoff_range.0,
+            backoff_range,
+        })
+    }
+
+    /// Whether requests of the queue can come.
+    pub(crate) fn is_member(&self) -> bool {
+        self.subscribed
+    }
+
+    /// When something is due.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        self.link.is_none().then_some(self.connect_at)
+    }
+
+    /// Connects when it is time; `dialect` is what the node speaks with the same broker.
+    pub(crate) fn keep_time(&mut self, node: &LinkOptions, dialect: Dialect, now: Instant) {
+        let silent = self.options.keep_alive * 2;
+        if self.link.is_some() && now.duration_since(self.heard) > silent {
+            self.lose(&Break::Lost("the broker is silent".into()), now);
+        }
+        if self.link.is_none() && self.connect_at <= now {
+            self.options.tls.clone_from(&node.tls);
+            self.heard = now;
+            self.link = Some(Link::open(&self.options, dialect, true));
+        }
+    }
+
+    /// Leaves the queue without a word: the broker gives its share to the others.
+    pub(crate) fn leave(&mut self, now: Instant) {
+        self.link = None;
+        self.subscribed = false;
+        self.connect_at = now;
+        self.backoff = self.backoff_range.0;
+    }
+
+    /// The next signal of the connection; never, while there is none.
+    pub(crate) async fn signal(&self) -> Signal {
+        match &self.link {
+            Some(link) => link.signal().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn hear(&mut self, signal: Signal, now: Instant) -> Heard {
+        self.heard = now;
+        let Some(link) = &self.link else { return Heard::Nothing };
+        match signal {
+            Signal::Up(_) => {
+                if !link.subscribe(self.filters.clone()) {
+                    self.lose(&Break::Lost("the connection takes nothing".into()), now);
+                }
+            }
+            Signal::Subscribed { refused } if refused.is_empty() => {
+                self.subscribed = true;
+                self.backoff = self.backoff_range.0;
+                tracing::info!(filter = %self.filters[0], "member of the shared queue");
+            }
+            Signal::Subscribed { .. } => {
+                let why = "the broker refuses the subscription to the shared queue";
+                self.lose(&Break::Refused(why.into()), now);
+            }
+            Signal::Message(message) => return Heard::Request(message),
+            Signal::Unreadable => return Heard::Unreadable,
+            Signal::Down(why) => self.lose(&why, now),
+            Signal::Sent(_)
+            | Signal::SubscriptionSent
+            | Signal::Acknowledged { .. }
+            | Signal::Alive => {}
+        }
+        Heard::Nothing
+    }
+
+    fn lose(&mut self, why: &Break, now: Instant) {
+        self.link = None;
+        self.subscribed = false;
+        let wait = crate::courier::jittered(self.backoff).max(self.backoff_range.0 / 10);
+        self.backoff = (self.backoff * 2).min(self.backoff_range.1);
+        self.connect_at = now + wait;
+        tracing::warn!(%why, again_ms = wait.as_millis() as u64, "not in the shared queue");
+    }
+}
