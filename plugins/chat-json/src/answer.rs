@@ -340,8 +340,14 @@ fn logprobs_body(logprobs: &[TokenLogprob]) -> Value {
     json!({"content": content.collect::<Vec<_>>(), "refusal": null})
 }
 
+/// Mistral's client demands the token's id and a list of bytes, and without them drops them all.
 fn likelihood_body(told: &Likelihood) -> Value {
-    json!({"token": told.text, "logprob": short(told.logprob), "bytes": told.bytes})
+    json!({
+        "token": told.text,
+        "logprob": short(told.logprob),
+        "bytes": told.bytes.as_deref().unwrap_or_default(),
+        "token_id": told.token.0,
+    })
 }
 
 fn call_body(index: usize, call: &ToolCall) -> Value {

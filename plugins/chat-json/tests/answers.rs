@@ -314,8 +314,8 @@ fn likelihoods_come_with_the_text_of_their_tokens() {
     chunks.extend(likely.iter().flat_map(|event| answer.push(event)));
     chunks.extend(answer.push(&finished(FinishReason::Stop)));
     let told: Vec<_> = chunks.iter().map(|chunk| &chunk["choices"][0]["logprobs"]).collect();
-    let first = r#"{"token":"Hé","logprob":-0.1,"bytes":[72,195,169],"top_logprobs":[{"token":"Hé","logprob":-0.1,"bytes":[72,195,169]},{"token":"</s>","logprob":-2.5,"bytes":null}]}"#;
-    let second = r#"{"token":"!","logprob":-3.25,"bytes":[33],"top_logprobs":[]}"#;
+    let first = r#"{"token":"Hé","logprob":-0.1,"bytes":[72,195,169],"token_id":7,"top_logprobs":[{"token":"Hé","logprob":-0.1,"bytes":[72,195,169],"token_id":7},{"token":"</s>","logprob":-2.5,"bytes":[],"token_id":7}]}"#;
+    let second = r#"{"token":"!","logprob":-3.25,"bytes":[33],"token_id":7,"top_logprobs":[]}"#;
     let body = |content: &str| format!(r#"{{"content":[{content}],"refusal":null}}"#);
     let wanted = ["null".into(), body(first), body(second), "null".into()];
     assert_eq!(told.iter().map(|told| told.to_string()).collect::<Vec<_>>(), wanted);
