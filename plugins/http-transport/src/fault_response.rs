@@ -38,5 +38,9 @@ pub(crate) fn refuse_method() -> Response {
 }
 
 pub(crate) fn json_response(body: Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    json_text(body.to_string())
+}
+
+pub(crate) fn json_text(body: impl IntoResponse) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

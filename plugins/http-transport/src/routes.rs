@@ -9,7 +9,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use chat_json::{
     Chat, Strictness, classifier_body, model_body, models_body, parse_chat, parse_completion,
     parse_fill,
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::HttpConfig;
 use crate::answers::Telling;
-use crate::fault_response::{json_response, refuse, refuse_method};
+use crate::fault_response::{json_response, json_text, refuse, refuse_method};
 use crate::gate::{Gate, Ticket};
 use crate::guard::admit;
 use crate::{classify, tokens};
@@ -32,9 +32,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A client that is told to come back to a box which is shutting down.
 const RESTART_MS: u64 = 5_000;
 
-const NO_SUCH_PATH: &str = "no such path; there are /v1/chat/completions, /v1/fim/completions, \
-                            /v1/completions, /v1/classifications, /v1/chat/classifications, \
-                            /tokenize, /detokenize, /v1/models and /health";
+/// The document of this API: every path, body and answer. Tests compare it with what is served.
+const OPENAPI: &str = include_str!("../openapi.json");
 
 /// What every request needs.
 pub(crate) struct Shared {
@@ -49,21 +48,38 @@ struct Client(Option<String>);
 
 type Parse = fn(&[u8], RequestId, Strictness) -> Result<Chat, Fault>;
 
+/// Every path that asks who comes.
+fn guarded() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
+    vec![
+        ("/v1/chat/completions", post(chat)),
+        ("/v1/fim/completions", post(fill)),
+        ("/v1/completions", post(complete_text)),
+        ("/v1/classifications", post(classify::texts)),
+        ("/v1/chat/classifications", post(classify::chats)),
+        ("/tokenize", post(tokens::tokenize)),
+        ("/detokenize", post(tokens::detokenize)),
+        ("/v1/models", get(models)),
+        ("/v1/models/{*id}", get(model).delete(keep_model)),
+    ]
+}
+
+/// Every path that does not.
+fn open() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
+    vec![("/health", get(health)), ("/openapi.json", get(async || json_text(OPENAPI)))]
+}
+
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/fim/completions", post(fill))
-        .route("/v1/completions", post(complete_text))
-        .route("/v1/classifications", post(classify::texts))
-        .route("/v1/chat/classifications", post(classify::chats))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model).delete(keep_model))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
-        .route("/health", get(health))
+    let (guarded, open) = (guarded(), open());
+    let names = guarded.iter().chain(&open).map(|(path, _)| path.replace("{*", "{"));
+    let message = format!("no such path; there are {}", names.collect::<Vec<_>>().join(", "));
+    let no_such_path = Fault::new(FaultCode::NotFound, message);
+    let add = |router: Router<_>, (path, methods)| router.route(path, methods);
+    let guarded = guarded.into_iter().fold(Router::new(), add);
+    let guarded = guarded.route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard));
+    open.into_iter()
+        .fold(guarded, add)
         .method_not_allowed_fallback(async || refuse_method())
-        .fallback(async || refuse(&Fault::new(FaultCode::NotFound, NO_SUCH_PATH)))
+        .fallback(async move || refuse(&no_such_path))
         .with_state(shared)
 }
 
