@@ -28,6 +28,7 @@ mod onward;
 mod outbox;
 mod pool;
 mod presence;
+mod rules;
 mod tls;
 mod topics;
 mod transport;

@@ -399,6 +399,10 @@ fn incoming5(packet: packets5::Packet) -> Signal {
     }
 }
 
+fn not_let_in(code: &dyn std::fmt::Debug) -> String {
+    format!("the broker does not let us in ({code:?}): check mqtt.username and mqtt.password")
+}
+
 /// Why the broker ends the connection, in words where the reason is ours to mend.
 fn goodbye(code: packets5::DisconnectReasonCode) -> String {
     use packets5::DisconnectReasonCode as Code;
@@ -489,6 +493,9 @@ fn break5(error: &v5::ConnectionError, up: bool) -> Break {
         ConnectionError::ConnectionRefused(
             Code::UnsupportedProtocolVersion | Code::RefusedProtocolVersion,
         ) => Break::Version("the broker does not speak MQTT 5".into()),
+        ConnectionError::ConnectionRefused(
+            code @ (Code::NotAuthorized | Code::BadUserNamePassword),
+        ) => Break::Refused(not_let_in(&code)),
         ConnectionError::ConnectionRefused(code) => Break::Refused(format!("{code:?}")),
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
             Break::Refused(goodbye(*reason_code))
@@ -516,6 +523,9 @@ fn break311(error: &rumqttc::ConnectionError, up: bool) -> Break {
         ConnectionError::ConnectionRefused(Code::RefusedProtocolVersion) => {
             Break::Version("the broker does not speak MQTT 3.1.1".into())
         }
+        ConnectionError::ConnectionRefused(
+            code @ (Code::NotAuthorized | Code::BadUserNamePassword),
+        ) => Break::Refused(not_let_in(&code)),
         ConnectionError::ConnectionRefused(code) => Break::Refused(format!("{code:?}")),
         ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(
             error,

@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prepare a broker for this node
+    #[command(subcommand)]
+    Mqtt(MqttCommand),
     /// List the compute devices of this box and this build
     Devices(Devices),
 }
@@ -222,6 +225,20 @@ pub(crate) enum ConfigCommand {
     },
     /// List the device profiles
     Profiles,
+}
+
+/// `zonda mqtt …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum MqttCommand {
+    /// Print mosquitto's access rules for this node and its clients
+    Acl {
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+        /// Print the drop-in that goes with them
+        #[arg(long)]
+        drop_in: bool,
+    },
 }
 
 /// Arguments of `zonda devices`.

@@ -71,7 +71,20 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
         (None, Some(broker)) => format!("mqtt://{}", broker.address()),
         (None, None) => unreachable!("a broker was started because no URL is configured"),
     };
-    let mut config = MqttConfig::new(url.clone(), &section.site, &section.node);
+    let transport = MqttTransport::new(mqtt_config(section, url.clone()))?;
+    let address = if broker.is_some() { format!("{url} (embedded broker)") } else { url };
+    Ok(Some(Entrance { transport: Box::new(transport), address, broker }))
+}
+
+/// What mosquitto must be told for this configuration: access rules, or a drop-in that uses them.
+pub(crate) fn broker_rules(profile: &Profile, drop_in: bool) -> String {
+    let section = &profile.mqtt;
+    let config = mqtt_config(section, section.url.clone().unwrap_or_default());
+    if drop_in { config.broker_drop_in() } else { config.broker_acl() }
+}
+
+fn mqtt_config(section: &MqttSection, url: String) -> MqttConfig {
+    let mut config = MqttConfig::new(url, &section.site, &section.node);
     config.root.clone_from(&section.root);
     config.client_id.clone_from(&section.client_id);
     config.username.clone_from(&section.username);
@@ -95,9 +108,7 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
     config.queue_requests_max = section.queue_requests_max as usize;
     config.client_requests_max = section.client_requests_max as usize;
     config.drain = section.drain;
-    let transport = MqttTransport::new(config)?;
-    let address = if broker.is_some() { format!("{url} (embedded broker)") } else { url };
-    Ok(Some(Entrance { transport: Box::new(transport), address, broker }))
+    config
 }
 
 /// The filters that the profile lists, in its order.

@@ -9,7 +9,7 @@ use clap::Parser;
 use firmware_config::{Loaded, Override};
 
 use crate::assemble::load_profile;
-use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, Setup};
+use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, MqttCommand, Setup};
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
 use crate::{bench, devices, encode, inspect, logits, prepare, run as answers, serve};
@@ -105,6 +105,11 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
             prepare::prepare(&model, &output, force, stdout)
         }
         Command::Config(command) => config(command, stdout),
+        Command::Mqtt(MqttCommand::Acl { setup, drop_in }) => {
+            let loaded = configure(&setup)?;
+            write!(stdout, "{}", crate::plugins::broker_rules(&loaded.profile, drop_in))?;
+            Ok(())
+        }
         Command::Devices(arguments) => devices::print(arguments.json, stdout),
     }
 }

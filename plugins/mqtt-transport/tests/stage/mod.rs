@@ -76,6 +76,17 @@ impl Mosquitto {
         Some(broker)
     }
 
+    /// With this configuration alone, which listens on `port`.
+    pub fn with_whole(text: &str, port: u16) -> Option<Self> {
+        if !installed("mosquitto") || !installed("mosquitto_pub") {
+            return None;
+        }
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut broker = Self { child: None, directory, port, more: String::new() };
+        broker.begin(text);
+        Some(broker)
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("killed");
@@ -84,12 +95,21 @@ impl Mosquitto {
     }
 
     pub fn restart(&mut self) {
-        self.kill();
-        let config = self.directory.path().join("mosquitto.conf");
-        let text = format!(
-            "user root\nper_listener_settings false\npersistence false\nlog_type none\nlistener {} 127.0.0.1\n{}",
+        let text = self.text();
+        self.begin(&text);
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "per_listener_settings false\npersistence false\nlog_type none\nlistener {} 127.0.0.1\n{}",
             self.port, self.more,
-        );
+        )
+    }
+
+    fn begin(&mut self, text: &str) {
+        self.kill();
+        let text = format!("user root\n{text}");
+        let config = self.directory.path().join("mosquitto.conf");
         std::fs::write(&config, text).expect("written");
         let child = Command::new("mosquitto")
             .arg("-c")
@@ -153,8 +173,20 @@ impl Ear {
         static MARKS: AtomicU32 = AtomicU32::new(0);
         let mark = format!("mark/{}", MARKS.fetch_add(1, Ordering::SeqCst));
         say(port, "311", &mark, "subscribed", &["-r"]);
+        Self::listen(port, version, filters, &mark, &[])
+    }
+
+    /// As a user of a broker with access rules, whose password is its name. What is kept under
+    /// `mark` says that the subscription is made, and is not told.
+    pub fn of_user(port: u16, user: &str, version: &str, filters: &[&str], mark: &str) -> Self {
+        Self::listen(port, version, filters, mark, &["-u", user, "-P", user])
+    }
+
+    fn listen(port: u16, version: &str, filters: &[&str], mark: &str, more: &[&str]) -> Self {
+        let mark = mark.to_owned();
         let mut command = Command::new("mosquitto_sub");
         command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "-q", "1"]);
+        command.args(more);
         command.args(["-F", "heard\\t%t\\t%q\\t%r\\t%D\\t%P\\t%p"]);
         for filter in filters.iter().chain([&mark.as_str()]) {
             command.args(["-t", filter]);
