@@ -15,7 +15,10 @@ mod service;
 pub use classify::{Classify, LabelScore, Scores, Task};
 pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};
 pub use fault::{Fault, FaultCode};
-pub use plugin::{Filter, Stop, StopHandle, Tool, ToolError, Toolbox, Transport, TransportError};
+pub use plugin::{
+    Asked, Filter, Observation, Observer, Stop, StopHandle, Tool, ToolError, Toolbox, Transport,
+    TransportError,
+};
 pub use request::{
     Format, Input, Limits, Message, Priority, Request, RequestId, Sampling, TokenId, ToolChoice,
     ToolSpec,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{Event, Fault, Request, Service, ToolSpec};
+use crate::{Event, Fault, Request, RequestId, Service, ToolSpec, Usage};
 
 /// Brings requests in and carries events out.
 pub trait Transport: Send {
@@ -78,7 +78,7 @@ pub struct ToolError(pub String);
 /// Looks at what goes by, in the order of the profile.
 pub trait Filter: Send + Sync {
     /// Its name in configuration and logs.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Sees a request before it is encoded; may change or refuse it.
     fn on_request(&self, request: &mut Request) -> Result<(), Fault>;
@@ -86,6 +86,66 @@ pub trait Filter: Send + Sync {
     /// Sees an event before the transport does; may change it or end the answer. The `logprobs` of a
     /// text spell the text too: what is changed in one has to go from the other.
     fn on_event(&self, event: &mut Event) -> Result<(), Fault>;
+
+    /// Whether it judges answers as a whole: then nothing of an answer is sent before its end.
+    fn judges_answers(&self) -> bool {
+        false
+    }
+
+    /// Sees what an answer says, texts and calls, when it is complete; adjacent texts are one. May
+    /// change or refuse it. Asked of filters that [`judges_answers`](Self::judges_answers).
+    fn on_answer(&self, asked: &Asked, answer: &mut Vec<Event>) -> Result<(), Fault> {
+        let _unchanged = (asked, answer);
+        Ok(())
+    }
+}
+
+/// Which request an answer belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The request's id.
+    pub id: RequestId,
+    /// The model, as it was asked for.
+    pub model: String,
+    /// Who asked.
+    pub client: Option<String>,
+}
+
+impl Asked {
+    /// What an answer to this request belongs to.
+    pub fn of(request: &Request) -> Self {
+        Self {
+            id: request.id.clone(),
+            model: request.model.clone(),
+            client: request.client.clone(),
+        }
+    }
+}
+
+/// Hears what became of requests, and nothing of what was said.
+pub trait Observer: Send + Sync {
+    /// One request has ended.
+    ///
+    /// Threads: that of the transport or of the answer; must return at once.
+    fn observe(&self, seen: &Observation);
+}
+
+/// What became of one request. Durations begin with its arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The model, as it was asked for.
+    pub model: String,
+    /// How it ended: `stop`, `length`, `model_length`, `tool_calls`, `cancelled`, or the name of a
+    /// [`FaultCode`](crate::FaultCode).
+    pub outcome: &'static str,
+    /// What it cost, as far as it is known.
+    pub usage: Usage,
+    /// When it left the queue.
+    pub accepted: Option<Duration>,
+    /// When the first of its answer came, text or call.
+    pub first_text: Option<Duration>,
+    /// When it ended.
+    pub total: Duration,
 }
 
 /// Tells transports to stop. Clone it for each of them; wait on it from a thread or a task.
