@@ -231,6 +231,11 @@ pub struct MqttSection {
     pub client_requests_max: u32,
     /// How long running answers may take to end after a stop.
     pub drain: Duration,
+    /// Without a broker for this long, running answers are cancelled.
+    pub detach_grace: Duration,
+    /// The file in which accepted requests and undelivered finals survive a restart; `None` keeps
+    /// them in memory alone.
+    pub journal: Option<PathBuf>,
 }
 
 /// Functions on this box that the model may call.

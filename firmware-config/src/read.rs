@@ -1,6 +1,6 @@
 //! Every key of the configuration, with its default and its range: the list that binds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Number, Value as Json};
 
@@ -31,6 +31,7 @@ pub(crate) fn profile(
     file: &ProfileFile,
     hardware: &Hardware,
     credentials: Option<&Path>,
+    state: Option<&Path>,
 ) -> Profile {
     let _chosen = reader.text_or("profile", "auto", "a name or a file", |text| !text.is_empty());
     let profile = Profile {
@@ -40,7 +41,7 @@ pub(crate) fn profile(
         engine: engine(reader),
         model: model(reader),
         http: http(reader),
-        mqtt: mqtt(reader, hardware, credentials),
+        mqtt: mqtt(reader, hardware, credentials, state),
         tools: tools(reader),
         filters: filters(reader),
         classifiers: crate::classifiers::read(reader),
@@ -156,7 +157,12 @@ fn http(reader: &mut Reader) -> HttpSection {
     }
 }
 
-fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) -> MqttSection {
+fn mqtt(
+    reader: &mut Reader,
+    hardware: &Hardware,
+    credentials: Option<&Path>,
+    state: Option<&Path>,
+) -> MqttSection {
     let rule = "mqtt://host:port or mqtts://host:port, without user and password";
     let url = reader.text("mqtt.url", rule, is_broker_url);
     // A broker that only this box reaches knows no foreign clients to tell apart.
@@ -194,9 +200,28 @@ fn mqtt(reader: &mut Reader, hardware: &Hardware, credentials: Option<&Path>) ->
         queue_requests_max,
         client_requests_max: reader.count("mqtt.client_requests_max", client_max, 1..=4096),
         drain: reader.milliseconds("mqtt.drain_ms", 30_000, 0..=600_000),
+        detach_grace: reader.milliseconds("mqtt.detach_grace_ms", 30_000, 0..=3_600_000),
+        journal: journal(reader, url.is_some(), &node, state),
         url,
         node,
     }
+}
+
+/// Where accepted requests survive a restart. The embedded broker forgets with the program, so only
+/// beside a real one there is a journal unasked.
+fn journal(
+    reader: &mut Reader,
+    is_outside: bool,
+    node: &str,
+    state: Option<&Path>,
+) -> Option<PathBuf> {
+    let usual =
+        state.filter(|_| is_outside).map(|folder| folder.join(format!("mqtt-{node}.sqlite")));
+    let usual = usual.as_deref().and_then(Path::to_str).unwrap_or("off");
+    let rule = "off, or the absolute path of a file";
+    let accepts = |text: &str| text == "off" || (text.starts_with('/') && !text.contains('\0'));
+    let text = reader.text_or("mqtt.journal", usual, rule, accepts);
+    (text != "off").then(|| PathBuf::from(text))
 }
 
 fn tools(reader: &mut Reader) -> ToolsSection {

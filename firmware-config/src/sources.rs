@@ -15,6 +15,11 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 256;
 const ENVIRONMENT_PREFIX: &str = "ZONDA__";
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+/// Where the service manager lets a service keep what it writes; several are separated by colons.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
+const HOME: &str = "HOME";
+const VARIABLES: [&str; 4] = [CREDENTIALS_DIRECTORY, STATE_DIRECTORY, XDG_STATE_HOME, HOME];
 
 /// Everything that a configuration is made of.
 #[derive(Debug, Clone)]
@@ -23,7 +28,8 @@ pub struct Sources<'a> {
     pub config: Option<&'a Path>,
     /// The device profile by name or by file, over the key `profile`.
     pub profile: Option<&'a str>,
-    /// The environment; only `ZONDA__…` and `CREDENTIALS_DIRECTORY` are looked at.
+    /// The environment; only `ZONDA__…`, `CREDENTIALS_DIRECTORY`, and what says where state belongs
+    /// (`STATE_DIRECTORY`, `XDG_STATE_HOME`, `HOME`) are looked at.
     pub environment: Vec<(String, String)>,
     /// Settings from flags, later ones over earlier ones.
     pub overrides: Vec<Override>,
@@ -71,7 +77,7 @@ impl<'a> Sources<'a> {
     pub fn system() -> Self {
         let names = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             let name = name.into_string().ok()?;
-            let ours = name.starts_with(ENVIRONMENT_PREFIX) || name == CREDENTIALS_DIRECTORY;
+            let ours = name.starts_with(ENVIRONMENT_PREFIX) || VARIABLES.contains(&name.as_str());
             ours.then(|| (name, value.to_string_lossy().into_owned()))
         };
         Self {
@@ -82,6 +88,15 @@ impl<'a> Sources<'a> {
             root: PathBuf::from("/"),
             hardware: Hardware::probe(),
         }
+    }
+
+    /// The folder for what is written while the program runs.
+    fn state_folder(&self) -> Option<PathBuf> {
+        let absolute = |name| self.variable(name).filter(|text| text.starts_with('/'));
+        let given = absolute(STATE_DIRECTORY).and_then(|text| text.split(':').next());
+        let own = || absolute(XDG_STATE_HOME).map(|text| Path::new(text).join("zonda"));
+        let home = || absolute(HOME).map(|text| Path::new(text).join(".local/state/zonda"));
+        given.map(PathBuf::from).or_else(own).or_else(home)
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
@@ -115,8 +130,14 @@ impl Profile {
             reader.overlay(refuse_secrets(layer, &mut problems));
         }
         let credentials = sources.variable(CREDENTIALS_DIRECTORY).map(PathBuf::from);
-        let profile =
-            crate::read::profile(&mut reader, &file, &sources.hardware, credentials.as_deref());
+        let state = sources.state_folder();
+        let profile = crate::read::profile(
+            &mut reader,
+            &file,
+            &sources.hardware,
+            credentials.as_deref(),
+            state.as_deref(),
+        );
         let (settings, found, warnings) = reader.finish();
         problems.extend(found);
         problems.sort_by(|a, b| a.origin.cmp(&b.origin));

@@ -198,6 +198,34 @@ fn plain_requests_are_on_only_where_the_broker_is_our_own() {
 }
 
 #[test]
+fn beside_a_real_broker_requests_survive_in_the_state_folder() {
+    let root = tempfile::tempdir().unwrap();
+    let mut sources = sources(&root);
+    let node = flag("mqtt.node", "box1", "--set");
+    let url = flag("mqtt.url", "mqtt://localhost", "--mqtt");
+    let journal = |sources: &Sources<'_>| {
+        load(sources).profile.mqtt.journal.map(|path| path.display().to_string())
+    };
+    sources.environment = vec![variable("HOME", "/home/kim")];
+    sources.overrides = vec![node.clone()];
+    assert_eq!(journal(&sources), None, "the embedded broker forgets as well");
+    sources.overrides = vec![node, url];
+    let at_home = "/home/kim/.local/state/zonda/mqtt-box1.sqlite";
+    assert_eq!(journal(&sources).as_deref(), Some(at_home));
+    sources.environment.push(variable("XDG_STATE_HOME", "/state"));
+    assert_eq!(journal(&sources).as_deref(), Some("/state/zonda/mqtt-box1.sqlite"));
+    sources.environment.push(variable("STATE_DIRECTORY", "/var/lib/zonda:/var/lib/other"));
+    assert_eq!(journal(&sources).as_deref(), Some("/var/lib/zonda/mqtt-box1.sqlite"));
+    sources.overrides.push(flag("mqtt.journal", "/data/j", "--set"));
+    assert_eq!(journal(&sources).as_deref(), Some("/data/j"));
+    sources.overrides.push(flag("mqtt.journal", "off", "--set"));
+    assert_eq!(journal(&sources), None);
+    sources.overrides.push(flag("mqtt.journal", "relative", "--set"));
+    let error = Profile::load(&sources).unwrap_err().to_string();
+    assert!(error.contains("mqtt.journal") && error.contains("absolute"), "{error}");
+}
+
+#[test]
 fn filters_keep_their_order_and_settings() {
     let root = tempfile::tempdir().unwrap();
     write(

@@ -125,6 +125,7 @@ pub(crate) fn status_of(code: FaultCode) -> Status {
         FaultCode::Cancelled => CANCELLED,
         FaultCode::Internal => INTERNAL,
         FaultCode::Conflict | FaultCode::Unavailable => INVALID_STATE,
+        FaultCode::StorageFull => IO,
     }
 }
 

@@ -120,7 +120,7 @@ fn kind_of(code: FaultCode) -> &'static str {
         FaultCode::Unauthorized => "authentication_error",
         FaultCode::Forbidden => "permission_error",
         FaultCode::Deadline => "timeout_error",
-        FaultCode::Busy | FaultCode::Unavailable => "overloaded_error",
+        FaultCode::Busy | FaultCode::Unavailable | FaultCode::StorageFull => "overloaded_error",
         FaultCode::Cancelled => "cancelled_error",
         FaultCode::Internal => "server_error",
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::Fault;
+use protocol::{Fault, FaultCode};
 use serde_json::{Value, json};
 
 use chat_json::fault_body;
@@ -68,7 +68,22 @@ pub(crate) struct Address {
 pub(crate) struct Closing {
     pub(crate) payload: Bytes,
     pub(crate) status: u16,
+    /// Behind the last piece; 0 for an error.
     pub(crate) seq: u32,
+}
+
+/// Says in place of a final that it does not fit through the broker.
+pub(crate) fn too_large(last: &Parcel) -> Option<Parcel> {
+    let body: Value = serde_json::from_slice(&last.payload).ok()?;
+    let ext = body.get("ext")?;
+    let fault = Fault::new(FaultCode::TooLarge, "the broker does not take a message of this size");
+    let status = fault.code.status();
+    let mut body = fault_body(&fault);
+    body["ext"] = json!({"id": ext["id"], "fin": true, "status": status, "node": ext["node"]});
+    let mut parcel = Parcel { payload: Bytes::from(body.to_string()), ..last.clone() };
+    parcel.properties.retain(|(name, _)| *name != "status" && *name != "seq");
+    parcel.properties.push(("status", status.to_string()));
+    Some(parcel)
 }
 
 impl Address {
@@ -112,12 +127,14 @@ impl Address {
 
     /// The message that carries `closing`.
     pub(crate) fn last(&self, closing: &Closing) -> Parcel {
-        let properties = vec![
+        let mut properties = vec![
             ("status", closing.status.to_string()),
             ("seq", closing.seq.to_string()),
             ("fin", "1".to_owned()),
             ("node", self.node.as_ref().to_owned()),
         ];
+        // An error has no place in the order of an answer.
+        properties.retain(|(name, _)| *name != "seq" || closing.seq != 0);
         self.parcel(self.end_topic(), closing.payload.clone(), true, FINAL_EXPIRY, JSON, properties)
     }
 

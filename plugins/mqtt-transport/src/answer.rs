@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chat_json::{Answer, Chat};
-use protocol::{Event, Fault, FaultCode, FinishReason, Service, TokenLogprob};
+use protocol::{Event, Fault, FaultCode, FinishReason, Reply, Service, TokenLogprob};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -26,14 +26,17 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(2);
 /// less than this may arrive before it. Clients go by `seq`; this spares them most of it.
 const END_DISTANCE: Duration = Duration::from_millis(10);
 const RETRY_AFTER_MS: u64 = 1000;
+/// Between two tries to hand a promised request to a service that is busy.
+const SUBMIT_AGAIN: Duration = Duration::from_millis(250);
 
 /// What an answer tells the courier.
 #[derive(Debug)]
 pub(crate) enum Note {
     Send(Parcel),
-    /// Nothing follows; the closing is kept for repeats of the request.
+    /// The final, behind which nothing follows; the closing is kept for repeats of the request.
     Ended {
         key: Key,
+        parcel: Parcel,
         closing: Option<Closing>,
     },
 }
@@ -53,6 +56,9 @@ pub(crate) struct Job {
     pub(crate) cancelled: oneshot::Receiver<()>,
     /// Published in the place of a refusal when the engine has no room: another node may have.
     pub(crate) onward: Option<Parcel>,
+    /// It was promised in an earlier life of the program: a service that has no room is asked
+    /// again until it has.
+    pub(crate) promised: bool,
     /// Bytes of one payload, at most; the broker may lower it.
     pub(crate) payload_bytes_max: Arc<AtomicUsize>,
     pub(crate) service: Arc<dyn Service>,
@@ -62,25 +68,34 @@ pub(crate) struct Job {
 /// Computes and delivers one answer, and always ends it.
 pub(crate) async fn answer(job: Job) {
     let (key, address, notes) = (job.key.clone(), job.address.clone(), job.notes.clone());
+    let onward = job.onward.clone();
     // A task of its own, so that a panic in one answer neither loses its end nor its slot.
     let end = tokio::spawn(deliver(job)).await.unwrap_or_else(|_panicked| {
         Some(Err(Fault::new(FaultCode::Internal, "this answer met a defect; report it")))
     });
-    let closing = match end {
-        Some(Ok(closing)) => {
-            tell(&notes, Note::Send(address.last(&closing))).await;
-            Some(closing)
-        }
-        Some(Err(mut fault)) => {
-            if matches!(fault.code, FaultCode::Busy | FaultCode::Unavailable) {
-                fault.retry_after_ms.get_or_insert(RETRY_AFTER_MS);
-            }
-            tell(&notes, Note::Send(address.fault(&fault))).await;
-            None
-        }
-        None => None,
+    let (parcel, closing) = match end {
+        Some(Ok(closing)) => (address.last(&closing), Some(closing)),
+        // In the place of a refusal, for another node may have room.
+        Some(Err(fault)) => match onward.filter(|_| fault.code == FaultCode::Busy) {
+            Some(onward) => (onward, None),
+            None => end_of(&address, fault),
+        },
+        None => return,
     };
-    tell(&notes, Note::Ended { key, closing }).await;
+    tell(&notes, Note::Ended { key, parcel, closing }).await;
+}
+
+/// The end of a request that failed, and what its repeats get: the same, unless the fault asks
+/// for a repeat.
+pub(crate) fn end_of(address: &Address, mut fault: Fault) -> (Parcel, Option<Closing>) {
+    let again = matches!(fault.code, FaultCode::Busy | FaultCode::Unavailable);
+    if again {
+        fault.retry_after_ms.get_or_insert(RETRY_AFTER_MS);
+    }
+    let parcel = address.fault(&fault);
+    let status = fault.code.status();
+    let closing = Closing { payload: parcel.payload.clone(), status, seq: 0 };
+    (parcel, (!again).then_some(closing))
 }
 
 /// Ends as a closing or a fault; `None` when nobody listens any more.
@@ -88,23 +103,9 @@ type End = Option<Result<Closing, Fault>>;
 
 async fn deliver(mut job: Job) -> End {
     let mut writer = Writer::new(&job);
-    let (service, request) = (Arc::clone(&job.service), job.chat.request);
-    let submitted = tokio::task::spawn_blocking(move || service.submit(request)).await;
-    let mut reply = match submitted {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(fault)) => {
-            if fault.code == FaultCode::Busy
-                && let Some(onward) = job.onward.take()
-            {
-                writer.send(onward).await?;
-                return None;
-            }
-            return Some(Err(fault));
-        }
-        Err(_panicked) => {
-            let fault = Fault::new(FaultCode::Internal, "this request met a defect; report it");
-            return Some(Err(fault));
-        }
+    let mut reply = match submit(&mut job).await {
+        Ok(reply) => reply,
+        Err(fault) => return Some(Err(fault)),
     };
     let canceller = reply.canceller();
     if job.streams {
@@ -143,6 +144,33 @@ async fn deliver(mut job: Job) -> End {
                 let fault = Fault::new(FaultCode::Deadline, "the deadline of this request passed");
                 return Some(writer.failed(fault));
             }
+        }
+    }
+}
+
+/// Hands the request to the service, which may think about its text for a while.
+async fn submit(job: &mut Job) -> Result<Reply, Fault> {
+    loop {
+        let (service, request) = (Arc::clone(&job.service), job.chat.request.clone());
+        let submitted = tokio::task::spawn_blocking(move || service.submit(request)).await;
+        let fault = match submitted {
+            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Err(fault)) => fault,
+            Err(_panicked) => {
+                Fault::new(FaultCode::Internal, "this request met a defect; report it")
+            }
+        };
+        let patient = job.promised && fault.code == FaultCode::Busy;
+        let again = Instant::now() + SUBMIT_AGAIN;
+        if !patient || again >= Instant::from_std(job.deadline) {
+            return Err(fault);
+        }
+        tokio::select! {
+            biased;
+            _ = &mut job.cancelled => {
+                return Err(Fault::new(FaultCode::Cancelled, "it was cancelled before it began"));
+            }
+            () = sleep_until(again) => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,6 +85,9 @@ pub struct MqttConfig {
     pub detach_grace: Duration,
     /// At shutdown, running answers may take this long.
     pub drain: Duration,
+    /// The file that keeps accepted requests and undelivered finals over a restart; one for each
+    /// process. `None` keeps them in memory alone.
+    pub journal: Option<PathBuf>,
 }
 
 impl MqttConfig {
@@ -115,6 +119,7 @@ impl MqttConfig {
             backoff_max: Duration::from_secs(60),
             detach_grace: Duration::from_secs(30),
             drain: Duration::from_secs(10),
+            journal: None,
         }
     }
 

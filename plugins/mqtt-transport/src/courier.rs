@@ -1,21 +1,26 @@
 //! The one task that owns the connection, the outbox and the desk.
 
+mod filing;
+mod revival;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use journal::Recovered;
 use protocol::{Load, Service, Stop};
 
-use crate::address::Parcel;
+use crate::address::{Parcel, too_large};
 use crate::answer::Note;
+use crate::archive::{Archive, Ending, Receipt};
 use crate::choice::Choice;
 use crate::config::{Checked, MqttConfig};
 use crate::desk::Desk;
 use crate::gauge::{Count, MqttGauge};
 use crate::link::{Break, Dialect, HANDED_MAX, Link, LinkOptions, Signal, Up, wire_bytes};
-use crate::outbox::{Outbox, Ticket};
+use crate::outbox::{Lost, Outbox, Ticket};
 use crate::pool::{Heard, Pool};
 use crate::presence::Presence;
 use crate::watch::Change;
@@ -26,6 +31,8 @@ const WINDOW: usize = 8;
 const NOTES_MAX: usize = 256;
 /// Pieces of answers that may wait for room in the client library.
 const PIECES_MAX: usize = 64;
+/// Confirmations that may wait for room in the client library.
+const CONFIRMATIONS_MAX: usize = 4096;
 const TICK: Duration = Duration::from_secs(1);
 const STATE_EVERY: Duration = Duration::from_secs(15);
 /// A retained state that nobody renews vanishes after this.
@@ -63,9 +70,15 @@ pub(crate) struct Courier {
     notes: flume::Receiver<Note>,
     presence: Presence,
     outbox: Outbox,
+    archive: Archive,
+    /// Finals that the journal did not take; they are written again and again.
+    unwritten: Vec<Ending>,
+    /// Numbers of delivered finals of which the journal was not told.
+    unsettled: VecDeque<u64>,
     pieces: VecDeque<Parcel>,
     link: Option<Line>,
     pool: Option<Pool>,
+    lines: u64,
     /// When to connect, while there is no line.
     connect_at: Instant,
     backoff: Duration,
@@ -80,14 +93,17 @@ pub(crate) struct Courier {
 
 /// A connection and what we know of it.
 struct Line {
+    number: u64,
     link: Link,
     dialect: Dialect,
     up: Option<(Up, Instant)>,
     subscribed: bool,
     /// It takes nothing more; its last signals are still to be read.
     closed: bool,
-    /// Messages and subscriptions inside the client library.
+    /// Messages, confirmations and subscriptions inside the client library.
     handed: usize,
+    /// Packet ids that wait to be confirmed.
+    confirmations: VecDeque<u16>,
     heard: Instant,
 }
 
@@ -97,6 +113,7 @@ impl Courier {
         checked: Checked,
         gauge: MqttGauge,
         service: Arc<dyn Service>,
+        archive: Archive,
     ) -> Self {
         let config = Arc::new(config);
         let (notes_in, notes) = flume::bounded(NOTES_MAX);
@@ -133,9 +150,13 @@ impl Courier {
             notes,
             presence: Presence::new(),
             outbox: Outbox::default(),
+            archive,
+            unwritten: Vec::new(),
+            unsettled: VecDeque::new(),
             pieces: VecDeque::new(),
             link: None,
             pool,
+            lines: 0,
             connect_at: now,
             backoff: config.backoff_min,
             away_since: Some(now),
@@ -148,8 +169,10 @@ impl Courier {
         }
     }
 
-    /// Serves until `stop` is raised and the goodbye is said.
-    pub(crate) async fn run(mut self, stop: Stop) {
+    /// Goes on with what an earlier life left, and serves until `stop` is raised and the goodbye
+    /// is said.
+    pub(crate) async fn run(mut self, stop: Stop, recovered: Recovered) {
+        self.revive(recovered);
         let mut stopping = false;
         while self.phase != Phase::Gone {
             self.hand_over();
@@ -159,6 +182,7 @@ impl Courier {
                 signal = next_signal(self.link.as_ref()) => self.hear(signal),
                 signal = next_pooled(self.pool.as_ref()) => self.hear_pool(signal),
                 Ok(note) = self.notes.recv_async(), if listens => self.note(note),
+                (ticket, result) = self.archive.decision() => self.decided(ticket, result),
                 () = stop.wait_async(), if !stopping => {
                     stopping = true;
                     self.desk.closed = true;
@@ -195,7 +219,12 @@ impl Courier {
         }
         self.tick_at = now + TICK;
         let expired = self.outbox.expire(now);
-        self.gauge.add(Count::ReplyLost, expired);
+        self.lost(expired, now);
+        let shrunk = self.outbox.shrink_breakers(too_large);
+        if shrunk > 0 {
+            tracing::warn!(shrunk, "finals during which each connection broke became errors");
+        }
+        self.file_again(now);
         let silent = self.config.keep_alive * 2;
         if self.link.as_ref().is_some_and(|line| now.duration_since(line.heard) > silent) {
             self.lose(&Break::Lost("the broker is silent".into()), now);
@@ -220,13 +249,16 @@ impl Courier {
             }
         }
         tracing::debug!(host = %self.options.host, port = self.options.port, ?dialect, "connecting");
+        self.lines += 1;
         self.link = Some(Line {
+            number: self.lines,
             link: Link::open(&self.options, dialect, self.clean),
             dialect,
             up: None,
             subscribed: false,
             closed: false,
             handed: 0,
+            confirmations: VecDeque::new(),
             heard: now,
         });
     }
@@ -244,24 +276,29 @@ impl Courier {
                 // A resumed session begins with what was kept for us; our subscription's answer
                 // comes behind it.
                 let stale = !line.subscribed && line.up.is_some_and(|(up, _)| up.resumed);
-                if let Some(parcel) = self.desk.receive(&message, stale) {
-                    self.post(parcel, now);
-                }
+                let receipt = Receipt { line: line.number, packet_id: message.packet_id };
+                self.receive(&message, stale, receipt, now);
             }
-            Signal::Unreadable => self.gauge.count(Count::Unanswerable),
+            Signal::Unreadable(packet_id) => {
+                let receipt = Receipt { line: line.number, packet_id };
+                self.gauge.count(Count::Unanswerable);
+                self.confirm(receipt);
+            }
             Signal::Sent(packet_id) => {
                 line.handed = line.handed.saturating_sub(1);
                 if packet_id != 0 {
                     self.outbox.sent(packet_id);
                 }
             }
-            Signal::SubscriptionSent => line.handed = line.handed.saturating_sub(1),
+            Signal::WordSent => line.handed = line.handed.saturating_sub(1),
             Signal::Acknowledged { packet_id, refused } => {
                 if let Some(reason) = refused {
                     tracing::warn!(reason, "the broker refused a message: check its access rules");
                     self.gauge.count(Count::ReplyLost);
                 }
-                self.outbox.acknowledged(packet_id);
+                if let Some(number) = self.outbox.acknowledged(packet_id) {
+                    self.settle(number, now);
+                }
             }
             Signal::Alive => {}
             Signal::Down(why) => self.lose(&why, now),
@@ -272,11 +309,7 @@ impl Courier {
         let now = Instant::now();
         let Some(pool) = &mut self.pool else { return };
         match pool.hear(signal, now) {
-            Heard::Request(message) => {
-                if let Some(parcel) = self.desk.receive(&message, false) {
-                    self.post(parcel, now);
-                }
-            }
+            Heard::Request(message, receipt) => self.receive(&message, false, receipt, now),
             Heard::Unreadable => self.gauge.count(Count::Unanswerable),
             Heard::Nothing => {}
         }
@@ -369,17 +402,14 @@ impl Courier {
         let now = Instant::now();
         match note {
             Note::Send(parcel) => self.post(parcel, now),
-            Note::Ended { key, closing } => {
-                self.desk.ended(&key);
-                self.desk.ledger.close(&key, closing, now);
-            }
+            Note::Ended { key, parcel, closing } => self.ended(key, parcel, closing, now),
         }
     }
 
     fn post(&mut self, parcel: Parcel, now: Instant) {
         if parcel.reliable {
-            let (_, lost) = self.outbox.push(parcel, now);
-            self.gauge.add(Count::ReplyLost, lost);
+            let (_, lost) = self.outbox.push(parcel, None, now);
+            self.lost(lost, now);
         } else if self.link.as_ref().is_some_and(|line| line.subscribed) {
             self.pieces.push_back(parcel);
         } else {
@@ -387,8 +417,48 @@ impl Courier {
         }
     }
 
-    /// Gives the client library what it has room for, pieces before ends.
+    /// Messages left the outbox without a confirmation.
+    fn lost(&mut self, lost: Lost, now: Instant) {
+        self.gauge.add(Count::ReplyLost, lost.count);
+        for number in lost.numbers {
+            self.settle(number, now);
+        }
+    }
+
+    /// Tells the broker that a message is taken, if it came over the connection that we have.
+    fn confirm(&mut self, receipt: Receipt) {
+        if let Some(pool) = &mut self.pool {
+            pool.confirm(receipt);
+        }
+        let line = self.link.as_mut().filter(|line| line.number == receipt.line);
+        if let (Some(line), Some(packet_id)) = (line, receipt.packet_id) {
+            line.confirmations.push_back(packet_id);
+        }
+    }
+
+    /// Gives the client library what confirmations it has room for.
+    fn hand_confirmations(&mut self) {
+        let Some(line) = self.link.as_mut().filter(|line| !line.closed) else { return };
+        while line.handed < HANDED_MAX
+            && let Some(packet_id) = line.confirmations.pop_front()
+        {
+            // A line that is over says so behind the signals that we have not read yet, and its
+            // broker sends the message again.
+            line.closed = !line.link.confirm(packet_id);
+            line.handed += usize::from(!line.closed);
+            if line.closed {
+                return;
+            }
+        }
+        if line.confirmations.len() > CONFIRMATIONS_MAX {
+            let why = "the broker sends faster than it takes confirmations";
+            self.lose(&Break::Lost(why.into()), Instant::now());
+        }
+    }
+
+    /// Gives the client library what it has room for: confirmations, pieces, ends.
     fn hand_over(&mut self) {
+        self.hand_confirmations();
         let now = Instant::now();
         let Some(line) = self.link.as_mut().filter(|line| line.subscribed && !line.closed) else {
             return;
@@ -426,10 +496,10 @@ impl Courier {
                 // Its task has ended and said why behind the signals that we have not read yet.
                 return self.lose(&Break::Lost("the connection takes nothing more".into()), now);
             }
-            tracing::warn!("a message is too large for the broker and is dropped");
+            tracing::warn!("a message is too large for the broker");
             if reliable {
-                self.outbox.withdraw();
-                self.gauge.count(Count::ReplyLost);
+                let lost = self.outbox.withdraw(too_large);
+                return self.lost(lost, now);
             } else {
                 self.gauge.count(Count::DeltaDropped);
             }
@@ -458,6 +528,7 @@ impl Courier {
     /// Takes the next step of the shutdown, when it is time.
     fn part(&mut self, now: Instant) {
         let idle = self.desk.ledger.running() == 0 && self.notes.is_empty();
+        let idle = idle && self.archive.is_quiet();
         let online = self.link.as_ref().is_some_and(|line| line.subscribed);
         self.phase = match self.phase {
             Phase::Draining(until) if !idle && now >= until => {
@@ -469,7 +540,7 @@ impl Courier {
             }
             Phase::Parting(until, None) if online && now < until => {
                 let goodbye = status(self.desk.topics.status(), "offline");
-                let (ticket, _) = self.outbox.push(goodbye, now);
+                let (ticket, _) = self.outbox.push(goodbye, None, now);
                 Phase::Parting(until, Some(ticket))
             }
             Phase::Parting(until, Some(ticket))

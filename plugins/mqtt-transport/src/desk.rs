@@ -8,11 +8,12 @@ use chat_json::{Chat, Mode, Strictness, parse_chat};
 use protocol::{Fault, FaultCode, RequestId, Service};
 use serde::Deserialize;
 
-use crate::address::{Address, Parcel};
+use crate::address::{Address, Closing, Parcel};
 use crate::answer::{Job, Note, answer};
+use crate::archive::hex;
 use crate::config::MqttConfig;
 use crate::gauge::{Count, MqttGauge};
-use crate::ledger::{Key, Known, Ledger};
+use crate::ledger::{Digest, Key, Known, Ledger};
 use crate::link::Message;
 use crate::onward;
 use crate::topics::{Caller, Route, Topics};
@@ -62,6 +63,45 @@ impl Peek {
 /// Why a message gets no answer.
 struct Unanswerable(&'static str);
 
+/// A message and what is known around it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) message: &'a Message,
+    /// It may have waited at the broker for an unknown time.
+    pub(crate) stale: bool,
+    /// It was promised in an earlier life, so nothing keeps it out.
+    pub(crate) promised: bool,
+    /// More finals wait for the broker than is good.
+    pub(crate) crowded: bool,
+    /// The journal's number for it.
+    pub(crate) number: u64,
+}
+
+/// What became of a message.
+pub(crate) enum Taken {
+    /// It needs nothing more, but for this to be published.
+    Done(Option<Parcel>),
+    /// It cancelled what is known by this.
+    Cancel(Key),
+    /// It is a request that is let in, and is to be written down before it begins.
+    Request(Box<Opened>),
+}
+
+/// A request that was let in and has its place in the ledger.
+pub(crate) struct Opened {
+    pub(crate) key: Key,
+    pub(crate) digest: Digest,
+    pub(crate) number: u64,
+    pub(crate) address: Address,
+    /// How long it may wait and run.
+    pub(crate) patience: Duration,
+    chat: Chat,
+    streams: bool,
+    promised: bool,
+    onward: Option<Parcel>,
+    cancelled: tokio::sync::oneshot::Receiver<()>,
+}
+
 impl Desk {
     pub(crate) fn new(
         config: Arc<MqttConfig>,
@@ -84,30 +124,34 @@ impl Desk {
         }
     }
 
-    /// Takes one message; what comes back is to be published.
-    ///
-    /// `stale` says that it may have waited at the broker for an unknown time.
-    pub(crate) fn receive(&mut self, message: &Message, stale: bool) -> Option<Parcel> {
+    /// Takes one message.
+    pub(crate) fn receive(&mut self, arrival: Arrival<'_>) -> Taken {
+        let message = arrival.message;
         match self.topics.route(&message.topic) {
             Some(Route::Request(None)) if !self.config.plain_requests => {
-                self.drop_it("its topic names no client, and mqtt.plain_requests is off")
+                let why = "its topic names no client, and mqtt.plain_requests is off";
+                Taken::Done(self.drop_it(why))
             }
-            Some(Route::Request(caller)) => self.request(message, caller.as_ref(), stale),
-            Some(Route::Cancel(caller)) => {
-                self.cancel(message, caller.as_ref());
-                None
-            }
+            Some(Route::Request(caller)) => self.request(arrival, caller.as_ref()),
+            Some(Route::Cancel(caller)) => match self.cancelled(message, caller.as_ref()) {
+                Some(key) => {
+                    self.ledger.cancel(&key.client, &key.id, Instant::now());
+                    Taken::Cancel(key)
+                }
+                None => Taken::Done(None),
+            },
             None if self.watches.knows(&message.topic) => {
                 self.hear_status(message);
-                None
+                Taken::Done(None)
             }
-            None => self.drop_it("its topic is none of ours"),
+            None => Taken::Done(self.drop_it("its topic is none of ours")),
         }
     }
 
-    /// The request with `key` has ended.
-    pub(crate) fn ended(&mut self, key: &Key) {
+    /// The request with `key` has ended; without a closing its key is free again.
+    pub(crate) fn ended(&mut self, key: &Key, closing: Option<Closing>, now: Instant) {
         self.watches.ended(key);
+        self.ledger.close(key, closing, now);
     }
 
     /// A client that bound requests to its status has vanished, or says something else.
@@ -121,56 +165,102 @@ impl Desk {
         }
     }
 
-    fn cancel(&mut self, message: &Message, caller: Option<&Caller>) {
-        let now = Instant::now();
+    /// Begins with a request that is written down.
+    pub(crate) fn begin(&mut self, opened: Opened) {
+        self.ledger.accept(&opened.key);
+        let deadline = Instant::now() + opened.patience;
+        let mut chat = opened.chat;
+        chat.request.limits.deadline = Some(deadline);
+        let flush = chat.ext.flush_ms.map_or(FLUSH, |ms| Duration::from_millis(u64::from(ms)));
+        self.gauge.count(Count::Accepted);
+        tokio::spawn(answer(Job {
+            key: opened.key,
+            address: opened.address,
+            streams: opened.streams,
+            flush,
+            text_bytes_max: chat.ext.max_reply_bytes,
+            chat,
+            deadline,
+            cancelled: opened.cancelled,
+            promised: opened.promised,
+            onward: opened.onward,
+            payload_bytes_max: Arc::clone(&self.payload_bytes_max),
+            service: Arc::clone(&self.service),
+            notes: self.notes.clone(),
+        }));
+    }
+
+    /// Gives up a request that could not be written down; what comes back is to be published.
+    pub(crate) fn give_up(&mut self, opened: &Opened, fault: &Fault) -> Option<Parcel> {
+        self.ended(&opened.key, None, Instant::now());
+        self.refuse(&opened.address, fault)
+    }
+
+    /// Where the end of a request goes that is not read again.
+    pub(crate) fn return_address(&self, message: &Message) -> Option<Address> {
+        let Some(Route::Request(caller)) = self.topics.route(&message.topic) else {
+            return None;
+        };
+        let caller = caller.as_ref();
+        let peek = self.peek(message);
+        let provisional = self.provisional(message, caller).ok()?;
+        let mut address = match (&message.response_topic, peek.ext.reply_to) {
+            (None, Some(topic)) if self.topics.admits_reply(&topic, caller) => {
+                self.address(topic, message, caller, None)
+            }
+            _ => provisional?,
+        };
+        if let Some(id) = peek.ext.id.filter(|id| id.len() <= 128) {
+            address.id = id;
+        }
+        address.compact = peek.ext.mode == Some("text".into());
+        Some(address)
+    }
+
+    /// Whom a cancel means.
+    fn cancelled(&self, message: &Message, caller: Option<&Caller>) -> Option<Key> {
         if message.retained {
             self.gauge.count(Count::Unanswerable);
-            return;
+            return None;
         }
         if let Some(caller) = caller {
-            self.ledger.cancel(&caller.client, caller.rid.as_bytes(), now);
-            return;
+            return Some(Key { client: caller.client.clone(), id: caller.rid.as_bytes().to_vec() });
         }
         let peek = self.peek(message);
         let topic = message.response_topic.clone().or(peek.ext.reply_to);
         let id = message.correlation.as_deref().map(<[u8]>::to_vec);
         let id = id.or_else(|| peek.ext.id.map(String::into_bytes));
         match (id, topic) {
-            (Some(id), Some(topic)) => {
-                self.ledger.cancel(&self.client_of(&topic), &id, now);
-            }
+            (Some(id), Some(topic)) => Some(Key { client: self.client_of(&topic), id }),
             _ => {
                 self.drop_it("a cancel without names needs correlation data and a response topic");
+                None
             }
         }
     }
 
-    fn request(
-        &mut self,
-        message: &Message,
-        caller: Option<&Caller>,
-        stale: bool,
-    ) -> Option<Parcel> {
+    fn request(&mut self, arrival: Arrival<'_>, caller: Option<&Caller>) -> Taken {
+        let message = arrival.message;
         let provisional = match self.provisional(message, caller) {
             Ok(address) => address,
-            Err(Unanswerable(why)) => return self.foreign(caller, message, why),
+            Err(Unanswerable(why)) => return Taken::Done(self.foreign(caller, message, why)),
         };
-        let fault = match self.check(message, stale).and_then(|()| self.parse(message, caller)) {
-            Ok(chat) => return self.admit(message, caller, provisional, chat),
+        let fault = match self.check(message).and_then(|()| self.parse(message, caller)) {
+            Ok(chat) => return self.admit(arrival, caller, provisional, chat),
             Err(fault) => fault,
         };
         if fault.code == FaultCode::Unavailable
             && let Some(onward) = self.onward(message)
         {
             self.gauge.count(Count::PassedOn);
-            return Some(onward);
+            return Taken::Done(Some(onward));
         }
         let address = provisional.or_else(|| {
             let reply_to = self.peek(message).ext.reply_to?;
             let admitted = self.topics.admits_reply(&reply_to, caller);
             admitted.then(|| self.address(reply_to, message, caller, None))
         });
-        match address {
+        Taken::Done(match address {
             Some(mut address) => {
                 if let Some(id) = self.peek(message).ext.id.filter(|id| id.len() <= 128) {
                     address.id = id;
@@ -178,7 +268,7 @@ impl Desk {
                 self.refuse(&address, &fault)
             }
             None => self.drop_it("it is not valid and names no reply topic"),
-        }
+        })
     }
 
     /// Where errors go as long as the body is not read: the Response Topic, or the caller's own.
@@ -196,7 +286,7 @@ impl Desk {
         Ok(Some(self.address(topic, message, caller, None)))
     }
 
-    fn check(&self, message: &Message, stale: bool) -> Result<(), Fault> {
+    fn check(&self, message: &Message) -> Result<(), Fault> {
         let config = &self.config;
         if message.retained {
             return Err(Fault::bad_request(
@@ -225,18 +315,42 @@ impl Desk {
                 format!("protocol version `{shown}` is not spoken here: send proto=1"),
             ));
         }
+        Ok(())
+    }
+
+    /// Whether a request that is not known yet may come in now.
+    fn may_enter(
+        &self,
+        arrival: Arrival<'_>,
+        key: &Key,
+        caller: Option<&Caller>,
+    ) -> Result<(), Fault> {
+        if arrival.promised {
+            return Ok(());
+        }
         if self.closed {
             let fault = Fault::new(FaultCode::Unavailable, "this node is shutting down");
             return Err(fault.retry_after_ms(RETRY_AFTER_MS));
         }
-        let waived = config.accept_stale || message.expiry.is_some();
-        if stale && !waived && !self.names_time(message) {
+        let waived = self.config.accept_stale || arrival.message.expiry.is_some();
+        if arrival.stale && !waived && !self.names_time(arrival.message) {
             return Err(Fault::new(
                 FaultCode::Deadline,
                 "this request may have waited for long: send it again, or give it ext.ttl_s",
             ));
         }
-        Ok(())
+        let limit = self.config.queue_requests_max;
+        let own_limit = self.config.client_requests_max;
+        let text = if self.ledger.running() >= limit {
+            format!("{limit} requests are under way, which is the limit")
+        } else if caller.is_some() && self.ledger.running_of(&key.client) >= own_limit {
+            format!("{own_limit} requests of this client are under way, which is its limit")
+        } else if arrival.crowded {
+            "too many answers wait for the broker".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS))
     }
 
     fn names_time(&self, message: &Message) -> bool {
@@ -319,18 +433,20 @@ impl Desk {
     /// A request that is well formed: is it known, is there room?
     fn admit(
         &mut self,
-        message: &Message,
+        arrival: Arrival<'_>,
         caller: Option<&Caller>,
         provisional: Option<Address>,
         chat: Chat,
-    ) -> Option<Parcel> {
+    ) -> Taken {
+        let message = arrival.message;
         let topic = match (&message.response_topic, &chat.ext.reply_to, provisional) {
             (None, Some(topic), _) if self.topics.admits_reply(topic, caller) => topic.clone(),
             (None, Some(_), _) => {
-                return self.foreign(caller, message, "its ext.reply_to is not allowed");
+                let why = "its ext.reply_to is not allowed";
+                return Taken::Done(self.foreign(caller, message, why));
             }
             (_, _, Some(address)) => address.topic,
-            (_, _, None) => return self.drop_it("it names no reply topic"),
+            (_, _, None) => return Taken::Done(self.drop_it("it names no reply topic")),
         };
         let mut address = self.address(topic, message, caller, chat.ext.id.as_deref());
         address.compact = chat.ext.mode == Mode::Text;
@@ -338,94 +454,93 @@ impl Desk {
             address.id.clone_from(&chat.request.id.0);
         }
         let rid = caller.map(|caller| caller.rid.as_str());
-        let named =
-            message.correlation.as_deref().or_else(|| chat.ext.id.as_deref().map(str::as_bytes));
-        let named = named.or_else(|| rid.map(str::as_bytes));
-        let key = Key {
-            client: caller.map_or_else(|| self.client_of(&address.topic), |c| c.client.clone()),
-            id: named.map_or_else(|| chat.request.id.0.clone().into_bytes(), <[u8]>::to_vec),
-        };
+        let key = self.key_of(message, caller, &chat, &address);
         let digest = onward::digest(&message.payload);
         let streams = self.streams(message, &chat);
-        match self.ledger.look(&key, rid, &digest, Instant::now()) {
-            Known::No => {}
-            Known::Running => {
-                self.gauge.count(Count::Repeated);
-                return streams.then(|| address.accepted());
-            }
-            Known::Done(closing) => {
-                self.gauge.count(Count::Repeated);
-                return Some(address.last(&closing));
-            }
-            Known::Conflict => {
-                let text = "another request of yours has this id: take a new one";
-                return self.refuse(&address, &Fault::new(FaultCode::Conflict, text));
-            }
-            Known::Cancelled => {
-                let text = "it was cancelled before it arrived";
-                return self.refuse(&address, &Fault::new(FaultCode::Cancelled, text));
-            }
+        if let Some(known) = self.known(&key, rid, &digest, &address, streams) {
+            return Taken::Done(known);
         }
-        if self.ledger.running() >= self.config.queue_requests_max {
-            let text = format!(
-                "{} requests are under way, which is the limit",
-                self.config.queue_requests_max,
-            );
-            if let Some(onward) = self.onward(message) {
+        if let Err(fault) = self.may_enter(arrival, &key, caller) {
+            let full = matches!(fault.code, FaultCode::Busy | FaultCode::Unavailable);
+            if let Some(onward) = self.onward(message).filter(|_| full) {
                 self.gauge.count(Count::PassedOn);
-                return Some(onward);
+                return Taken::Done(Some(onward));
             }
-            let fault = Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS);
-            return self.refuse(&address, &fault);
+            return Taken::Done(self.refuse(&address, &fault));
         }
-        if caller.is_some()
-            && self.ledger.running_of(&key.client) >= self.config.client_requests_max
-        {
-            let text = format!(
-                "{} requests of this client are under way, which is its limit",
-                self.config.client_requests_max,
-            );
-            let fault = Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS);
-            return self.refuse(&address, &fault);
-        }
+        let patience = self.patience(message, &chat);
+        let Arrival { number, promised, .. } = arrival;
+        // What was promised here is not given away.
+        let onward = if promised { None } else { self.onward(message) };
         if let Some(topic) = &chat.ext.cancel_on_offline {
             self.watches.bind(topic, &key);
         }
-        let cancelled = self.ledger.open(key.clone(), rid, digest);
-        self.start(message, key, address, chat, streams, cancelled);
-        None
+        let cancelled = self.ledger.open(key.clone(), rid, digest, number);
+        Taken::Request(Box::new(Opened {
+            key,
+            digest,
+            number,
+            address,
+            patience,
+            chat,
+            streams,
+            promised,
+            onward,
+            cancelled,
+        }))
     }
 
-    fn start(
+    fn key_of(
         &self,
         message: &Message,
-        key: Key,
-        address: Address,
-        mut chat: Chat,
+        caller: Option<&Caller>,
+        chat: &Chat,
+        address: &Address,
+    ) -> Key {
+        let named =
+            message.correlation.as_deref().or_else(|| chat.ext.id.as_deref().map(str::as_bytes));
+        let named = named.or_else(|| caller.map(|caller| caller.rid.as_bytes()));
+        Key {
+            client: caller.map_or_else(|| self.client_of(&address.topic), |c| c.client.clone()),
+            id: named.map_or_else(|| chat.request.id.0.clone().into_bytes(), <[u8]>::to_vec),
+        }
+    }
+
+    /// What a request gets that is known already, be it nothing; `None` when it is new.
+    fn known(
+        &mut self,
+        key: &Key,
+        rid: Option<&str>,
+        digest: &Digest,
+        address: &Address,
         streams: bool,
-        cancelled: tokio::sync::oneshot::Receiver<()>,
-    ) {
+    ) -> Option<Option<Parcel>> {
+        let known = self.ledger.look(key, rid, digest, Instant::now());
+        if matches!(known, Known::Arriving | Known::Running | Known::Done(_)) {
+            self.gauge.count(Count::Repeated);
+        }
+        Some(match known {
+            Known::No => return None,
+            // Its first copy is told when it is written down.
+            Known::Arriving => None,
+            Known::Running => streams.then(|| address.accepted()),
+            Known::Done(closing) => Some(address.last(&closing)),
+            Known::Conflict => {
+                let text = "another request of yours has this id: take a new one";
+                self.refuse(address, &Fault::new(FaultCode::Conflict, text))
+            }
+            Known::Cancelled => {
+                let text = "it was cancelled before it arrived";
+                self.refuse(address, &Fault::new(FaultCode::Cancelled, text))
+            }
+        })
+    }
+
+    /// How long the request may wait and run.
+    fn patience(&self, message: &Message, chat: &Chat) -> Duration {
         let ttl = chat.ext.ttl_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
-        let patience = [message.expiry, ttl, Some(self.config.deadline_max)];
-        let patience = patience.into_iter().flatten().min().unwrap_or(self.config.deadline_max);
-        let deadline = Instant::now() + patience;
-        chat.request.limits.deadline = Some(deadline);
-        let flush = chat.ext.flush_ms.map_or(FLUSH, |ms| Duration::from_millis(u64::from(ms)));
-        self.gauge.count(Count::Accepted);
-        tokio::spawn(answer(Job {
-            key,
-            address,
-            streams,
-            flush,
-            text_bytes_max: chat.ext.max_reply_bytes,
-            chat,
-            deadline,
-            cancelled,
-            onward: self.onward(message),
-            payload_bytes_max: Arc::clone(&self.payload_bytes_max),
-            service: Arc::clone(&self.service),
-            notes: self.notes.clone(),
-        }));
+        let longest = self.config.deadline_max;
+        [message.expiry, ttl].into_iter().flatten().min().unwrap_or(longest).min(longest)
     }
 
     /// Whether the client wants pieces.
@@ -514,6 +629,6 @@ fn property<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
 fn spelled(data: &[u8]) -> String {
     match std::str::from_utf8(data) {
         Ok(text) if !text.contains(char::is_control) => text.to_owned(),
-        _ => data.iter().map(|byte| format!("{byte:02x}")).collect(),
+        _ => hex(data),
     }
 }

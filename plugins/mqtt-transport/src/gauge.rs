@@ -19,6 +19,9 @@ struct Counters {
     passed_on: AtomicU64,
     deltas_dropped: AtomicU64,
     replies_lost: AtomicU64,
+    resumed: AtomicU64,
+    poisoned: AtomicU64,
+    journal_faults: AtomicU64,
     trouble: Mutex<Option<String>>,
 }
 
@@ -45,6 +48,12 @@ pub struct MqttTally {
     pub deltas_dropped: u64,
     /// Finals and errors that were given up: expired, refused by the broker, or too many.
     pub replies_lost: u64,
+    /// Requests of an earlier life that were run again.
+    pub resumed: u64,
+    /// Requests that were given up because the program died over them, or their record was damaged.
+    pub poisoned: u64,
+    /// Times that the journal could not be written.
+    pub journal_faults: u64,
 }
 
 /// Something that happened.
@@ -58,6 +67,9 @@ pub(crate) enum Count {
     PassedOn,
     DeltaDropped,
     ReplyLost,
+    Resumed,
+    Poisoned,
+    JournalFault,
 }
 
 impl MqttGauge {
@@ -75,6 +87,9 @@ impl MqttGauge {
             passed_on: read(&self.0.passed_on),
             deltas_dropped: read(&self.0.deltas_dropped),
             replies_lost: read(&self.0.replies_lost),
+            resumed: read(&self.0.resumed),
+            poisoned: read(&self.0.poisoned),
+            journal_faults: read(&self.0.journal_faults),
         }
     }
 
@@ -101,6 +116,9 @@ impl MqttGauge {
             Count::PassedOn => &self.0.passed_on,
             Count::DeltaDropped => &self.0.deltas_dropped,
             Count::ReplyLost => &self.0.replies_lost,
+            Count::Resumed => &self.0.resumed,
+            Count::Poisoned => &self.0.poisoned,
+            Count::JournalFault => &self.0.journal_faults,
         };
         counter.fetch_add(times, Ordering::Relaxed);
     }

@@ -34,6 +34,8 @@ pub(crate) enum Known {
     No,
     /// Was cancelled before it came.
     Cancelled,
+    /// Is being written down, and has been promised nothing yet.
+    Arriving,
     Running,
     Done(Closing),
     /// The key is taken by a request with another body.
@@ -42,8 +44,19 @@ pub(crate) enum Known {
 
 #[derive(Debug)]
 enum Entry {
-    Running { digest: Digest, rid: Option<Vec<u8>>, cancel: Option<oneshot::Sender<()>> },
+    Running(Running),
     Done { digest: Digest, closing: Closing, since: Instant },
+}
+
+#[derive(Debug)]
+struct Running {
+    digest: Digest,
+    rid: Option<Vec<u8>>,
+    /// Its entry in the journal.
+    number: u64,
+    /// It is written down.
+    accepted: bool,
+    cancel: Option<oneshot::Sender<()>>,
 }
 
 /// Bounded in number, bytes and time.
@@ -81,12 +94,11 @@ impl Ledger {
     ) -> Known {
         self.forget_old(now);
         match self.entries.get(key) {
-            Some(Entry::Running { digest: known, .. } | Entry::Done { digest: known, .. })
-                if known != digest =>
-            {
-                Known::Conflict
-            }
-            Some(Entry::Running { .. }) => Known::Running,
+            Some(
+                Entry::Running(Running { digest: known, .. }) | Entry::Done { digest: known, .. },
+            ) if known != digest => Known::Conflict,
+            Some(Entry::Running(running)) if running.accepted => Known::Running,
+            Some(Entry::Running(_)) => Known::Arriving,
             Some(Entry::Done { closing, .. }) => Known::Done(closing.clone()),
             None => {
                 let names = |id: &[u8]| id == key.id || rid.is_some_and(|rid| rid.as_bytes() == id);
@@ -97,24 +109,61 @@ impl Ledger {
         }
     }
 
-    /// Notes that the request with `key`, which must not be known, runs now. The receiver hears
-    /// of a cancel.
+    /// Takes a place for the request with `key`, which must not be known, as entry `number` of
+    /// the journal. The receiver hears of a cancel.
     pub(crate) fn open(
         &mut self,
         key: Key,
         rid: Option<&str>,
         digest: Digest,
+        number: u64,
     ) -> oneshot::Receiver<()> {
         let (cancel, cancelled) = oneshot::channel();
         let rid = rid.map(|rid| rid.as_bytes().to_vec());
-        self.entries.insert(key, Entry::Running { digest, rid, cancel: Some(cancel) });
+        let running = Running { digest, rid, number, accepted: false, cancel: Some(cancel) };
+        self.entries.insert(key, Entry::Running(running));
         self.running += 1;
         cancelled
     }
 
+    /// The request is written down.
+    pub(crate) fn accept(&mut self, key: &Key) {
+        if let Some(Entry::Running(running)) = self.entries.get_mut(key) {
+            running.accepted = true;
+        }
+    }
+
+    /// The journal's entry of a request that has not ended, and its digest.
+    pub(crate) fn entry_of(&self, key: &Key) -> Option<(u64, Digest)> {
+        match self.entries.get(key) {
+            Some(Entry::Running(running)) => Some((running.number, running.digest)),
+            _ => None,
+        }
+    }
+
+    /// Takes up the final of an earlier life, which is `age` old.
+    pub(crate) fn restore(&mut self, key: Key, digest: Digest, closing: Closing, age: Duration) {
+        let now = Instant::now();
+        let since = now.checked_sub(age).unwrap_or(now);
+        self.done_bytes += closing.payload.len();
+        self.done.push_back((since, key.clone()));
+        if let Some(Entry::Done { closing, .. }) =
+            self.entries.insert(key, Entry::Done { digest, closing, since })
+        {
+            self.done_bytes -= closing.payload.len();
+        }
+    }
+
+    /// Takes up a cancel of an earlier life, which is `age` old.
+    pub(crate) fn restore_cancel(&mut self, key: Key, age: Duration) {
+        if let Some(since) = Instant::now().checked_sub(age).filter(|_| age <= TOMBSTONE_KEPT) {
+            self.tombstones.push_back((since, key));
+        }
+    }
+
     /// Notes that the request ended; without a closing its key is free again.
     pub(crate) fn close(&mut self, key: &Key, closing: Option<Closing>, now: Instant) {
-        let Some(Entry::Running { digest, .. }) = self.entries.get(key) else {
+        let Some(Entry::Running(Running { digest, .. })) = self.entries.get(key) else {
             return;
         };
         let digest = *digest;
@@ -139,9 +188,9 @@ impl Ledger {
                 continue;
             }
             match entry {
-                Entry::Running { rid, cancel, .. } => {
-                    if key.id == id || rid.as_deref() == Some(id) {
-                        if let Some(cancel) = cancel.take() {
+                Entry::Running(running) => {
+                    if key.id == id || running.rid.as_deref() == Some(id) {
+                        if let Some(cancel) = running.cancel.take() {
                             // An answer that ends at this moment no longer listens.
                             let _heard = cancel.send(());
                         }
@@ -161,8 +210,8 @@ impl Ledger {
     /// Cancels everything that runs.
     pub(crate) fn cancel_all(&mut self) {
         for entry in self.entries.values_mut() {
-            if let Entry::Running { cancel, .. } = entry
-                && let Some(cancel) = cancel.take()
+            if let Entry::Running(running) = entry
+                && let Some(cancel) = running.cancel.take()
             {
                 let _heard = cancel.send(());
             }
@@ -210,8 +259,11 @@ mod tests {
     fn one_key_runs_once_and_its_final_is_kept() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::No);
-        let _cancelled = ledger.open(key("a"), None, BODY);
+        let _cancelled = ledger.open(key("a"), None, BODY, 1);
+        assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::Arriving);
+        ledger.accept(&key("a"));
         assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::Running);
+        assert_eq!(ledger.entry_of(&key("a")), Some((1, BODY)));
         assert_eq!(ledger.look(&key("a"), None, &[2; 32], now), Known::Conflict);
         ledger.close(&key("a"), Some(closing(5)), now);
         assert_eq!(ledger.running(), 0);
@@ -225,7 +277,7 @@ mod tests {
     #[test]
     fn a_failed_request_may_be_sent_again() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        let _cancelled = ledger.open(key("a"), None, BODY);
+        let _cancelled = ledger.open(key("a"), None, BODY, 1);
         ledger.close(&key("a"), None, now);
         assert_eq!(ledger.look(&key("a"), None, &[2; 32], now), Known::No);
     }
@@ -233,8 +285,8 @@ mod tests {
     #[test]
     fn a_cancel_reaches_its_request_by_either_name() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
-        let mut by_id = ledger.open(key("a"), None, BODY);
-        let mut by_rid = ledger.open(key("b"), Some("17"), BODY);
+        let mut by_id = ledger.open(key("a"), None, BODY, 1);
+        let mut by_rid = ledger.open(key("b"), Some("17"), BODY, 2);
         ledger.cancel("plc8", b"a", now);
         assert!(by_id.try_recv().is_err(), "another client's cancel");
         ledger.cancel("plc7", b"a", now);
@@ -257,6 +309,21 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_life_is_taken_up() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        ledger.restore(key("a"), BODY, closing(5), Duration::from_secs(1));
+        ledger.restore(key("a"), BODY, closing(7), Duration::from_secs(1));
+        assert_eq!(ledger.look(&key("a"), None, &BODY, now), Known::Done(closing(7)));
+        ledger.restore_cancel(key("b"), Duration::from_secs(1));
+        ledger.restore_cancel(key("c"), TOMBSTONE_KEPT * 2);
+        assert_eq!(ledger.look(&key("b"), None, &BODY, now), Known::Cancelled);
+        assert_eq!(ledger.look(&key("c"), None, &BODY, now), Known::No);
+        let later = now + DONE_KEPT + Duration::from_secs(1);
+        assert_eq!(ledger.look(&key("a"), None, &BODY, later), Known::No);
+        assert_eq!(ledger.done_bytes, 0);
+    }
+
+    #[test]
     fn cancels_of_unknown_requests_are_bounded() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         for id in 0..3 * TOMBSTONES_MAX {
@@ -269,12 +336,12 @@ mod tests {
     fn kept_finals_are_bounded_in_number_and_bytes() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         for id in 0..DONE_MAX + 10 {
-            let _cancelled = ledger.open(key(&id.to_string()), None, BODY);
+            let _cancelled = ledger.open(key(&id.to_string()), None, BODY, 1);
             ledger.close(&key(&id.to_string()), Some(closing(1)), now);
         }
         assert_eq!(ledger.entries.len(), DONE_MAX);
         for id in 0..5 {
-            let _cancelled = ledger.open(key(&format!("big{id}")), None, BODY);
+            let _cancelled = ledger.open(key(&format!("big{id}")), None, BODY, 1);
             ledger.close(&key(&format!("big{id}")), Some(closing(30 << 20)), now);
         }
         assert!(ledger.done_bytes <= DONE_BYTES_MAX);

@@ -9,12 +9,14 @@
 //! but `link` names the client library, whose faults the courier works around: a connection is
 //! never reused, and what must arrive is kept in our own outbox until the broker has confirmed it.
 //!
-//! A request is confirmed to the broker when it arrives. What was accepted lives in memory alone:
-//! a client that hears nothing after a crash sends the same id again.
+//! A request is written into the journal before it is confirmed to the broker, and its final before
+//! it is published; a restart goes on with both. Without a journal they live in memory alone, and a
+//! client that hears nothing after a crash sends the same id again.
 #![forbid(unsafe_code)]
 
 mod address;
 mod answer;
+mod archive;
 #[cfg(feature = "embedded-broker")]
 mod broker;
 mod choice;

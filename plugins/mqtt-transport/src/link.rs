@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use crate::address::Parcel;
 use crate::tls::explain;
 
-/// Messages that may wait inside the client library, subscriptions included.
-pub(crate) const HANDED_MAX: usize = 64;
+/// Messages, confirmations and subscriptions that may wait inside the client library.
+pub(crate) const HANDED_MAX: usize = 96;
 /// Signals that may wait for the courier; the connection is not read meanwhile.
 const SIGNALS_MAX: usize = 64;
 /// Unconfirmed requests that the broker may send us at once.
@@ -66,6 +66,8 @@ pub(crate) struct Message {
     pub(crate) correlation: Option<Bytes>,
     pub(crate) content_type: Option<String>,
     pub(crate) properties: Vec<(String, String)>,
+    /// What its confirmation is given with; `None` for QoS 0.
+    pub(crate) packet_id: Option<u16>,
 }
 
 /// What happens on a connection.
@@ -77,12 +79,12 @@ pub(crate) enum Signal {
         refused: Vec<usize>,
     },
     Message(Box<Message>),
-    /// A message whose topic is no UTF-8.
-    Unreadable,
+    /// A message whose topic is no UTF-8, with its packet id.
+    Unreadable(Option<u16>),
     /// A publication left the library; QoS 0 has packet id 0.
     Sent(u16),
-    /// A subscription, or the end of one, left the library.
-    SubscriptionSent,
+    /// A subscription, the end of one, or a confirmation left the library.
+    WordSent,
     /// The broker answered a publication, and says why if it refused it.
     Acknowledged {
         packet_id: u16,
@@ -203,6 +205,26 @@ impl Link {
         }
     }
 
+    /// Confirms a message of this connection to the broker; `false` when the connection is over.
+    ///
+    /// It counts among the handed ones until [`Signal::WordSent`].
+    pub(crate) fn confirm(&self, packet_id: u16) -> bool {
+        match &self.client {
+            Client::V5(client) => client
+                .try_ack(&packets5::Publish {
+                    qos: v5::mqttbytes::QoS::AtLeastOnce,
+                    pkid: packet_id,
+                    ..packets5::Publish::default()
+                })
+                .is_ok(),
+            Client::V311(client) => {
+                let mut publish = packets4::Publish::new("", rumqttc::QoS::AtLeastOnce, []);
+                publish.pkid = packet_id;
+                client.try_ack(&publish).is_ok()
+            }
+        }
+    }
+
     /// Asks for everything that `filters` match, at QoS 1.
     pub(crate) fn subscribe(&self, filters: Vec<String>) -> bool {
         match &self.client {
@@ -269,7 +291,8 @@ fn options5(options: &LinkOptions, clean: bool) -> v5::MqttOptions {
         .set_session_expiry_interval(Some(if options.keeps_session { SESSION_EXPIRY_S } else { 0 }))
         .set_receive_maximum(Some(RECEIVE_MAX))
         .set_max_packet_size(Some(options.packet_bytes_max))
-        .set_outgoing_inflight_upper_limit(PACKET_IDS);
+        .set_outgoing_inflight_upper_limit(PACKET_IDS)
+        .set_manual_acks(true);
     if let Some((topic, words)) = &options.will {
         let qos = v5::mqttbytes::QoS::AtLeastOnce;
         v5_options.set_last_will(packets5::LastWill::new(topic, *words, qos, true, None));
@@ -294,7 +317,8 @@ fn options311(options: &LinkOptions, clean: bool) -> rumqttc::MqttOptions {
         .set_keep_alive(options.keep_alive)
         .set_clean_session(clean || !options.keeps_session)
         .set_max_packet_size(packet_bytes_max, packet_bytes_max)
-        .set_inflight(PACKET_IDS);
+        .set_inflight(PACKET_IDS)
+        .set_manual_acks(true);
     if let Some((topic, words)) = &options.will {
         let qos = rumqttc::QoS::AtLeastOnce;
         v311_options.set_last_will(packets4::LastWill::new(topic, *words, qos, true));
@@ -417,7 +441,7 @@ fn goodbye(code: packets5::DisconnectReasonCode) -> String {
 
 fn message5(publish: packets5::Publish) -> Signal {
     let Ok(topic) = String::from_utf8(publish.topic.to_vec()) else {
-        return Signal::Unreadable;
+        return Signal::Unreadable((publish.pkid != 0).then_some(publish.pkid));
     };
     let properties = publish.properties.unwrap_or_default();
     let mut user = properties.user_properties;
@@ -433,6 +457,7 @@ fn message5(publish: packets5::Publish) -> Signal {
         correlation: properties.correlation_data,
         content_type: properties.content_type,
         properties: user,
+        packet_id: (publish.pkid != 0).then_some(publish.pkid),
     }))
 }
 
@@ -454,6 +479,7 @@ fn incoming311(packet: packets4::Packet) -> Signal {
             topic: publish.topic,
             payload: publish.payload,
             retained: publish.retain,
+            packet_id: (publish.pkid != 0).then_some(publish.pkid),
             ..Message::default()
         })),
         _ => Signal::Alive,
@@ -468,7 +494,7 @@ fn outgoing_signal(outgoing: &rumqttc::Outgoing) -> Signal {
     use rumqttc::Outgoing;
     match outgoing {
         Outgoing::Publish(packet_id) => Signal::Sent(*packet_id),
-        Outgoing::Subscribe(_) | Outgoing::Unsubscribe(_) => Signal::SubscriptionSent,
+        Outgoing::Subscribe(_) | Outgoing::Unsubscribe(_) | Outgoing::PubAck(_) => Signal::WordSent,
         // The library held a publication back because its packet id is still taken. From here on
         // its order is not ours, and it may forget one: begin anew.
         Outgoing::AwaitAck(packet_id) => {

@@ -5,9 +5,14 @@
 //! same desk, and answers leave through the node's own connection; without that one, this one is
 //! not open.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::link::{Break, Dialect, Link, LinkOptions, Message, Signal};
+use crate::archive::Receipt;
+use crate::link::{Break, Dialect, HANDED_MAX, Link, LinkOptions, Message, Signal};
+
+/// Connections are counted from here on, apart from those of the node itself.
+const LINES: u64 = 1 << 63;
 
 /// The member of the shared queue, connected or on its way.
 #[derive(Debug)]
@@ -15,6 +20,12 @@ pub(crate) struct Pool {
     options: LinkOptions,
     filters: Vec<String>,
     link: Option<Link>,
+    /// Names the connection in receipts.
+    line: u64,
+    /// Packet ids that wait to be confirmed.
+    confirmations: VecDeque<u16>,
+    /// Confirmations and subscriptions inside the client library.
+    handed: usize,
     subscribed: bool,
     heard: Instant,
     connect_at: Instant,
@@ -26,7 +37,7 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) enum Heard {
     Nothing,
-    Request(Box<Message>),
+    Request(Box<Message>, Receipt),
     Unreadable,
 }
 
@@ -46,6 +57,9 @@ impl Pool {
             options,
             filters,
             link: None,
+            line: LINES,
+            confirmations: VecDeque::new(),
+            handed: 0,
             subscribed: false,
             heard: now,
             connect_at: now,
@@ -73,6 +87,9 @@ impl Pool {
         if self.link.is_none() && self.connect_at <= now {
             self.options.tls.clone_from(&node.tls);
             self.heard = now;
+            self.line += 1;
+            self.confirmations.clear();
+            self.handed = 0;
             self.link = Some(Link::open(&self.options, dialect, true));
         }
     }
@@ -97,7 +114,12 @@ impl Pool {
         self.heard = now;
         let Some(link) = &self.link else { return Heard::Nothing };
         match signal {
+            Signal::WordSent => {
+                self.handed = self.handed.saturating_sub(1);
+                self.hand_confirmations();
+            }
             Signal::Up(_) => {
+                self.handed += 1;
                 if !link.subscribe(self.filters.clone()) {
                     self.lose(&Break::Lost("the connection takes nothing".into()), now);
                 }
@@ -111,15 +133,37 @@ impl Pool {
                 let why = "the broker refuses the subscription to the shared queue";
                 self.lose(&Break::Refused(why.into()), now);
             }
-            Signal::Message(message) => return Heard::Request(message),
-            Signal::Unreadable => return Heard::Unreadable,
+            Signal::Message(message) => {
+                let receipt = Receipt { line: self.line, packet_id: message.packet_id };
+                return Heard::Request(message, receipt);
+            }
+            Signal::Unreadable(packet_id) => {
+                self.confirm(Receipt { line: self.line, packet_id });
+                return Heard::Unreadable;
+            }
             Signal::Down(why) => self.lose(&why, now),
-            Signal::Sent(_)
-            | Signal::SubscriptionSent
-            | Signal::Acknowledged { .. }
-            | Signal::Alive => {}
+            Signal::Sent(_) | Signal::Acknowledged { .. } | Signal::Alive => {}
         }
         Heard::Nothing
+    }
+
+    /// Tells the broker that a message is taken, if it came over the connection that there is.
+    pub(crate) fn confirm(&mut self, receipt: Receipt) {
+        if self.link.is_some() && receipt.line == self.line {
+            self.confirmations.extend(receipt.packet_id);
+            self.hand_confirmations();
+        }
+    }
+
+    /// What does not fit into the client library waits; a broker gives 32 messages at a time.
+    fn hand_confirmations(&mut self) {
+        let Some(link) = &self.link else { return };
+        while self.handed < HANDED_MAX
+            && let Some(packet_id) = self.confirmations.pop_front()
+        {
+            // A connection that takes nothing more says so by its signals.
+            self.handed += usize::from(link.confirm(packet_id));
+        }
     }
 
     fn lose(&mut self, why: &Break, now: Instant) {

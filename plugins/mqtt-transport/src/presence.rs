@@ -46,6 +46,7 @@ impl Presence {
             "protocol": { "zonda": 1, "mqtt": mqtt },
             "software": { "name": "zonda", "version": env!("CARGO_PKG_VERSION") },
             "hardware": { "arch": std::env::consts::ARCH, "os": std::env::consts::OS },
+            "durable": config.journal.is_some(),
             "models": description.models.iter().map(model).collect::<Vec<_>>(),
             "limits": {
                 "request_bytes_max": config.request_bytes_max,

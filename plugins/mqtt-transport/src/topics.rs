@@ -62,6 +62,11 @@ impl Topics {
         format!("{}/status", self.node)
     }
 
+    /// What is told of requests that are never run again.
+    pub(crate) fn dead_letter(&self) -> String {
+        format!("{}/deadletter", self.node)
+    }
+
     /// Retained statement of what this node is.
     pub(crate) fn birth(&self) -> String {
         format!("{}/birth", self.node)

@@ -1,10 +1,15 @@
 //! The door of this crate.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use journal::{Journal, Limits};
 
 use protocol::{Service, Stop, Transport, TransportError};
 
 use crate::NAME;
+use crate::archive::{Archive, Earlier};
 use crate::config::{Checked, MqttConfig};
 use crate::courier::Courier;
 use crate::gauge::MqttGauge;
@@ -13,20 +18,36 @@ use crate::gauge::MqttGauge;
 const BLOCKING_THREADS: usize = 4;
 
 /// Serves prompts from one broker. An unreachable broker is waited for, never an error.
-#[derive(Debug)]
 pub struct MqttTransport {
     config: MqttConfig,
     checked: Checked,
     gauge: MqttGauge,
+    earlier: Option<Earlier>,
+}
+
+/// Leaves out what the journal holds: it is people's words.
+impl fmt::Debug for MqttTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MqttTransport").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl MqttTransport {
-    /// A transport that is not connected yet.
+    /// A transport that is not connected yet; its journal, if it has one, is open from here on.
     ///
-    /// Errors: what makes no sense in the configuration, with what to write instead.
+    /// Errors: what makes no sense in the configuration, with what to write instead; a journal
+    /// that cannot be opened.
     pub fn new(config: MqttConfig) -> Result<Self, TransportError> {
         let checked = config.check()?;
-        Ok(Self { config, checked, gauge: MqttGauge::default() })
+        let open = |path: &PathBuf| {
+            let (journal, recovered) = Journal::open(path, Limits::default()).map_err(|error| {
+                let message = format!("{error}; mqtt.journal = \"off\" keeps none");
+                TransportError::Configuration { transport: NAME, message }
+            })?;
+            Ok(Earlier { journal, recovered })
+        };
+        let earlier = config.journal.as_ref().map(open).transpose()?;
+        Ok(Self { config, checked, gauge: MqttGauge::default(), earlier })
     }
 
     /// Its counters, which outlive the move into [`Transport::serve`].
@@ -50,8 +71,11 @@ impl Transport for MqttTransport {
                 transport: NAME,
                 message: format!("cannot start its event loop: {error}"),
             })?;
-        let Self { config, checked, gauge } = *self;
-        runtime.block_on(Courier::new(config, checked, gauge, service).run(stop));
+        let Self { config, checked, gauge, earlier } = *self;
+        let (journal, recovered) =
+            earlier.map(|earlier| (earlier.journal, earlier.recovered)).unzip();
+        let courier = Courier::new(config, checked, gauge, service, Archive::new(journal));
+        runtime.block_on(courier.run(stop, recovered.unwrap_or_default()));
         // A submit that hangs in the service must not hold the program.
         runtime.shutdown_background();
         Ok(())

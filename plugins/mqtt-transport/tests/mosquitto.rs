@@ -553,6 +553,8 @@ fn a_panic_in_the_service_costs_one_answer() {
     assert_eq!(ear.next().status(), 500);
     node.service.refuses.clear_poison();
     say(broker.port, "311", &request("1"), HELLO, &[]);
+    assert_eq!(ear.next().status(), 500, "one request has one end");
+    say(broker.port, "311", &request("2"), HELLO, &[]);
     node.asked().answer(&["on"]);
     assert_eq!(ear.next_where(|heard| heard.status() == 200).text(), "on");
 }

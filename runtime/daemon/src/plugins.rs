@@ -108,6 +108,8 @@ fn mqtt_config(section: &MqttSection, url: String) -> MqttConfig {
     config.queue_requests_max = section.queue_requests_max as usize;
     config.client_requests_max = section.client_requests_max as usize;
     config.drain = section.drain;
+    config.detach_grace = section.detach_grace;
+    config.journal.clone_from(&section.journal);
     config
 }
 

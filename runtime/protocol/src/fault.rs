@@ -76,6 +76,8 @@ pub enum FaultCode {
     Internal,
     /// No model is loaded, or the service is shutting down.
     Unavailable,
+    /// The disk is full, and what was asked must be written down.
+    StorageFull,
 }
 
 impl FaultCode {
@@ -94,6 +96,7 @@ impl FaultCode {
             Self::Cancelled => 499,
             Self::Internal => 500,
             Self::Unavailable => 503,
+            Self::StorageFull => 507,
         }
     }
 
@@ -115,6 +118,7 @@ impl FaultCode {
             Self::Cancelled => "cancelled",
             Self::Internal => "internal_error",
             Self::Unavailable => "unavailable",
+            Self::StorageFull => "storage_full",
         }
     }
 }

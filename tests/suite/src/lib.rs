@@ -142,6 +142,7 @@ impl Daemon {
             .arg("--model")
             .arg(model)
             .args(arguments)
+            .env("STATE_DIRECTORY", folder.path())
             .current_dir(folder.path())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(folder.path().join("log")).unwrap());
