@@ -254,6 +254,7 @@ impl Service for EngineService {
         Description {
             models: vec![self.intake.card().clone()],
             classifiers: Vec::new(),
+            embedders: Vec::new(),
             load: Load {
                 active,
                 queued: self.gauges.in_flight().saturating_sub(active),

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod classify;
+mod embedding;
 mod event;
 mod fault;
 mod plugin;
@@ -13,6 +14,7 @@ mod request;
 mod service;
 
 pub use classify::{Classify, LabelScore, Scores, Task};
+pub use embedding::{EmbedRequest, EmbedderCard, Embeddings};
 pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};
 pub use fault::{Fault, FaultCode};
 pub use plugin::{

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::{Event, Fault, FaultCode, Request, RequestId, TokenId};
+use crate::{
+    EmbedRequest, EmbedderCard, Embeddings, Event, Fault, FaultCode, Request, RequestId, TokenId,
+};
 
 /// Something that answers requests: the engine, or a layer around it.
 pub trait Service: Send + Sync {
@@ -32,6 +34,16 @@ pub trait Service: Send + Sync {
     fn decode(&self, _model: &str, _tokens: &[TokenId]) -> Result<String, Fault> {
         Err(no_tokens())
     }
+
+    /// The vectors of texts, by a network of its own beside the model.
+    ///
+    /// Errors: an unknown name, a deadline that passed, [`FaultCode::Busy`] when too many ask;
+    /// [`FaultCode::Unsupported`] where there is no such network.
+    /// Threads: any; computes while the caller waits, on a thread of the network's.
+    fn embed(&self, _request: EmbedRequest) -> Result<Embeddings, Fault> {
+        let message = "no network here makes vectors of texts; configure one as [[onnx]]";
+        Err(Fault::new(FaultCode::Unsupported, message))
+    }
 }
 
 fn no_tokens() -> Fault {
@@ -56,6 +68,8 @@ pub struct Description {
     pub models: Vec<ModelCard>,
     /// What it was told to tell apart.
     pub classifiers: Vec<ClassifierCard>,
+    /// What makes vectors of texts, the default one first.
+    pub embedders: Vec<EmbedderCard>,
     /// How busy it is.
     pub load: Load,
 }
