@@ -1,6 +1,6 @@
 //! Faults and models as JSON.
 
-use protocol::{ClassifierCard, Description, Fault, FaultCode, ModelCard};
+use protocol::{ClassifierCard, Description, EmbedderCard, Fault, FaultCode, ModelCard};
 use serde_json::{Value, json};
 
 use crate::fields::EXTRA_FORBIDDEN;
@@ -44,7 +44,8 @@ pub fn fault_body(fault: &Fault) -> Value {
 pub fn models_body(d: &Description) -> Value {
     let models = d.models.iter().map(|card| model_body(card, &card.id));
     let classifiers = d.classifiers.iter().map(|card| classifier_body(d, card));
-    let models: Vec<_> = models.chain(classifiers).collect();
+    let embedders = d.embedders.iter().map(embedder_body);
+    let models: Vec<_> = models.chain(classifiers).chain(embedders).collect();
     json!({ "object": "list", "data": models })
 }
 
@@ -58,6 +59,18 @@ pub fn classifier_body(d: &Description, card: &ClassifierCard) -> Value {
         capabilities[other] = json!(false);
     }
     capabilities["classification"] = json!(true);
+    body
+}
+
+/// An embedder as a model, which does nothing but make vectors.
+pub fn embedder_body(card: &EmbedderCard) -> Value {
+    let (created, context_tokens_max) = (card.created, card.context_tokens_max);
+    let id = card.name.clone();
+    let stated = ModelCard { id, created, context_tokens_max, ..ModelCard::default() };
+    let mut body = model_body(&stated, &card.name);
+    body["capabilities"]["completion_chat"] = json!(false);
+    body["description"] = json!(format!("embeddings of {} numbers", card.dimensions));
+    body["default_model_temperature"] = Value::Null;
     body
 }
 

@@ -10,6 +10,7 @@
 
 mod answers;
 mod classify;
+mod embeddings;
 mod fault_response;
 mod gate;
 mod guard;

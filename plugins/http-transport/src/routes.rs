@@ -11,12 +11,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use chat_json::{
-    Chat, Strictness, classifier_body, model_body, models_body, parse_chat, parse_completion,
-    parse_fill,
+    Chat, Strictness, classifier_body, embedder_body, model_body, models_body, parse_chat,
+    parse_completion, parse_fill,
 };
 use futures_util::StreamExt;
 use protocol::{Description, Fault, FaultCode, ModelCard, Reply, RequestId, Service};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::HttpConfig;
@@ -24,7 +25,7 @@ use crate::answers::Telling;
 use crate::fault_response::{json_response, json_text, refuse, refuse_method};
 use crate::gate::{Gate, Ticket};
 use crate::guard::admit;
-use crate::{classify, tokens};
+use crate::{classify, embeddings, tokens};
 
 /// Time for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<dyn Service>,
     pub(crate) config: HttpConfig,
     pub(crate) gate: Gate,
+    /// Turns of those who want vectors.
+    pub(crate) embeddings: Semaphore,
 }
 
 /// Who asks, as the guard found out.
@@ -56,6 +59,7 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/v1/completions", post(complete_text)),
         ("/v1/classifications", post(classify::texts)),
         ("/v1/chat/classifications", post(classify::chats)),
+        ("/v1/embeddings", post(embeddings::embed)),
         ("/tokenize", post(tokens::tokenize)),
         ("/detokenize", post(tokens::detokenize)),
         ("/v1/models", get(models)),
@@ -200,6 +204,9 @@ async fn model(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Res
     let description = shared.service.describe();
     if let Some(card) = description.models.iter().find(answers_to) {
         return json_response(model_body(card, &id));
+    }
+    if let Some(card) = description.embedders.iter().find(|card| card.name == id) {
+        return json_response(embedder_body(card));
     }
     match description.classifiers.iter().find(|card| card.name == id) {
         Some(card) => json_response(classifier_body(&description, card)),

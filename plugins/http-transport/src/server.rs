@@ -69,7 +69,8 @@ async fn run(
     let drain = config.drain;
     let slots = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
     let (gate, all_left) = gate();
-    let shared = Arc::new(Shared { service, config, gate });
+    let embeddings = Semaphore::new(crate::embeddings::RUNNING_MAX);
+    let shared = Arc::new(Shared { service, config, gate, embeddings });
     let router = router(Arc::clone(&shared));
     let mut hall = Hall { listener, slots, router, closing, connections: JoinSet::new() };
 

@@ -291,6 +291,24 @@ fn a_text_goes_on_without_a_conversation() {
 }
 
 #[test]
+fn texts_become_vectors() {
+    let server = Server::plain();
+    let body = json!({"model": "nest", "input": ["one", "three"], "colour": 1});
+    let response = server.post("/v1/embeddings", &body);
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.header("x-ignored-fields"), Some("colour"));
+    assert_eq!(response.header("x-truncated-inputs"), Some("1"));
+    let answer = response.json();
+    assert_eq!(answer["data"][1]["embedding"], json!([5, 1]));
+    assert_eq!(answer["usage"]["prompt_tokens"], 8);
+    let refused = server.post("/v1/embeddings", &json!({"model": "parrot", "input": "one"}));
+    assert_eq!((refused.status, &refused.json()["param"]), (404, &json!("model")));
+    let listed = server.get("/v1/models").json();
+    assert_eq!(listed["data"][1]["id"], "nest");
+    assert_eq!(server.get("/v1/models/nest").json()["max_context_length"], 256);
+}
+
+#[test]
 fn health_tells_the_model_and_the_load() {
     let response = Server::plain().get("/health");
     assert_eq!(response.status, 200);
@@ -307,7 +325,7 @@ fn every_refusal_is_json_with_its_status() {
     let larger = ask("parrot", &json!({"metadata": {"x": "y".repeat(9000)}}));
     let cases = [
         (server.get("/"), 404, "not_found"),
-        (server.get("/v1/embeddings"), 404, "not_found"),
+        (server.get("/v1/nothing"), 404, "not_found"),
         (server.get("/v1/chat/completions"), 405, "method_not_allowed"),
         (server.post("/health", &json!({})), 405, "method_not_allowed"),
         (server.chat(&json!([])), 400, "bad_request"),

@@ -6,8 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use protocol::{
-    Description, Event, EventSink, Fault, FaultCode, FinishReason, Input, Load, Message, ModelCard,
-    Reply, Request, RequestId, SendOutcome, Service, ToolCall, ToolChoice, Usage, reply_pair,
+    Description, EmbedRequest, EmbedderCard, Embeddings, Event, EventSink, Fault, FaultCode,
+    FinishReason, Input, Load, Message, ModelCard, Reply, Request, RequestId, SendOutcome, Service,
+    ToolCall, ToolChoice, Usage, reply_pair,
 };
 
 /// Longest wait of a test for something that must happen.
@@ -69,7 +70,28 @@ impl Service for Parrot {
             encoding: "v3".into(),
         };
         let load = Load { active: 1, queued: 2, queue_requests_max: 8 };
-        Description { models: vec![card], load, ..Description::default() }
+        let embedders = vec![EmbedderCard {
+            name: "nest".into(),
+            dimensions: 2,
+            context_tokens_max: 256,
+            created: 1_700_000_000,
+        }];
+        Description { models: vec![card], embedders, load, ..Description::default() }
+    }
+
+    /// How long each text is, and 1; it has read no more than four bytes of it.
+    fn embed(&self, request: EmbedRequest) -> Result<Embeddings, Fault> {
+        if request.model != "nest" {
+            let message = "no such embedder; /v1/models lists them";
+            return Err(Fault::new(FaultCode::UnknownModel, message).at("model"));
+        }
+        let lengths = request.texts.iter().map(String::len);
+        Ok(Embeddings {
+            model: request.model.clone(),
+            vectors: lengths.clone().map(|length| vec![length as f32, 1.0]).collect(),
+            prompt_tokens: lengths.clone().sum::<usize>() as u32,
+            truncated_texts: lengths.filter(|length| *length > 4).count() as u32,
+        })
     }
 }
 
