@@ -9,6 +9,8 @@
 //! that many requests share a sync and none waits for company. Nobody else ever blocks on a disk.
 #![forbid(unsafe_code)]
 
+mod batch_store;
+mod batches;
 mod error;
 mod moment;
 mod rescue;
@@ -19,6 +21,8 @@ mod writer;
 use std::path::Path;
 use std::time::Duration;
 
+pub use batch_store::Batches;
+pub use batches::{BatchLimits, FileCard, FileKind, Item, Job, JobState, NewJob};
 pub use error::JournalError;
 pub use moment::Moment;
 pub use writer::Journal;

@@ -13,7 +13,7 @@ use crate::usage::{Usage, bytes_of};
 use crate::{Change, ClosedEntry, JournalError, Key, Limits, Mark, Moment, OpenEntry, Recovered};
 
 /// A process that is ending may hold the file for this long.
-const BUSY_MS: u64 = 2_000;
+pub(crate) const BUSY_MS: u64 = 2_000;
 const PAGE_BYTES: u64 = 4096;
 /// The log beside the file is cut back to this when it is emptied.
 const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -464,7 +464,7 @@ impl Refusal {
     }
 }
 
-fn make_file(path: &Path) -> std::io::Result<()> {
+pub(crate) fn make_file(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
