@@ -171,6 +171,11 @@ pub struct HttpSection {
     pub connections_max: u32,
     /// How long running answers may take to end after a stop.
     pub drain: Duration,
+    /// Where files and batches are kept over a restart; in memory where no folder is named. They
+    /// are what clients sent and were answered.
+    pub batch_folder: Option<PathBuf>,
+    /// Bytes of files and batches together, at most.
+    pub batch_bytes_max: u64,
 }
 
 /// Which MQTT is spoken to the broker.

@@ -154,6 +154,8 @@ fn http(reader: &mut Reader) -> HttpSection {
         body_bytes_max: reader.bytes_u32("http.body_bytes_max", 4 << 20, 1024..=256 << 20),
         connections_max: reader.count("http.connections_max", 256, 1..=65_536),
         drain: reader.milliseconds("http.drain_ms", 30_000, 0..=600_000),
+        batch_folder: reader.path("http.batch_folder"),
+        batch_bytes_max: reader.bytes("http.batch_bytes_max", GIB, MIB..=64 * TIB),
     }
 }
 

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod batch;
 mod bodies;
 mod call_ids;
 mod chat;
@@ -28,6 +29,7 @@ mod tokens;
 mod tools;
 
 pub use answer::Answer;
+pub use batch::{BatchOrder, INLINE_REQUESTS_MAX, parse_batch, parse_batch_job};
 pub use bodies::{classifier_body, embedder_body, fault_body, model_body, models_body};
 pub use chat::{Chat, parse_chat};
 pub use choices::Choices;

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod batches;
 mod classify;
 mod embeddings;
 mod fault_response;
@@ -20,11 +21,14 @@ mod server;
 mod tokens;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chat_json::Strictness;
 use protocol::{Service, Stop, Transport, TransportError};
+
+use crate::batches::Desk;
 
 const NAME: &str = "http";
 
@@ -43,6 +47,10 @@ pub struct HttpConfig {
     pub strictness: Strictness,
     /// How long running answers may go on after the stop.
     pub drain: Duration,
+    /// Where files and batches are kept over a restart; without it they are in memory.
+    pub batch_folder: Option<PathBuf>,
+    /// Bytes of files and batches together; 64 MiB at most where they are in memory.
+    pub batch_bytes_max: u64,
 }
 
 impl Default for HttpConfig {
@@ -54,6 +62,8 @@ impl Default for HttpConfig {
             connections_max: 256,
             strictness: Strictness::Lenient,
             drain: Duration::from_secs(30),
+            batch_folder: None,
+            batch_bytes_max: 1 << 30,
         }
     }
 }
@@ -64,13 +74,15 @@ pub struct HttpTransport {
     listener: TcpListener,
     address: SocketAddr,
     config: HttpConfig,
+    desk: Desk,
 }
 
 impl HttpTransport {
     /// Takes the address. Connections queue from now on; [`Transport::serve`] answers them.
     ///
     /// Errors: `Address` where the address is taken or not ours; `Configuration` for limits of 0,
-    /// and for an address beyond loopback without tokens.
+    /// and for an address beyond loopback without tokens, and a
+    /// `batch_folder` that cannot be used.
     pub fn bind(config: HttpConfig) -> Result<Self, TransportError> {
         let refuse =
             |message: String| Err(TransportError::Configuration { transport: NAME, message });
@@ -91,7 +103,10 @@ impl HttpTransport {
         let listener = TcpListener::bind(config.address).map_err(unusable)?;
         listener.set_nonblocking(true).map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        Ok(Self { listener, address, config })
+        let desk = Desk::open(config.batch_folder.as_deref(), config.batch_bytes_max).map_err(
+            |error| TransportError::Configuration { transport: NAME, message: error.to_string() },
+        )?;
+        Ok(Self { listener, address, config, desk })
     }
 
     /// Where it listens, with the port that was found.
@@ -108,7 +123,7 @@ impl Transport for HttpTransport {
     /// Answers until `stop` is raised. While running answers end, up to
     /// [`HttpConfig::drain`], new requests get 503; then the socket closes.
     fn serve(self: Box<Self>, service: Arc<dyn Service>, stop: Stop) -> Result<(), TransportError> {
-        server::serve(self.listener, self.config, service, &stop)
+        server::serve(self.listener, self.config, self.desk, service, &stop)
             .map_err(|error| TransportError::Broken { transport: NAME, message: error.to_string() })
     }
 }

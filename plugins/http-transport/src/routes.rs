@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::HttpConfig;
 use crate::answers::Telling;
+use crate::batches::{self, Desk};
 use crate::fault_response::{json_response, json_text, refuse, refuse_method};
 use crate::gate::{Gate, Ticket};
 use crate::guard::admit;
@@ -43,11 +44,12 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// Turns of those who want vectors.
     pub(crate) embeddings: Semaphore,
+    pub(crate) desk: Desk,
 }
 
 /// Who asks, as the guard found out.
 #[derive(Debug, Clone)]
-struct Client(Option<String>);
+pub(crate) struct Client(pub(crate) Option<String>);
 
 type Parse = fn(&[u8], RequestId, Strictness) -> Result<Chat, Fault>;
 
@@ -72,8 +74,15 @@ fn open() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
     vec![("/health", get(health)), ("/openapi.json", get(async || json_text(OPENAPI)))]
 }
 
+/// The paths without a guard, for requests that were let in before.
+pub(crate) fn inner(shared: Arc<Shared>) -> Router {
+    let add = |router: Router<_>, (path, methods)| router.route(path, methods);
+    guarded().into_iter().fold(Router::new(), add).with_state(shared)
+}
+
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    let (guarded, open) = (guarded(), open());
+    let guarded: Vec<_> = guarded().into_iter().chain(batches::routes()).collect();
+    let open = open();
     let names = guarded.iter().chain(&open).map(|(path, _)| path.replace("{*", "{"));
     let message = format!("no such path; there are {}", names.collect::<Vec<_>>().join(", "));
     let no_such_path = Fault::new(FaultCode::NotFound, message);
@@ -138,9 +147,17 @@ pub(crate) struct Brought {
 }
 
 pub(crate) async fn bring(shared: &Shared, request: Request) -> Result<Brought, Fault> {
+    bring_up_to(shared, request, shared.config.body_bytes_max).await
+}
+
+pub(crate) async fn bring_up_to(
+    shared: &Shared,
+    request: Request,
+    bytes_max: usize,
+) -> Result<Brought, Fault> {
     let ticket = shared.gate.enter().ok_or_else(shutting_down)?;
     let client = request.extensions().get::<Client>().and_then(|Client(client)| client.clone());
-    let body = read_body(request.into_body(), shared.config.body_bytes_max).await?;
+    let body = read_body(request.into_body(), bytes_max).await?;
     Ok(Brought { ticket, client, body })
 }
 

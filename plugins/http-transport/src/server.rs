@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::HttpConfig;
+use crate::batches::{self, Desk};
 use crate::gate::gate;
 use crate::patience::Patient;
-use crate::routes::{Shared, router};
+use crate::routes::{Shared, inner, router};
 
 /// Threads that turn bodies into prompts.
 const TEXT_THREADS: usize = 4;
@@ -43,6 +44,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) fn serve(
     listener: StdListener,
     config: HttpConfig,
+    desk: Desk,
     service: Arc<dyn Service>,
     stop: &Stop,
 ) -> io::Result<()> {
@@ -52,7 +54,7 @@ pub(crate) fn serve(
         .max_blocking_threads(TEXT_THREADS)
         .thread_name("zonda-http-text")
         .build()?;
-    let outcome = runtime.block_on(run(listener, config, service, stop));
+    let outcome = runtime.block_on(run(listener, config, desk, service, stop));
     // A service that hangs in `submit` must not hold up the end of the program.
     runtime.shutdown_timeout(FAREWELL);
     outcome
@@ -61,6 +63,7 @@ pub(crate) fn serve(
 async fn run(
     listener: StdListener,
     config: HttpConfig,
+    desk: Desk,
     service: Arc<dyn Service>,
     stop: &Stop,
 ) -> io::Result<()> {
@@ -70,12 +73,15 @@ async fn run(
     let slots = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
     let (gate, all_left) = gate();
     let embeddings = Semaphore::new(crate::embeddings::RUNNING_MAX);
-    let shared = Arc::new(Shared { service, config, gate, embeddings });
+    let shared = Arc::new(Shared { service, config, gate, embeddings, desk });
     let router = router(Arc::clone(&shared));
+    let batches = batches::run(Arc::clone(&shared), inner(Arc::clone(&shared)));
+    let batches = tokio::spawn(batches);
     let mut hall = Hall { listener, slots, router, closing, connections: JoinSet::new() };
 
     hall.welcome_until(stop.wait_async()).await;
     shared.gate.close();
+    shared.desk.ring();
     // Whoever asks now is told 503; a refused connection would say less.
     let drained = async {
         if timeout(drain, all_left.wait()).await.is_err() {
@@ -83,7 +89,9 @@ async fn run(
         }
     };
     hall.welcome_until(drained).await;
+    batches.abort();
     hall.farewell().await;
+    shared.desk.put_back();
     Ok(())
 }
 

@@ -52,6 +52,8 @@ fn http(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
             Strictness::MistralStrict => chat_json::Strictness::MistralStrict,
         },
         drain: section.drain,
+        batch_folder: section.batch_folder.clone(),
+        batch_bytes_max: section.batch_bytes_max,
     })?;
     let address = format!("http://{}", transport.address());
     Ok(Some(Entrance { transport: Box::new(transport), address, broker: None }))
