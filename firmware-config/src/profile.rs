@@ -220,6 +220,8 @@ pub struct MqttSection {
     pub cert_file: Option<PathBuf>,
     /// Its private key, in PEM; only its owner may read it.
     pub key_file: Option<PathBuf>,
+    /// Describes this box to Home Assistant, and answers what is asked there.
+    pub home_assistant: bool,
     /// Allows `mqtt://` to a broker on another box, which sends everything unencrypted.
     pub insecure: bool,
     /// Takes requests whose topic names no client. True where only this box can reach the broker.

@@ -194,6 +194,7 @@ fn mqtt(
         ca_file: reader.path("mqtt.ca_file"),
         cert_file: reader.path("mqtt.cert_file"),
         key_file: reader.path("mqtt.key_file"),
+        home_assistant: reader.flag("mqtt.home_assistant", false),
         insecure: reader.flag("mqtt.insecure", false),
         plain_requests: reader.flag("mqtt.plain_requests", alone),
         reply_filters: reader.texts("mqtt.reply_filters", "a topic filter", 64, is_filter),

@@ -60,6 +60,8 @@ pub struct MqttConfig {
     pub pool: Option<String>,
     /// Topic filters that replies may go to, besides the clients' own reply topics.
     pub reply_filters: Vec<String>,
+    /// Describes this node to Home Assistant, and answers what is asked there.
+    pub home_assistant: bool,
     /// Allows a connection without TLS to a broker that is not on loopback.
     pub insecure: bool,
     /// Takes requests that may have waited at the broker while this node was away, although they
@@ -107,6 +109,7 @@ impl MqttConfig {
             plain_requests: true,
             pool: None,
             reply_filters: Vec::new(),
+            home_assistant: false,
             insecure: false,
             accept_stale: false,
             request_bytes_max: 256 << 10,
@@ -129,8 +132,9 @@ impl MqttConfig {
         self.check_names()?;
         self.check_limits()?;
         let pool = self.pool.as_deref();
-        let topics = Topics::new(&self.root, &self.site, &self.node, pool, &self.reply_filters)
+        let mut topics = Topics::new(&self.root, &self.site, &self.node, pool, &self.reply_filters)
             .map_err(|message| TransportError::Configuration { transport: NAME, message })?;
+        topics.home = self.home_assistant;
         Ok(Checked { host, port, tls, topics })
     }
 

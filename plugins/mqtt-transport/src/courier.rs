@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use journal::Recovered;
-use protocol::{Load, Service, Stop};
+use protocol::{Service, Stop};
 
 use crate::address::{Parcel, too_large};
 use crate::answer::Note;
@@ -19,6 +19,7 @@ use crate::choice::Choice;
 use crate::config::{Checked, MqttConfig};
 use crate::desk::Desk;
 use crate::gauge::{Count, MqttGauge};
+use crate::home::{self, Announcement};
 use crate::link::{Break, Dialect, HANDED_MAX, Link, LinkOptions, Signal, Up, wire_bytes};
 use crate::outbox::{Lost, Outbox, Ticket};
 use crate::pool::{Heard, Pool};
@@ -34,9 +35,10 @@ const PIECES_MAX: usize = 64;
 /// Confirmations that may wait for room in the client library.
 const CONFIRMATIONS_MAX: usize = 4096;
 const TICK: Duration = Duration::from_secs(1);
-const STATE_EVERY: Duration = Duration::from_secs(15);
 /// A retained state that nobody renews vanishes after this.
 const STATE_EXPIRY: Duration = Duration::from_secs(120);
+/// What happened is of interest this long.
+const EVENT_EXPIRY: Duration = Duration::from_secs(600);
 /// A connection that lasted this long begins the waiting times anew.
 const STEADY: Duration = Duration::from_secs(60);
 /// At shutdown, cancelled answers and the goodbye may each take this long.
@@ -86,7 +88,7 @@ pub(crate) struct Courier {
     choice: Choice,
     /// The next connection throws away what the broker kept, for it cannot be read.
     clean: bool,
-    stated: Option<(Load, Instant)>,
+    announcement: Announcement,
     tick_at: Instant,
     phase: Phase,
 }
@@ -162,7 +164,7 @@ impl Courier {
             away_since: Some(now),
             choice: Choice::new(config.version),
             clean: false,
-            stated: None,
+            announcement: Announcement::default(),
             tick_at: now,
             phase: Phase::Serving,
             config,
@@ -233,7 +235,7 @@ impl Courier {
         if self.away_since.is_some_and(|since| now.duration_since(since) > grace) {
             self.desk.ledger.cancel_all();
         }
-        self.state(now);
+        self.look(now);
     }
 
     fn may_connect(&self) -> bool {
@@ -277,6 +279,11 @@ impl Courier {
                 // comes behind it.
                 let stale = !line.subscribed && line.up.is_some_and(|(up, _)| up.resumed);
                 let receipt = Receipt { line: line.number, packet_id: message.packet_id };
+                if self.config.home_assistant && message.topic == home::STATUS {
+                    let wait = jittered(home::ANNOUNCE_WITHIN);
+                    self.announcement.hear(&message.payload, wait, now);
+                    return self.confirm(receipt);
+                }
                 self.receive(&message, stale, receipt, now);
             }
             Signal::Unreadable(packet_id) => {
@@ -357,12 +364,11 @@ impl Courier {
         self.gauge.online(true);
         self.gauge.set_trouble(None);
         tracing::info!(host = %self.options.host, port = self.options.port, ?dialect, "connected");
-        let description = self.service.describe();
-        let birth = self.presence.birth(&self.config, dialect, &description);
-        self.post(Parcel::retained(self.desk.topics.birth(), birth, true), now);
+        self.presence.connected();
+        self.give_birth(dialect, now);
         self.post(status(self.desk.topics.status(), "online"), now);
-        self.stated = None;
-        self.state(now);
+        self.describe_to_home(now);
+        self.look(now);
     }
 
     /// The connection is over: everything unconfirmed waits for the next one.
@@ -506,23 +512,42 @@ impl Courier {
         }
     }
 
-    /// Tells how busy we are, on change and every 15 seconds.
-    fn state(&mut self, now: Instant) {
-        if !self.link.as_ref().is_some_and(|line| line.subscribed) {
-            return;
+    fn give_birth(&mut self, dialect: Dialect, now: Instant) {
+        let description = self.service.describe();
+        let birth = self.presence.birth(&self.config, dialect, &description);
+        self.post(Parcel::retained(self.desk.topics.birth(), birth, true), now);
+    }
+
+    fn describe_to_home(&mut self, now: Instant) {
+        if self.config.home_assistant {
+            let (topic, payload) = home::discovery(&self.config, &self.desk.topics);
+            self.post(Parcel::retained(topic, payload, true), now);
         }
-        let load = self.service.describe().load;
-        let unchanged = self
-            .stated
-            .is_some_and(|(last, since)| last == load && now.duration_since(since) < STATE_EVERY);
-        if unchanged {
-            return;
+    }
+
+    /// Tells how busy we are, on change and every 15 seconds, and what has happened.
+    fn look(&mut self, now: Instant) {
+        let Some(line) = self.link.as_ref().filter(|line| line.subscribed) else { return };
+        let dialect = line.dialect;
+        let description = self.service.describe();
+        for happening in self.presence.look(&description, now) {
+            let topic = self.desk.topics.event(happening.kind);
+            let mut parcel = Parcel::retained(topic, happening.payload, true);
+            parcel.retain = false;
+            parcel.expiry = Some(EVENT_EXPIRY);
+            self.post(parcel, now);
+            if happening.kind == "model_changed" {
+                self.give_birth(dialect, now);
+            }
         }
-        self.stated = Some((load, now));
-        let topic = self.desk.topics.state();
-        let mut parcel = Parcel::retained(topic, self.presence.state(load), false);
-        parcel.expiry = Some(STATE_EXPIRY);
-        self.post(parcel, now);
+        if self.announcement.is_due(now) {
+            self.describe_to_home(now);
+        }
+        if let Some(state) = self.presence.state(description.load, now) {
+            let mut parcel = Parcel::retained(self.desk.topics.state(), state, false);
+            parcel.expiry = Some(STATE_EXPIRY);
+            self.post(parcel, now);
+        }
     }
 
     /// Takes the next step of the shutdown, when it is time.

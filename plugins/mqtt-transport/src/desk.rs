@@ -8,11 +8,12 @@ use chat_json::{Chat, Mode, Strictness, parse_chat};
 use protocol::{Fault, FaultCode, RequestId, Service};
 use serde::Deserialize;
 
-use crate::address::{Address, Closing, Parcel};
+use crate::address::{Address, Closing, Parcel, TEXT};
 use crate::answer::{Job, Note, answer};
 use crate::archive::hex;
 use crate::config::MqttConfig;
 use crate::gauge::{Count, MqttGauge};
+use crate::home;
 use crate::ledger::{Digest, Key, Known, Ledger};
 use crate::link::Message;
 use crate::onward;
@@ -132,6 +133,13 @@ impl Desk {
                 let why = "its topic names no client, and mqtt.plain_requests is off";
                 Taken::Done(self.drop_it(why))
             }
+            Some(Route::HomeAsk) => self.home_ask(arrival),
+            Some(Route::HomeCancel) => {
+                if !message.retained {
+                    self.ledger.cancel_all();
+                }
+                Taken::Done(None)
+            }
             Some(Route::Request(caller)) => self.request(arrival, caller.as_ref()),
             Some(Route::Cancel(caller)) => match self.cancelled(message, caller.as_ref()) {
                 Some(key) => {
@@ -198,8 +206,12 @@ impl Desk {
 
     /// Where the end of a request goes that is not read again.
     pub(crate) fn return_address(&self, message: &Message) -> Option<Address> {
-        let Some(Route::Request(caller)) = self.topics.route(&message.topic) else {
-            return None;
+        let caller = match self.topics.route(&message.topic)? {
+            Route::Request(caller) => caller,
+            Route::HomeAsk => {
+                return Some(self.address(self.topics.home_answer(), message, None, None));
+            }
+            Route::Cancel(_) | Route::HomeCancel => return None,
         };
         let caller = caller.as_ref();
         let peek = self.peek(message);
@@ -236,6 +248,33 @@ impl Desk {
                 self.drop_it("a cancel without names needs correlation data and a response topic");
                 None
             }
+        }
+    }
+
+    /// Text of Home Assistant, whose answer goes to its sensor.
+    fn home_ask(&mut self, arrival: Arrival<'_>) -> Taken {
+        let message = arrival.message;
+        if message.retained || message.payload.trim_ascii().is_empty() {
+            let why = "Home Assistant asked nothing, or it was retained";
+            return Taken::Done(self.drop_it(why));
+        }
+        let rid = uuid::Uuid::now_v7().simple().to_string();
+        let caller = Caller { client: home::CLIENT.into(), rid };
+        let asked = Message {
+            topic: message.topic.clone(),
+            payload: message.payload.clone(),
+            content_type: Some(TEXT.into()),
+            expiry: message.expiry,
+            ..Message::default()
+        };
+        let address = self.address(self.topics.home_answer(), &asked, Some(&caller), None);
+        match self.check(&asked).and_then(|()| self.parse(&asked, Some(&caller))) {
+            Ok(mut chat) => {
+                chat.ext.mode = Mode::Final;
+                let arrival = Arrival { message: &asked, ..arrival };
+                self.admit(arrival, Some(&caller), Some(address), chat)
+            }
+            Err(fault) => Taken::Done(self.refuse(&address, &fault)),
         }
     }
 

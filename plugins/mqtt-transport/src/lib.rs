@@ -24,6 +24,7 @@ mod config;
 mod courier;
 mod desk;
 mod gauge;
+mod home;
 mod ledger;
 mod link;
 mod onward;
@@ -34,6 +35,7 @@ mod rules;
 mod tls;
 mod topics;
 mod transport;
+mod vitals;
 mod watch;
 
 #[cfg(feature = "embedded-broker")]

@@ -46,8 +46,20 @@ impl MqttConfig {
             line(&format!("topic read {place}/pool/{pool}/#"));
             line(&format!("topic write {place}/pool/{pool}/chat/request/#"));
         }
+        if self.home_assistant {
+            line("topic write homeassistant/device/+/config");
+            line("topic read homeassistant/status");
+        }
         for filter in &self.reply_filters {
             line(&format!("topic write {filter}"));
+        }
+        if self.home_assistant {
+            let _written = write!(
+                acl,
+                "\n# Home Assistant.\nuser homeassistant\ntopic readwrite homeassistant/#\n\
+                 topic read {place}/{node}/#\ntopic write {place}/{node}/ha/ask\n\
+                 topic write {place}/{node}/ha/cancel\n",
+            );
         }
         acl
     }

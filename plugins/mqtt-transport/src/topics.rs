@@ -1,5 +1,7 @@
 //! The topics: what they are called, what an incoming one means, where replies may go.
 
+use crate::home::STATUS;
+
 /// Longest reply topic that is accepted, in bytes.
 const REPLY_BYTES_MAX: usize = 512;
 
@@ -13,6 +15,8 @@ pub(crate) struct Topics {
     /// The name of the shared work queue and `{root}/{site}/pool/{name}`.
     pool: Option<(String, String)>,
     reply_filters: Vec<String>,
+    /// Serves the topics of Home Assistant's entities.
+    pub(crate) home: bool,
 }
 
 /// Who asks, as the topic says it; the broker's access rules vouch for it.
@@ -27,6 +31,10 @@ pub(crate) struct Caller {
 pub(crate) enum Route {
     Request(Option<Caller>),
     Cancel(Option<Caller>),
+    /// A prompt of Home Assistant.
+    HomeAsk,
+    /// Home Assistant wants everything to end.
+    HomeCancel,
 }
 
 impl Topics {
@@ -54,6 +62,7 @@ impl Topics {
             pool: pool.map(|pool| (pool.to_owned(), format!("{site}/pool/{pool}"))),
             site,
             reply_filters: reply_filters.to_vec(),
+            home: false,
         })
     }
 
@@ -77,9 +86,32 @@ impl Topics {
         format!("{}/state", self.node)
     }
 
+    /// What happened to this node.
+    pub(crate) fn event(&self, kind: &str) -> String {
+        format!("{}/event/{kind}", self.node)
+    }
+
+    /// Where Home Assistant sends prompts.
+    pub(crate) fn home_ask(&self) -> String {
+        format!("{}/ha/ask", self.node)
+    }
+
+    /// Where it hears the answers.
+    pub(crate) fn home_answer(&self) -> String {
+        format!("{}/ha/answer", self.node)
+    }
+
+    /// Where its button ends everything.
+    pub(crate) fn home_cancel(&self) -> String {
+        format!("{}/ha/cancel", self.node)
+    }
+
     /// What to subscribe to.
     pub(crate) fn subscriptions(&self, plain: bool) -> Vec<String> {
-        let mut filters = Vec::with_capacity(4);
+        let mut filters = Vec::with_capacity(7);
+        if self.home {
+            filters.extend([self.home_ask(), self.home_cancel(), STATUS.to_owned()]);
+        }
         for verb in ["request", "cancel"] {
             if plain {
                 filters.push(format!("{}/chat/{verb}", self.node));
@@ -114,6 +146,12 @@ impl Topics {
 
     /// What a message on `topic` is; `None` when it is nothing of ours.
     pub(crate) fn route(&self, topic: &str) -> Option<Route> {
+        if self.home && topic == self.home_ask() {
+            return Some(Route::HomeAsk);
+        }
+        if self.home && topic == self.home_cancel() {
+            return Some(Route::HomeCancel);
+        }
         let pool = self.pool.as_ref().and_then(|(_, prefix)| topic.strip_prefix(prefix.as_str()));
         let tail = pool.or_else(|| topic.strip_prefix(self.node.as_str()))?;
         let tail = tail.strip_prefix("/chat/")?;

@@ -101,6 +101,7 @@ fn mqtt_config(section: &MqttSection, url: String) -> MqttConfig {
         cert_file: section.cert_file.clone(),
         key_file: section.key_file.clone(),
     };
+    config.home_assistant = section.home_assistant;
     config.insecure = section.insecure;
     config.plain_requests = section.plain_requests;
     config.pool.clone_from(&section.pool);

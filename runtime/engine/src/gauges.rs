@@ -205,6 +205,13 @@ impl Gauges {
         (mean / u64::from(self.active().max(1)) / 1_000).clamp(100, 120_000)
     }
 
+    /// Milliseconds until somebody behind `queued` others has a turn; 0 where nothing was measured.
+    pub(crate) fn wait_ms(&self, queued: u32) -> u64 {
+        let mean = self.run_us_mean.load(Relaxed);
+        let places = u64::from(self.active().max(1));
+        mean.saturating_mul(u64::from(queued) + 1) / places / 1_000
+    }
+
     pub(crate) fn snapshot(&self) -> Counters {
         Counters {
             requests_ok: self.requests_ok.load(Relaxed),

@@ -251,14 +251,20 @@ impl Service for EngineService {
 
     fn describe(&self) -> Description {
         let active = self.gauges.active();
+        let queued = self.gauges.in_flight().saturating_sub(active);
+        let active_max = self.limits.sequences_max;
+        let is_full = active >= active_max || queued > 0;
         Description {
             models: vec![self.intake.card().clone()],
             classifiers: Vec::new(),
             embedders: Vec::new(),
             load: Load {
                 active,
-                queued: self.gauges.in_flight().saturating_sub(active),
+                queued,
                 queue_requests_max: self.limits.queue_requests_max,
+                active_max,
+                wait_ms: if is_full { self.gauges.wait_ms(queued) } else { 0 },
+                answer_tokens: self.gauges.snapshot().answer_tokens,
             },
         }
     }

@@ -113,6 +113,12 @@ pub struct Load {
     pub queued: u32,
     /// Requests that may wait.
     pub queue_requests_max: u32,
+    /// Requests that may be answered at the same time; 0 where nobody says.
+    pub active_max: u32,
+    /// Milliseconds until a request that comes now has its turn, as far as can be told.
+    pub wait_ms: u64,
+    /// Tokens of answers since the start.
+    pub answer_tokens: u64,
 }
 
 /// The receiving end of one answer. Dropping it cancels the request.

@@ -69,7 +69,7 @@ impl Service for Parrot {
             created: 1_700_000_000,
             encoding: "v3".into(),
         };
-        let load = Load { active: 1, queued: 2, queue_requests_max: 8 };
+        let load = Load { active: 1, queued: 2, queue_requests_max: 8, ..Load::default() };
         let embedders = vec![EmbedderCard {
             name: "nest".into(),
             dimensions: 2,

@@ -137,6 +137,8 @@ pub struct Heard {
     pub retained: bool,
     pub correlation: String,
     pub properties: String,
+    /// Seconds that are left of it.
+    pub expiry: Option<u32>,
     pub payload: String,
 }
 
@@ -187,7 +189,7 @@ impl Ear {
         let mut command = Command::new("mosquitto_sub");
         command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", version, "-q", "1"]);
         command.args(more);
-        command.args(["-F", "heard\\t%t\\t%q\\t%r\\t%D\\t%P\\t%p"]);
+        command.args(["-F", "heard\\t%t\\t%q\\t%r\\t%D\\t%P\\t%E\\t%p"]);
         for filter in filters.iter().chain([&mark.as_str()]) {
             command.args(["-t", filter]);
         }
@@ -198,8 +200,8 @@ impl Ear {
         let (ready_in, ready) = flume::bounded(1);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let fields: Vec<&str> = line.splitn(7, '\t').collect();
-                if let ["heard", topic, qos, retained, correlation, properties, payload] =
+                let fields: Vec<&str> = line.splitn(8, '\t').collect();
+                if let ["heard", topic, qos, retained, correlation, properties, expiry, payload] =
                     fields[..]
                 {
                     if topic == mark {
@@ -212,6 +214,7 @@ impl Ear {
                         retained: retained == "1",
                         correlation: correlation.into(),
                         properties: properties.into(),
+                        expiry: expiry.parse().ok(),
                         payload: payload.into(),
                     });
                 }
@@ -288,6 +291,7 @@ pub fn answer_of(asking: Child) -> Value {
 pub struct ByHand {
     requests: flume::Sender<(Request, EventSink)>,
     pub refuses: Mutex<Option<Fault>>,
+    pub model: Mutex<String>,
 }
 
 impl Service for ByHand {
@@ -301,8 +305,9 @@ impl Service for ByHand {
     }
 
     fn describe(&self) -> Description {
-        let card = ModelCard { id: "tiny".into(), context_tokens_max: 64, ..ModelCard::default() };
-        let load = Load { active: 0, queued: 0, queue_requests_max: 8 };
+        let id = self.model.lock().expect("not poisoned").clone();
+        let card = ModelCard { id, context_tokens_max: 64, ..ModelCard::default() };
+        let load = Load { active: 0, queued: 0, queue_requests_max: 8, ..Load::default() };
         Description { models: vec![card], load, ..Description::default() }
     }
 }
@@ -386,7 +391,11 @@ impl Node {
         let transport = Box::new(MqttTransport::new(config).expect("a valid configuration"));
         let gauge = transport.gauge();
         let (sender, requests) = flume::unbounded();
-        let service = Arc::new(ByHand { requests: sender, refuses: Mutex::new(None) });
+        let service = Arc::new(ByHand {
+            requests: sender,
+            refuses: Mutex::new(None),
+            model: Mutex::new("tiny".into()),
+        });
         let (handle, stop) = Stop::pair();
         let served: Arc<dyn Service> = Arc::clone(&service) as Arc<dyn Service>;
         let thread = std::thread::spawn(move || transport.serve(served, stop));
