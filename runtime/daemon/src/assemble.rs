@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{
     Alias, Counters, EngineLimits, EngineService, Extras, Forward, PrefixFolder, PrefixSharing,
@@ -10,7 +10,7 @@ use engine::{
 };
 use firmware_config::{KvDtype, Loaded, Profile};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
-use protocol::{ModelCard, Service};
+use protocol::{ModelCard, Service, Toolbox};
 use text::{Codec, TemplateVersion, TextError};
 use weights::Archive;
 
@@ -27,6 +27,7 @@ pub struct House {
     card: ModelCard,
     device: String,
     engine: Arc<EngineService>,
+    tools: Option<Arc<ToolLoop>>,
     service: Arc<dyn Service>,
 }
 
@@ -232,6 +233,16 @@ impl House {
         files: &ModelFiles,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, AssembleError> {
+        Self::build_with(profile, files, None, progress)
+    }
+
+    /// As [`build`](Self::build), with functions of the program that loads this library.
+    pub fn build_with(
+        profile: &Profile,
+        files: &ModelFiles,
+        toolbox: Option<Arc<dyn Toolbox>>,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, AssembleError> {
         // What is cheap to check comes before what takes minutes.
         let filters = crate::plugins::filters(profile)?;
         let tools = crate::plugins::tools(profile)?;
@@ -264,8 +275,14 @@ impl House {
         let engine = EngineService::start_with(Box::new(network), serving, limits, extras)?;
         let engine = Arc::new(engine);
         let mut service: Arc<dyn Service> = Arc::clone(&engine) as Arc<dyn Service>;
-        if !tools.is_empty() {
-            service = Arc::new(ToolLoop::new(service, tools, crate::plugins::tool_limits(profile)));
+        let boxes: Vec<Arc<dyn Toolbox>> = toolbox.into_iter().collect();
+        let has_tools = !tools.is_empty() || !boxes.is_empty();
+        let tools = has_tools.then(|| {
+            let limits = crate::plugins::tool_limits(profile);
+            Arc::new(ToolLoop::new(Arc::clone(&service), tools, boxes, limits))
+        });
+        if let Some(tools) = &tools {
+            service = Arc::clone(tools) as Arc<dyn Service>;
         }
         let classifiers = profile.classifiers.clone();
         service = Arc::new(Classifying::new(service, classifiers, answers_max(profile))?);
@@ -273,7 +290,7 @@ impl House {
             service = Arc::new(Filtered::new(service, filters, answers_max(profile)));
         }
         let card = engine.describe().models.into_iter().next().unwrap_or(card);
-        Ok(Self { archive, codec, card, device, engine, service })
+        Ok(Self { archive, codec, card, device, engine, tools, service })
     }
 
     /// What answers requests.
@@ -308,7 +325,12 @@ impl House {
 
     /// Takes nothing new, lets what runs end within `drain`, then cancels it and stops the engine.
     pub fn shutdown(&self, drain: Duration) {
-        self.engine.shutdown(drain);
+        let deadline = Instant::now() + drain;
+        // Between two rounds with tools the engine has nothing to drain, and would not take the next.
+        if let Some(tools) = &self.tools {
+            tools.wait_until_idle(deadline);
+        }
+        self.engine.shutdown(deadline.saturating_duration_since(Instant::now()));
     }
 }
 

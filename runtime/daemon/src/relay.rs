@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::{
     Event, EventSink, Fault, FaultCode, Reply, RequestId, SendOutcome, TimedOut, reply_pair,
@@ -33,6 +33,13 @@ impl Relays {
     /// No more than `requests_max` at a time; `layer` names them in faults and thread lists.
     pub(crate) fn new(layer: &'static str, requests_max: u32) -> Self {
         Self { layer, requests_max, taken: Arc::new(AtomicU32::new(0)) }
+    }
+
+    /// Waits until nothing goes through any more, until `deadline` at most.
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) {
+        while self.taken.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            thread::sleep(NOTICE.min(deadline.saturating_duration_since(Instant::now())));
+        }
     }
 
     /// Room for one more.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use protocol::{
     Description, Encoded, Event, Fault, FaultCode, FinishReason, Format, Input, Message, Reply,
-    Request, Service, Task, TokenId, Tool, ToolCall, ToolChoice, Usage,
+    Request, Service, Task, TokenId, Tool, ToolCall, ToolChoice, Toolbox, Usage,
 };
 
 use crate::relay::{Gone, Outlet, Relays};
@@ -40,24 +40,45 @@ pub(crate) struct ToolLimits {
 /// Local functions around a service.
 pub(crate) struct ToolLoop {
     inner: Arc<dyn Service>,
-    tools: Arc<[Box<dyn Tool>]>,
+    tools: Vec<Arc<dyn Tool>>,
+    boxes: Vec<Arc<dyn Toolbox>>,
     limits: ToolLimits,
     relays: Relays,
 }
 
 impl ToolLoop {
-    /// Offers `tools` to the model behind `inner`.
+    /// Offers `tools` to the model behind `inner`, and what is in `boxes` when a request comes. Of
+    /// functions with one name the first of the boxes counts, then that of `tools`.
     pub(crate) fn new(
         inner: Arc<dyn Service>,
         tools: Vec<Box<dyn Tool>>,
+        boxes: Vec<Arc<dyn Toolbox>>,
         limits: ToolLimits,
     ) -> Self {
         let relays = Relays::new("tools", limits.requests_max);
-        Self { inner, tools: tools.into(), limits, relays }
+        let tools = tools.into_iter().map(Arc::from).collect();
+        Self { inner, tools, boxes, limits, relays }
     }
 
-    /// The positions of the tools to offer; empty where the request is none of ours.
-    fn offered(&self, request: &Request) -> Vec<usize> {
+    /// Waits until no request is between two rounds, until `deadline` at most.
+    pub(crate) fn wait_until_idle(&self, deadline: Instant) {
+        self.relays.wait_until_idle(deadline);
+    }
+
+    /// Every function of this box at this moment.
+    fn all(&self) -> Vec<Arc<dyn Tool>> {
+        let mut all: Vec<Arc<dyn Tool>> = Vec::new();
+        let foreign = self.boxes.iter().flat_map(|tools| tools.tools());
+        for tool in foreign.chain(self.tools.iter().cloned()) {
+            if all.iter().all(|known| known.spec().name != tool.spec().name) {
+                all.push(tool);
+            }
+        }
+        all
+    }
+
+    /// The tools to offer; empty where the request is none of ours.
+    fn offered(&self, request: &Request) -> Vec<Arc<dyn Tool>> {
         let Input::Chat(messages) = &request.input else {
             return Vec::new();
         };
@@ -65,7 +86,11 @@ impl ToolLoop {
             matches!(messages.last(), Some(Message::User { .. } | Message::Tool { .. }))
                 && request.format == Format::Free
                 && request.task == Task::Generate;
-        if !open_ended || self.tools.is_empty() || !self.model_calls_functions(request) {
+        if !open_ended {
+            return Vec::new();
+        }
+        let mut offered = self.all();
+        if offered.is_empty() || !self.model_calls_functions(request) {
             return Vec::new();
         }
         let is_clients = |name: &str| request.tools.iter().any(|spec| spec.name == name);
@@ -74,8 +99,8 @@ impl ToolLoop {
             ToolChoice::Auto | ToolChoice::Any => true,
             ToolChoice::Function(wanted) => wanted == name,
         };
-        let names = self.tools.iter().map(|tool| tool.spec().name.as_str()).enumerate();
-        names.filter(|(_, name)| !is_clients(name) && is_wanted(name)).map(|(at, _)| at).collect()
+        offered.retain(|tool| !is_clients(&tool.spec().name) && is_wanted(&tool.spec().name));
+        offered
     }
 
     fn model_calls_functions(&self, request: &Request) -> bool {
@@ -94,10 +119,10 @@ impl Service for ToolLoop {
             return self.inner.submit(request);
         }
         let seat = self.relays.seat()?;
-        request.tools.extend(offered.iter().map(|at| self.tools[*at].spec().clone()));
+        request.tools.extend(offered.iter().map(|tool| tool.spec().clone()));
         let answer = self.inner.submit(request.clone())?;
         let id = request.id.clone();
-        let (inner, tools) = (Arc::clone(&self.inner), Arc::clone(&self.tools));
+        let inner = Arc::clone(&self.inner);
         let limits = self.limits;
         seat.run(id, move |outlet| {
             let started = Instant::now();
@@ -107,7 +132,6 @@ impl Service for ToolLoop {
             });
             let conversation = Conversation {
                 inner,
-                tools,
                 offered,
                 request,
                 limits,
@@ -128,7 +152,7 @@ impl Service for ToolLoop {
 
     fn encode(&self, mut request: Request) -> Result<Encoded, Fault> {
         let offered = self.offered(&request);
-        request.tools.extend(offered.iter().map(|at| self.tools[*at].spec().clone()));
+        request.tools.extend(offered.iter().map(|tool| tool.spec().clone()));
         self.inner.encode(request)
     }
 
@@ -140,8 +164,7 @@ impl Service for ToolLoop {
 /// One request on its way through the rounds.
 struct Conversation {
     inner: Arc<dyn Service>,
-    tools: Arc<[Box<dyn Tool>]>,
-    offered: Vec<usize>,
+    offered: Vec<Arc<dyn Tool>>,
     request: Request,
     limits: ToolLimits,
     outlet: Outlet,
@@ -226,8 +249,7 @@ impl Conversation {
     }
 
     fn tool(&self, name: &str) -> Option<&dyn Tool> {
-        let offered = self.offered.iter().map(|at| self.tools[*at].as_ref());
-        offered.into_iter().find(|tool| tool.spec().name == name)
+        self.offered.iter().map(Arc::as_ref).find(|tool| tool.spec().name == name)
     }
 
     /// Takes what a round cost from the limits of the next; false when nothing is left.
@@ -274,7 +296,8 @@ impl Conversation {
         let Some(tool) = self.tool(&call.name) else {
             return error_json("no such function");
         };
-        let run = AssertUnwindSafe(|| tool.call(&call.arguments, self.deadline));
+        let wanted = || !self.outlet.is_gone() && !self.outlet.is_cancelled();
+        let run = AssertUnwindSafe(|| tool.call_while(&call.arguments, self.deadline, &wanted));
         let bytes_max = self.limits.result_bytes_max;
         match catch_unwind(run) {
             Ok(Ok(result)) if result.len() <= bytes_max => result,

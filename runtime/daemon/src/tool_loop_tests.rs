@@ -114,7 +114,7 @@ fn service(rounds: Rounds) -> (Arc<Scripted>, ToolLoop) {
         knows_tools: true,
     });
     let tools = vec![Echo::boxed("echo"), Echo::boxed("clock")];
-    (Arc::clone(&scripted), ToolLoop::new(scripted, tools, LIMITS))
+    (Arc::clone(&scripted), ToolLoop::new(scripted, tools, Vec::new(), LIMITS))
 }
 
 /// Every event of the answer, and every request that the room behind got.
@@ -165,7 +165,8 @@ fn built_in_tools_and_filters_stand_in_one_line() {
         says("42"),
     ]);
     let tools = ["calculator", "clock"].map(|name| tools::build(name).unwrap());
-    let line = ToolLoop::new(Arc::clone(&scripted) as Arc<dyn Service>, tools.into(), LIMITS);
+    let line =
+        ToolLoop::new(Arc::clone(&scripted) as Arc<dyn Service>, tools.into(), Vec::new(), LIMITS);
     let settings = json!({ "messages_max": 1, "answer_tokens_max": 100 });
     let length = filters::build("length", settings.as_object().unwrap()).unwrap();
     let line = crate::filtered::Filtered::new(Arc::new(line), vec![length], 4);
@@ -191,6 +192,90 @@ fn errors_panics_and_large_results_become_results() {
         assert_eq!(results(&requests[1]), [result]);
         assert_eq!(events.len(), 3);
     }
+}
+
+/// Gives its own arguments back, marked.
+struct Guest(ToolSpec);
+
+impl Tool for Guest {
+    fn spec(&self) -> &ToolSpec {
+        &self.0
+    }
+
+    fn call(&self, arguments: &str, _deadline: Instant) -> Result<String, ToolError> {
+        Ok(format!("[{arguments}]"))
+    }
+
+    fn call_while(
+        &self,
+        arguments: &str,
+        deadline: Instant,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<String, ToolError> {
+        while arguments == "wait" {
+            if !wanted() {
+                return Err(ToolError("nobody wants it".into()));
+            }
+            thread::yield_now();
+        }
+        self.call(arguments, deadline)
+    }
+}
+
+#[derive(Default)]
+struct Guests(Mutex<Vec<Arc<dyn Tool>>>);
+
+impl Toolbox for Guests {
+    fn tools(&self) -> Vec<Arc<dyn Tool>> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+fn with_guests(rounds: Rounds, names: &[&str]) -> (Arc<Scripted>, ToolLoop, Arc<Guests>) {
+    let guests = Arc::<Guests>::default();
+    let tools = names.iter().map(|name| Arc::new(Guest(spec(name))) as Arc<dyn Tool>);
+    guests.0.lock().unwrap().extend(tools);
+    let (scripted, mut service) = service(rounds);
+    service.boxes.push(Arc::clone(&guests) as Arc<dyn Toolbox>);
+    (scripted, service, guests)
+}
+
+#[test]
+fn a_toolbox_is_looked_into_once_for_each_request() {
+    let rounds = vec![calls("echo", "1"), says("done"), says("plain")];
+    let (scripted, service, guests) = with_guests(rounds, &["echo", "pump"]);
+    let mut reply = service.submit(chat()).unwrap();
+    guests.0.lock().unwrap().clear();
+    while reply.recv().is_some() {}
+    drop(service.submit(chat()).unwrap());
+    let requests = scripted.requests.lock().unwrap();
+    let names = |request: &Request| -> Vec<String> {
+        request.tools.iter().map(|tool| tool.name.clone()).collect()
+    };
+    assert_eq!(names(&requests[0]), ["echo", "pump", "clock"]);
+    assert_eq!(results(&requests[1]), ["[1]"], "the guest hides the tool of the box");
+    assert_eq!(names(&requests[2]), ["echo", "clock"]);
+}
+
+#[test]
+fn a_cancelled_request_does_not_wait_for_its_tool() {
+    let (_, service, _) = with_guests(vec![calls("pump", "wait")], &["pump"]);
+    let mut reply = service.submit(chat()).unwrap();
+    assert_eq!(reply.recv(), Some(accepted()));
+    reply.canceller().cancel();
+    assert_eq!(reply.recv(), Some(finished(FinishReason::Cancelled, 5, 2)));
+}
+
+#[test]
+fn an_end_waits_for_what_is_between_two_rounds() {
+    let (scripted, service, _) = with_guests(vec![calls("pump", "wait")], &["pump"]);
+    let mut reply = service.submit(chat()).unwrap();
+    assert_eq!(reply.recv(), Some(accepted()));
+    service.wait_until_idle(Instant::now() + Duration::from_millis(1));
+    reply.canceller().cancel();
+    service.wait_until_idle(Instant::now() + Duration::from_secs(10));
+    assert_eq!(reply.recv(), Some(finished(FinishReason::Cancelled, 5, 2)));
+    assert_eq!(scripted.requests.lock().unwrap().len(), 1);
 }
 
 #[test]
@@ -246,7 +331,7 @@ fn a_model_without_functions_is_offered_none() {
         knows_tools: false,
     });
     let inner: Arc<dyn Service> = Arc::clone(&scripted) as Arc<dyn Service>;
-    let service = ToolLoop::new(inner, vec![Echo::boxed("echo")], LIMITS);
+    let service = ToolLoop::new(inner, vec![Echo::boxed("echo")], Vec::new(), LIMITS);
     drop(service.submit(chat()).unwrap());
     assert!(scripted.requests.lock().unwrap()[0].tools.is_empty());
 }

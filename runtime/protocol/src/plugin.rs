@@ -58,6 +58,17 @@ pub trait Tool: Send + Sync {
     /// Threads: the transport's that carries the request; must return by `deadline`.
     fn call(&self, arguments: &str, deadline: Instant) -> Result<String, ToolError>;
 
+    /// As `call`, for a caller that may lose interest: a tool that waits for something asks `wanted`
+    /// now and then, and returns early when it says no.
+    fn call_while(
+        &self,
+        arguments: &str,
+        deadline: Instant,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<String, ToolError> {
+        self.call(arguments, deadline)
+    }
+
     /// Whether whoever asked must agree to each call before it is run.
     fn needs_approval(&self) -> bool {
         false
