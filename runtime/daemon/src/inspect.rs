@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde_json::{Value, json};
+use text::Tokenizer;
 use weights::{Archive, RopePairing};
 
 use crate::error::AssembleError;
@@ -17,21 +18,30 @@ pub(crate) fn inspect(
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {
     let archive = files.open()?;
-    let mut facts = facts(archive.as_ref(), with_tensors);
-    match files.tokenizer(archive.as_ref()) {
-        Ok(tokenizer) => {
-            facts["tokenizer"] = json!({
-                "tokens": tokenizer.vocabulary_size(),
-                "encoding": tokenizer.likely_version().to_string(),
-            });
-        }
-        Err(error) => facts["tokenizer"] = json!({ "error": error.to_string() }),
-    }
+    let tokenizer = files.tokenizer(archive.as_ref());
+    let facts = facts_with_tokenizer(archive.as_ref(), &tokenizer, with_tensors);
     if as_json {
         serde_json::to_writer(&mut *output, &facts).map_err(std::io::Error::from)?;
         return Ok(writeln!(output)?);
     }
     print(&facts, "", output)
+}
+
+/// As [`facts`], with what was found of the tokenizer.
+pub(crate) fn facts_with_tokenizer(
+    archive: &dyn Archive,
+    tokenizer: &Result<Tokenizer, AssembleError>,
+    with_tensors: bool,
+) -> Value {
+    let mut facts = facts(archive, with_tensors);
+    facts["tokenizer"] = match tokenizer {
+        Ok(tokenizer) => json!({
+            "tokens": tokenizer.vocabulary_size(),
+            "encoding": tokenizer.likely_version().to_string(),
+        }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    facts
 }
 
 /// What the files state, as one JSON object. Sizes are bytes.

@@ -26,6 +26,7 @@ mod serve;
 mod single;
 mod tool_loop;
 mod verbs;
+mod verify;
 
 pub use assemble::{House, load_profile};
 pub use devices::{DeviceSummary, devices};

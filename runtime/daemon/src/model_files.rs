@@ -40,6 +40,11 @@ impl ModelFiles {
         }
     }
 
+    /// The file that the program carries.
+    pub(crate) fn embedded() -> &'static [u8] {
+        EMBEDDED
+    }
+
     /// The path as people know it.
     pub(crate) fn path(&self) -> &Path {
         match self {
