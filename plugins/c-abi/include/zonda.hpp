@@ -1,5 +1,6 @@
 // zonda.hpp: a header-only C++17 wrapper over zonda.h. Handles free themselves, errors are
-// exceptions, and an exception thrown while streaming reaches the caller of stream().
+// exceptions, an exception thrown while streaming reaches the caller of stream(), and one thrown by
+// a tool reaches the model as an error.
 #pragma once
 #include "zonda.h"
 
@@ -74,6 +75,27 @@ class engine {
     return stats;
   }
 
+  // The statistics as OpenMetrics text.
+  std::string metrics() const {
+    zonda_buffer* text = nullptr;
+    detail::check([&](zonda_error** e) { return zonda_engine_metrics_text(get(), &text, e); });
+    return detail::take(text);
+  }
+
+  // The loaded models, as /v1/models lists them.
+  std::string models() const {
+    zonda_buffer* list = nullptr;
+    detail::check([&](zonda_error** e) { return zonda_model_list_json(get(), &list, e); });
+    return detail::take(list);
+  }
+
+  // Whether the files of a model are whole; reads all of them.
+  std::string verify(const char* path) const {
+    zonda_buffer* report = nullptr;
+    detail::check([&](zonda_error** e) { return zonda_model_verify(get(), path, &report, e); });
+    return detail::take(report);
+  }
+
  private:
   void create(const zonda_engine_params& params) {
     zonda_engine* made = nullptr;
@@ -82,6 +104,87 @@ class engine {
   }
   detail::owned<zonda_engine, zonda_engine_free> handle_;
 };
+
+// A function that the model may call, for as long as this lives: declare it behind its engine.
+// `run` gets the arguments as JSON and gives the result as JSON, on a thread of the library; what
+// it throws is an error that the model reads. Several calls may come at the same time.
+class tool {
+ public:
+  using function = std::function<std::string(std::string_view arguments)>;
+
+  tool(engine& owner, std::string name, const std::string& json, function run)
+      : name_(std::move(name)), state_(std::make_unique<state>(state{owner.get(), std::move(run)})) {
+    detail::check([&](zonda_error** e) {
+      return zonda_tool_register(owner.get(), json.c_str(), &tool::called, state_.get(), e);
+    });
+  }
+  ~tool() {
+    if (state_) zonda_tool_unregister(state_->engine, name_.c_str());
+  }
+  tool(tool&&) noexcept = default;
+  tool& operator=(tool&&) = delete;
+
+ private:
+  struct state {
+    zonda_engine* engine;
+    function run;
+  };
+
+  static zonda_status called(zonda_str, zonda_str arguments, std::uint64_t call,
+                             void* user_data) noexcept {
+    auto* to = static_cast<state*>(user_data);
+    try {
+      const std::string result = to->run(view(arguments));
+      return zonda_tool_respond(to->engine, call, result.data(), result.size(), false, nullptr);
+    } catch (const std::exception& thrown) {
+      std::string why = "\"";
+      for (const char c : std::string_view(thrown.what())) {
+        const bool plain = static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\';
+        why += plain ? c : ' ';
+      }
+      why += '"';
+      return zonda_tool_respond(to->engine, call, why.data(), why.size(), true, nullptr);
+    } catch (...) {
+      return ZONDA_E_PLUGIN;
+    }
+  }
+
+  std::string name_;
+  std::unique_ptr<state> state_;
+};
+
+// A request whose events are pulled. Declare it behind its model.
+class request {
+ public:
+  explicit request(zonda_request* started) noexcept : handle_(started) {}
+
+  zonda_request* get() const noexcept { return handle_.get(); }
+  std::string id() const { return std::string(view(zonda_request_id(get()))); }
+
+  // Readable exactly while next(0) would not give "nothing yet"; -1 where there is none. Only poll it.
+  int fd() const noexcept { return zonda_request_fd(get()); }
+
+  // Takes the next event, valid until the next call. False: none came within the time. Behind the
+  // last one, `event` is null. A negative timeout waits for ever.
+  bool next(const zonda_event*& event, std::int32_t timeout_ms = -1) {
+    zonda_error* reported = nullptr;
+    const zonda_status status = zonda_request_next(get(), timeout_ms, &event, &reported);
+    const detail::owned<zonda_error, zonda_error_free> guard(reported);
+    if (status == ZONDA_OK) return true;
+    if (status == ZONDA_E_WOULD_BLOCK) return false;
+    throw error(status, std::string(view(zonda_error_message(reported))));
+  }
+
+  void cancel() noexcept { zonda_request_cancel(get()); }
+  zonda_status wait(std::int32_t timeout_ms = -1) noexcept {
+    return zonda_request_wait(get(), timeout_ms);
+  }
+
+ private:
+  detail::owned<zonda_request, zonda_request_free> handle_;
+};
+
+class session;
 
 // Declare it behind its engine, so that it is freed first.
 class model {
@@ -98,13 +201,13 @@ class model {
   zonda_model* get() const noexcept { return handle_.get(); }
 
   // The whole answer: a chat.completion object.
-  std::string chat(std::string_view json) {
-    zonda_buffer* answer = nullptr;
-    detail::check([&](zonda_error** e) {
-      return zonda_chat(get(), json.data(), json.size(), nullptr, &answer, e);
-    });
-    return detail::take(answer);
-  }
+  std::string chat(std::string_view json) { return chat(json, nullptr); }
+  // The same as the next turn of a conversation.
+  std::string chat(std::string_view json, session& of);
+
+  // A request whose events the caller pulls.
+  request start(std::string_view json) { return start(json, nullptr); }
+  request start(std::string_view json, session& of);
 
   // Calls `each` with every event, on a thread of the library; returns behind the last one.
   // `each` returns false to stop. What it throws cancels the request and is thrown here.
@@ -165,6 +268,15 @@ class model {
     return text;
   }
 
+  // Vectors of texts, with a configured embedder: a request and its answer as of /v1/embeddings.
+  std::string embed(std::string_view json) {
+    zonda_buffer* vectors = nullptr;
+    detail::check([&](zonda_error** e) {
+      return zonda_embed(get(), json.data(), json.size(), &vectors, e);
+    });
+    return detail::take(vectors);
+  }
+
   // The card and what the files say, as JSON.
   std::string info() const {
     zonda_buffer* card = nullptr;
@@ -173,6 +285,29 @@ class model {
   }
 
  private:
+  std::string chat(std::string_view json, zonda_session* of) {
+    const zonda_request_params params = going_on(of);
+    zonda_buffer* answer = nullptr;
+    detail::check([&](zonda_error** e) {
+      return zonda_chat(get(), json.data(), json.size(), &params, &answer, e);
+    });
+    return detail::take(answer);
+  }
+  request start(std::string_view json, zonda_session* of) {
+    const zonda_request_params params = going_on(of);
+    zonda_request* started = nullptr;
+    detail::check([&](zonda_error** e) {
+      return zonda_chat_start(get(), json.data(), json.size(), &params, &started, e);
+    });
+    return request(started);
+  }
+  static zonda_request_params going_on(zonda_session* of) noexcept {
+    zonda_request_params params;
+    zonda_request_params_init(&params, sizeof params);
+    params.session = of;
+    return params;
+  }
+
   void load(engine& owner, const char* path, const zonda_model_params& params) {
     zonda_model* made = nullptr;
     detail::check([&](zonda_error** e) {
@@ -182,5 +317,27 @@ class model {
   }
   detail::owned<zonda_model, zonda_model_free> handle_;
 };
+
+// A conversation that the library remembers: requests bring only what is new.
+class session {
+ public:
+  explicit session(model& owner) {
+    zonda_session* made = nullptr;
+    detail::check([&](zonda_error** e) { return zonda_session_create(owner.get(), &made, e); });
+    handle_.reset(made);
+  }
+
+  zonda_session* get() const noexcept { return handle_.get(); }
+
+  void reset() {
+    detail::check([&](zonda_error** e) { return zonda_session_reset(get(), e); });
+  }
+
+ private:
+  detail::owned<zonda_session, zonda_session_free> handle_;
+};
+
+inline std::string model::chat(std::string_view json, session& of) { return chat(json, of.get()); }
+inline request model::start(std::string_view json, session& of) { return start(json, of.get()); }
 
 }  // namespace zonda

@@ -125,7 +125,7 @@ pub(crate) fn refuse_in_callback(call: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// `zonda_error`.
+/// Why a call failed.
 #[derive(Debug)]
 pub struct ErrorHandle {
     pub(crate) status: Status,
@@ -140,7 +140,7 @@ impl From<Refusal> for ErrorHandle {
     }
 }
 
-/// `zonda_buffer`.
+/// Bytes owned by the library.
 #[derive(Debug)]
 pub struct BufferHandle(pub(crate) String);
 
@@ -265,7 +265,7 @@ unsafe impl Sync for UserData {}
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Log {
     pub(crate) level: i32,
-    pub(crate) function: Option<crate::layout::LogFn>,
+    pub(crate) function: crate::layout::LogFn,
     pub(crate) user_data: UserData,
 }
 

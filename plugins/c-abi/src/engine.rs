@@ -4,14 +4,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use protocol::Description;
+use serde_json::Value;
+
 use crate::border::{Life, Log};
 use crate::layout::{self, Stats};
 use crate::lock;
 use crate::model::{Model, ModelHandle};
 use crate::request::Workers;
 use crate::rooms::{Builder, Figures, Laid, Settings};
+use crate::session::Sessions;
 use crate::status::{self, Refusal};
 use crate::stream::Speed;
+use crate::tools::{HostTools, Offers};
 
 /// Models of one engine that are loaded at the same time.
 pub(crate) const MODELS_MAX: usize = 16;
@@ -25,6 +30,8 @@ pub(crate) struct Engine {
     pub(crate) log: Log,
     pub(crate) workers: Workers,
     pub(crate) speed: Speed,
+    pub(crate) tools: Arc<HostTools>,
+    pub(crate) sessions: Sessions,
     /// What models did that are gone.
     pub(crate) past: Mutex<Figures>,
     settings: Settings,
@@ -32,7 +39,7 @@ pub(crate) struct Engine {
     models: Mutex<Vec<Weak<Model>>>,
 }
 
-/// `zonda_engine`.
+/// A configuration, its models, their threads.
 pub struct EngineHandle(pub(crate) Arc<Engine>);
 
 impl Engine {
@@ -47,10 +54,12 @@ impl Engine {
             log.write(&life, Log::WARNING, &warning);
         }
         Ok(EngineHandle(Arc::new(Self {
+            tools: HostTools::new(Arc::clone(&life)),
             life,
             log,
             workers: Workers::default(),
             speed: Speed::default(),
+            sessions: Sessions::default(),
             past: Mutex::default(),
             settings,
             builder,
@@ -76,7 +85,8 @@ impl Engine {
         let mut settings = self.settings.clone();
         settings.overrides.extend(overrides);
         let mut aborted = false;
-        let built = self.builder.build(&settings, path, &mut |share| {
+        let toolbox = Arc::new(Offers(Arc::clone(&self.tools)));
+        let built = self.builder.build(&settings, path, toolbox, &mut |share| {
             aborted = aborted || !progress(share);
             !aborted
         });
@@ -92,6 +102,25 @@ impl Engine {
         Ok(ModelHandle(model))
     }
 
+    /// Whether the files of a model are whole.
+    pub(crate) fn verify(&self, path: Option<&Path>) -> Result<Value, Refusal> {
+        self.life.check_open()?;
+        path.map_or(Ok(()), check_file)?;
+        self.builder.verify(&self.settings, path)
+    }
+
+    /// The loaded models, as `/v1/models` lists them.
+    pub(crate) fn list(&self) -> Value {
+        let mut all = Description::default();
+        for model in self.living() {
+            let mut told = model.rooms.service().describe();
+            all.models.append(&mut told.models);
+            all.classifiers.append(&mut told.classifiers);
+            all.embedders.append(&mut told.embedders);
+        }
+        chat_json::models_body(&all)
+    }
+
     /// Takes nothing more; ends what runs after `drain`.
     pub(crate) fn shutdown(&self, drain: Duration) {
         self.life.close();
@@ -99,6 +128,8 @@ impl Engine {
         for model in self.living() {
             model.rooms.shutdown(deadline.saturating_duration_since(Instant::now()));
         }
+        // Behind the rooms: an answer that waits for a call finds no way on, and is cancelled.
+        self.tools.close();
     }
 
     /// Ends everything, joins the threads.
@@ -107,6 +138,7 @@ impl Engine {
         self.workers.cancel_all();
         self.shutdown(Duration::ZERO);
         self.workers.join_all();
+        self.tools.join();
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{AssembleError, AssembleKind, House, ModelFiles};
-use protocol::{Request, Service, TokenId};
+use protocol::{Request, Service, TokenId, Toolbox};
 use serde_json::Value;
 
 use crate::rooms::{Builder, Device, Figures, Rooms, Settings};
@@ -24,6 +24,7 @@ impl Builder for Builds {
         &self,
         settings: &Settings,
         model: Option<&Path>,
+        toolbox: Arc<dyn Toolbox>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Arc<dyn Rooms>, Refusal> {
         let profile = load(settings)?.profile;
@@ -32,8 +33,16 @@ impl Builder for Builds {
         let mut tell = |share| {
             let _wanted = progress(share);
         };
-        let house = House::build(&profile, &ModelFiles::from(path), &mut tell).map_err(refusal)?;
+        let files = ModelFiles::from(path);
+        let house = House::build_with(&profile, &files, Some(toolbox), &mut tell);
+        let house = house.map_err(refusal)?;
         Ok(Arc::new(Home { house, sequences_max: profile.engine.sequences_max }))
+    }
+
+    fn verify(&self, settings: &Settings, model: Option<&Path>) -> Result<Value, Refusal> {
+        let profile = load(settings)?.profile;
+        let path = model.map(Path::to_owned).or(profile.model.path);
+        ModelFiles::from(path).verify().map_err(refusal)
     }
 }
 
@@ -75,6 +84,7 @@ fn refusal(error: AssembleError) -> Refusal {
         AssembleKind::Device => status::DEVICE,
         AssembleKind::Model => status::MODEL_FORMAT,
         AssembleKind::Memory => status::OUT_OF_MEMORY,
+        AssembleKind::Other if matches!(error, AssembleError::Io(_)) => status::IO,
         AssembleKind::Other => status::INTERNAL,
     };
     Refusal::new(status, error.to_string())
@@ -109,9 +119,7 @@ impl Rooms for Home {
     }
 
     fn prompt_tokens(&self, request: &Request) -> Result<usize, Refusal> {
-        let prompt = self.house.codec().encode(request);
-        let prompt = prompt.map_err(|error| Refusal::from(protocol::Fault::from(error)))?;
-        Ok(prompt.tokens.len())
+        Ok(self.house.service().encode(request.clone())?.tokens.len())
     }
 
     fn figures(&self) -> Figures {

@@ -3,9 +3,10 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
+use crate::session::SessionHandle;
 use crate::status::{Refusal, Status};
 
-/// Pointer and length of UTF-8 text.
+/// Pointer and length; not NUL-terminated; UTF-8.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Str {
@@ -22,149 +23,167 @@ impl Str {
     }
 }
 
-/// Receives messages of the library's border.
-pub type LogFn = unsafe extern "C" fn(i32, Str, Str, *mut c_void);
-/// Hears how far a load is; non-zero aborts it.
-pub type ProgressFn = unsafe extern "C" fn(f64, Str, *mut c_void) -> i32;
-/// Receives the events of one request; non-zero cancels it.
-pub type EventFn = unsafe extern "C" fn(*const EventView, *mut c_void) -> i32;
+/// Hears messages of the library's border: never a prompt, never an answer.
+pub type LogFn =
+    Option<unsafe extern "C" fn(level: i32, target: Str, msg: Str, user_data: *mut c_void)>;
+/// Hears how far a load is, on the thread that loads. Returning non-zero aborts the load.
+pub type ProgressFn =
+    Option<unsafe extern "C" fn(done_0_1: f64, stage: Str, user_data: *mut c_void) -> i32>;
+/// Hears the events of one request. Return 0 to go on. Anything else cancels the request and is the
+/// last call for it. The event's memory is valid during the call only.
+pub type EventFn =
+    Option<unsafe extern "C" fn(ev: *const EventView, user_data: *mut c_void) -> i32>;
+/// Hears that the model calls a function. Return ZONDA_OK and answer with zonda_tool_respond, here
+/// or later, from any thread; anything else refuses the call, and the model reads that. Both texts
+/// are valid during the call only. Several calls may come at the same time.
+pub type ToolFn = Option<
+    unsafe extern "C" fn(name: Str, args_json: Str, call_id: u64, user_data: *mut c_void) -> Status,
+>;
 
-/// The request left the queue.
-pub const EV_ACCEPTED: i32 = 1;
-/// More text.
-pub const EV_DELTA: i32 = 2;
-/// One complete tool call.
-pub const EV_TOOL_CALL: i32 = 3;
-/// What the answer cost.
-pub const EV_USAGE: i32 = 4;
-/// The answer is complete.
-pub const EV_DONE: i32 = 5;
-/// The answer ends here, unfinished.
-pub const EV_ERROR: i32 = 6;
+/// [`EventFn`], when it is there.
+pub(crate) type EventCall = unsafe extern "C" fn(*const EventView, *mut c_void) -> i32;
+/// [`ToolFn`], when it is there.
+pub(crate) type ToolCall = unsafe extern "C" fn(Str, Str, u64, *mut c_void) -> Status;
 
-/// `zonda_event`: one event as the caller sees it.
+/// The kind of an event; later versions may add to these.
+pub type EventKind = i32;
+
+/// The request left the queue; json: {"id","model","prompt_tokens","cached_tokens"}.
+pub const EV_ACCEPTED: EventKind = 1;
+/// Text: the next whole code points of the answer.
+pub const EV_DELTA: EventKind = 2;
+/// One complete tool call, as json.
+pub const EV_TOOL_CALL: EventKind = 3;
+/// The usage object, as json.
+pub const EV_USAGE: EventKind = 4;
+/// The whole chat.completion object, as json. Terminal.
+pub const EV_DONE: EventKind = 5;
+/// The status, and the error object as json. Terminal.
+pub const EV_ERROR: EventKind = 6;
+
+/// One event of a request.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct EventView {
-    /// Bytes of this struct.
+    /// Set by the library.
     pub struct_size: u32,
-    /// One of `EV_*`.
-    pub kind: i32,
-    /// Counts the events of a request from 0.
+    /// ZONDA_EV_*.
+    pub kind: EventKind,
+    /// 0, 1, 2, ... for each request, no gaps.
     pub seq: u64,
-    /// What went wrong, if anything.
+    /// ZONDA_OK but on ERROR, and on DONE after a cancel.
     pub status: Status,
-    /// Tokens in this event.
+    /// Tokens in this event; on USAGE, of the answer.
     pub token_count: u32,
-    /// Text of a delta.
+    /// On DELTA; else empty.
     pub text: Str,
-    /// JSON of everything else.
+    /// On all others; empty on DELTA.
     pub json: Str,
-    /// Why the answer ended, on the terminal event.
+    /// On the terminal event: "stop" "length" "model_length" "tool_calls" "cancelled" "error".
     pub finish_reason: Str,
 }
 
-/// `zonda_engine_params`.
+/// How an engine is set up.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct EngineParams {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// The ABI that the caller was built against.
+    /// ZONDA_ABI_VERSION.
     pub abi_version: u32,
-    /// Configuration file, or NULL.
+    /// TOML file; NULL: the files of the system, or built-in defaults.
     pub config_path: *const c_char,
-    /// TOML text laid over it, or NULL.
+    /// Must be NULL.
     pub config_toml: *const c_char,
-    /// Backend, or NULL.
+    /// "auto", "cpu" or an id of zonda_device_get; NULL: as configured.
     pub device: *const c_char,
-    /// Device profile, or NULL.
+    /// Device profile; NULL: as configured, else detected.
     pub profile: *const c_char,
-    /// CPU threads; 0 as configured.
+    /// CPU threads; 0: as configured.
     pub worker_threads: u32,
-    /// Requests that may wait; 0 as configured.
+    /// Requests that may wait; 0: as configured.
     pub max_queue: u32,
-    /// Receives messages, or NULL for stderr.
-    pub log_fn: Option<LogFn>,
+    /// NULL: stderr.
+    pub log_fn: LogFn,
     /// Handed to `log_fn`.
     pub log_user_data: *mut c_void,
-    /// 0 off to 5 trace.
+    /// 0 off, 1 error, 2 warning, 3 info, 4 debug, 5 trace.
     pub log_level: i32,
     /// Must be 0.
     pub flags: u32,
 }
 
-/// `zonda_model_params`.
+/// How a model is loaded.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ModelParams {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// Tokens of prompt and answer; 0 as configured.
+    /// Tokens of prompt and answer; 0: as configured.
     pub context_length: u32,
-    /// Requests answered at the same time; 0 as configured.
+    /// Requests answered at the same time; 0: as configured.
     pub max_sequences: u32,
     /// Must be 0.
     pub kv_dtype: i32,
     /// Must be 0.
     pub memory_budget_bytes: u64,
-    /// Hears how far the load is, or NULL.
-    pub progress_fn: Option<ProgressFn>,
+    /// May be NULL.
+    pub progress_fn: ProgressFn,
     /// Handed to `progress_fn`.
     pub progress_user_data: *mut c_void,
     /// Must be 0.
     pub flags: u32,
 }
 
-/// `zonda_request_params`.
+/// How a request is answered.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct RequestParams {
     /// Bytes of this struct.
     pub struct_size: u32,
-    /// Milliseconds until the answer is of no use; 0 for never.
+    /// Until the answer is of no use, by a monotonic clock; 0: none.
     pub timeout_ms: u32,
-    /// Negative for background work, positive for who goes first.
+    /// Negative: background; positive: goes first.
     pub priority: i32,
     /// Must be 0.
     pub max_buffered_events: u32,
     /// Must be NULL.
     pub idempotency_key: *const c_char,
-    /// Receives the events; NULL to pull them.
-    pub event_fn: Option<EventFn>,
+    /// NULL: pull with zonda_request_next.
+    pub event_fn: EventFn,
     /// Handed to `event_fn`.
     pub event_user_data: *mut c_void,
-    /// Must be NULL.
-    pub session: *mut c_void,
+    /// The conversation that this goes on with; NULL for none.
+    pub session: *mut SessionHandle,
 }
 
-/// `zonda_device_info`.
+/// One thing to compute on.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct DeviceInfo {
-    /// Bytes of this struct.
+    /// Set it before the call.
     pub struct_size: u32,
     /// Place in the list of devices.
     pub index: u32,
-    /// As `zonda_engine_params.device` takes it.
-    pub id: [u8; 32],
+    /// What zonda_engine_params.device takes; NUL-terminated, as the two below.
+    pub id: [c_char; 32],
     /// What its maker calls it.
-    pub name: [u8; 96],
-    /// How it is driven.
-    pub api: [u8; 16],
-    /// Bytes; 0 when not known.
+    pub name: [c_char; 96],
+    /// "cpu" "vulkan" "wgpu" "metal" "cuda".
+    pub api: [c_char; 16],
+    /// Bytes; 0: not known. Unified memory is counted once.
     pub memory_total: u64,
-    /// Bytes; 0 when not known.
+    /// Bytes; 0: not known.
     pub memory_free: u64,
-    /// Whether it shares the CPU's memory.
+    /// Whether it shares the CPU's memory: 0 or 1.
     pub unified_memory: u32,
 }
 
-/// `zonda_stats`.
+/// What an engine has done and does.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Stats {
-    /// Bytes of this struct.
+    /// Set it before the call.
     pub struct_size: u32,
     /// Requests waiting.
     pub queue_depth: u32,
@@ -182,17 +201,17 @@ pub struct Stats {
     pub tokens_prompt: u64,
     /// Tokens given.
     pub tokens_generated: u64,
-    /// Tokens given each second.
+    /// Of one answer, on average; 0: none yet.
     pub decode_tokens_per_s: f64,
-    /// Prompt tokens computed each second.
+    /// Of one prompt, on average; 0: none yet.
     pub prefill_tokens_per_s: f64,
-    /// Bytes of the cache in use.
+    /// Bytes of the cache in use; 0: not known.
     pub kv_bytes_used: u64,
-    /// Bytes of the cache.
+    /// Bytes of the cache; 0: not known.
     pub kv_bytes_total: u64,
     /// Bytes of the models' files.
     pub model_bytes: u64,
-    /// 0 ok, 2 failed.
+    /// 0 ok, 2 failed; other values are for later versions.
     pub health: i32,
 }
 
@@ -309,13 +328,15 @@ fn check_size<T: Sized32>(bytes: usize) -> Result<(), Refusal> {
 }
 
 /// Copies text into a fixed field, cut at a whole character, NUL-terminated.
-pub(crate) fn fixed<const N: usize>(text: &str) -> [u8; N] {
+pub(crate) fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     let mut end = text.len().min(N - 1);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     let mut field = [0; N];
-    field[..end].copy_from_slice(&text.as_bytes()[..end]);
+    for (place, byte) in field.iter_mut().zip(&text.as_bytes()[..end]) {
+        *place = *byte as c_char;
+    }
     field
 }
 
@@ -378,7 +399,7 @@ mod tests {
     #[test]
     fn fixed_fields_end_at_a_whole_character() {
         let field = fixed::<4>("aéé");
-        assert_eq!(field, [b'a', 0xc3, 0xa9, 0]);
+        assert_eq!(field.map(|byte| byte as u8), [b'a', 0xc3, 0xa9, 0]);
         assert_eq!(fixed::<4>("aaé")[2], 0);
     }
 }

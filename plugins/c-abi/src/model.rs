@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::lock;
 use crate::request::{Callback, RequestHandle, Running};
 use crate::rooms::Rooms;
+use crate::session::Session;
 use crate::status::Refusal;
 use crate::stream::Stream;
 
@@ -20,19 +21,21 @@ pub(crate) struct Model {
     pub(crate) rooms: Arc<dyn Rooms>,
 }
 
-/// `zonda_model`.
+/// A loaded model.
 pub struct ModelHandle(pub(crate) Arc<Model>);
 
 /// What a caller wants of one request beyond its JSON.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Default)]
 pub(crate) struct Wishes {
     pub(crate) timeout: Option<Duration>,
     pub(crate) priority: Priority,
+    /// The conversation that it goes on with.
+    pub(crate) session: Option<Arc<Session>>,
 }
 
 impl Model {
     /// Answers, waiting for the end.
-    pub(crate) fn chat(&self, body: &[u8], wishes: Wishes) -> Result<Value, Refusal> {
+    pub(crate) fn chat(self: &Arc<Self>, body: &[u8], wishes: Wishes) -> Result<Value, Refusal> {
         let (_, stream) = self.submit(body, wishes)?;
         stream.completion(&self.engine.speed)
     }
@@ -49,6 +52,14 @@ impl Model {
             None => Ok(RequestHandle::pulled(Arc::clone(self), running, stream)),
             Some(callback) => RequestHandle::pushed(Arc::clone(self), running, stream, callback),
         }
+    }
+
+    /// Makes vectors of texts, waiting for them.
+    pub(crate) fn embed(&self, body: &[u8]) -> Result<Value, Refusal> {
+        self.engine.life.check_open()?;
+        let asked = chat_json::parse_embeddings(body, Strictness::Lenient)?;
+        let made = self.rooms.service().embed(asked.request.clone())?;
+        Ok(asked.body(&fresh_id(), &made))
     }
 
     /// Tokens of the prompt that this chat request would run.
@@ -77,9 +88,20 @@ impl Model {
         Ok(json!({"models": models["data"], "facts": self.rooms.facts()}))
     }
 
-    fn submit(&self, body: &[u8], wishes: Wishes) -> Result<(Arc<Running>, Stream), Refusal> {
+    fn submit(
+        self: &Arc<Self>,
+        body: &[u8],
+        wishes: Wishes,
+    ) -> Result<(Arc<Running>, Stream), Refusal> {
         self.engine.life.check_open()?;
-        let mut chat = parse(body)?;
+        let (whole, turn) = match &wishes.session {
+            Some(session) => {
+                let (whole, turn) = session.begin(self, body)?;
+                (Some(whole), Some(turn))
+            }
+            None => (None, None),
+        };
+        let mut chat = parse(whole.as_deref().unwrap_or(body))?;
         if wishes.priority != Priority::Normal {
             chat.request.limits.priority = wishes.priority;
         }
@@ -96,7 +118,7 @@ impl Model {
         let reply = self.rooms.service().submit(chat.request)?;
         let running = Running::new(id, reply.canceller());
         let life = Arc::clone(&self.engine.life);
-        let stream = Stream::new(reply, answer, life, Arc::clone(&running));
+        let stream = Stream::new(reply, answer, life, Arc::clone(&running)).in_turn(turn);
         Ok((running, stream))
     }
 }
@@ -108,9 +130,12 @@ impl Drop for Model {
     }
 }
 
+fn fresh_id() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
 fn parse(body: &[u8]) -> Result<Chat, Refusal> {
-    let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
-    let chat = chat_json::parse_chat(body, id, Strictness::Lenient)?;
+    let chat = chat_json::parse_chat(body, RequestId(fresh_id()), Strictness::Lenient)?;
     chat.check_single()?;
     if chat.request.model.is_empty() && body.is_empty() {
         return Err(Fault::new(FaultCode::BadRequest, "the request is empty").into());

@@ -2,20 +2,23 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use protocol::Canceller;
+use protocol::{Canceller, TimedOut};
 
 use crate::border::{Life, UserData, inside_callback};
-use crate::layout::{EventFn, EventView};
+use crate::layout::{EventCall, EventView};
 use crate::lock;
 use crate::model::Model;
+#[cfg(unix)]
+use crate::pump::Pump;
 use crate::status::{self, Refusal, Status};
 use crate::stream::{Shown, Stream};
 
-/// Requests of one engine that push events at the same time; each has a thread.
+/// Requests of one engine at the same time that push events, or have a descriptor; each has a
+/// thread.
 pub(crate) const PUSHED_REQUESTS_MAX: usize = 64;
 
 /// What every thread may ask of a request.
@@ -24,6 +27,8 @@ pub(crate) struct Running {
     pub(crate) id: String,
     canceller: Canceller,
     cancelled: AtomicBool,
+    #[cfg(unix)]
+    pump: OnceLock<Arc<Pump>>,
     end: Mutex<Option<Status>>,
     ended: Condvar,
 }
@@ -34,6 +39,8 @@ impl Running {
             id,
             canceller,
             cancelled: AtomicBool::new(false),
+            #[cfg(unix)]
+            pump: OnceLock::new(),
             end: Mutex::new(None),
             ended: Condvar::new(),
         })
@@ -42,6 +49,10 @@ impl Running {
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.canceller.cancel();
+        #[cfg(unix)]
+        if let Some(pump) = self.pump.get() {
+            pump.cancel();
+        }
     }
 
     /// Whether the caller has said that it wants no more.
@@ -76,7 +87,7 @@ impl Running {
     }
 }
 
-/// `zonda_request`.
+/// One generation.
 pub struct RequestHandle {
     pub(crate) model: Arc<Model>,
     pub(crate) running: Arc<Running>,
@@ -93,6 +104,9 @@ enum PullState {
     Idle(Box<Stream>),
     /// A thread waits for the next event.
     Taken,
+    /// A thread of the library takes the events for a descriptor.
+    #[cfg(unix)]
+    Pumped(Arc<Pump>),
     Ended,
 }
 
@@ -127,12 +141,7 @@ impl RequestHandle {
         let Some(pull) = &self.pull else {
             return Err(Refusal::state("the events of this request go to its callback"));
         };
-        let Some(mut stream) = pull.take()? else {
-            return Ok(std::ptr::null());
-        };
-        let outcome = stream.next(deadline(timeout_ms));
-        self.put_back(pull, stream, outcome.as_ref().ok().and_then(Option::as_ref));
-        let Ok(event) = outcome else {
+        let Ok(event) = self.receive(pull, deadline(timeout_ms))? else {
             return Err(Refusal::new(status::WOULD_BLOCK, "no event came in time"));
         };
         let held = event.map(|event| Box::new(Held { view: event.view(), _event: event }));
@@ -144,14 +153,9 @@ impl RequestHandle {
     /// Waits for the end. A pulled request passes over the events that nobody took.
     pub(crate) fn wait(&self, timeout_ms: i32) -> Status {
         let deadline = deadline(timeout_ms);
-        if let Some(pull) = &self.pull
-            && let Ok(Some(mut stream)) = pull.take()
-        {
-            loop {
-                let outcome = stream.next(deadline);
-                let ended = !matches!(&outcome, Ok(Some(event)) if !event.is_last());
-                if ended {
-                    self.put_back(pull, stream, outcome.as_ref().ok().and_then(Option::as_ref));
+        if let Some(pull) = &self.pull {
+            while let Ok(Ok(Some(event))) = self.receive(pull, deadline) {
+                if event.is_last() {
                     break;
                 }
             }
@@ -159,13 +163,78 @@ impl RequestHandle {
         self.running.wait(deadline)
     }
 
+    /// A descriptor that is readable exactly while [`next`](Self::next) would not wait; `None` for
+    /// a request with a callback, and where the system or the engine has none left.
+    pub(crate) fn fd(&self) -> Option<i32> {
+        #[cfg(unix)]
+        return self.pumped_fd();
+        #[cfg(not(unix))]
+        None
+    }
+
+    #[cfg(unix)]
+    fn pumped_fd(&self) -> Option<i32> {
+        let pull = self.pull.as_ref()?;
+        let mut state = lock(&pull.state);
+        if let PullState::Ended = *state {
+            *state = PullState::Pumped(Arc::new(Pump::new(0, true).ok()?));
+        }
+        if let PullState::Idle(stream) = &*state {
+            let pump = Arc::new(Pump::new(stream.seq(), false).ok()?);
+            let PullState::Idle(stream) = std::mem::replace(&mut *state, PullState::Taken) else {
+                return None;
+            };
+            *state = self.start_pump(pump, stream);
+        }
+        match &*state {
+            PullState::Pumped(pump) => Some(pump.fd()),
+            _ => None,
+        }
+    }
+
+    /// Moves the stream to a thread, or keeps it here where none is left.
+    #[cfg(unix)]
+    fn start_pump(&self, pump: Arc<Pump>, stream: Box<Stream>) -> PullState {
+        let moved = Arc::new(Mutex::new(Some(stream)));
+        let (model, running) = (Arc::clone(&self.model), Arc::clone(&self.running));
+        let (to, from) = (Arc::clone(&pump), Arc::clone(&moved));
+        let body = move || {
+            if let Some(stream) = lock(&from).take() {
+                pour(&model, &running, *stream, to);
+            }
+        };
+        if self.model.engine.workers.start(&self.running, body).is_ok() {
+            return PullState::Pumped(pump);
+        }
+        lock(&moved).take().map_or(PullState::Taken, PullState::Idle)
+    }
+
     /// Cancels, and waits until nothing of the request runs any more.
     pub(crate) fn end(self) {
         self.running.cancel();
-        if self.pull.is_none() {
+        let has_thread = self.pull.as_ref().is_none_or(Pull::has_thread);
+        if has_thread {
             self.model.engine.workers.join(&self.running);
             self.running.wait(None);
         }
+    }
+
+    /// The next event from where they are.
+    fn receive(
+        &self,
+        pull: &Pull,
+        deadline: Option<Instant>,
+    ) -> Result<Result<Option<Shown>, TimedOut>, Refusal> {
+        #[cfg(unix)]
+        if let Some(pump) = pull.pump() {
+            return Ok(pump.take(deadline));
+        }
+        let Some(mut stream) = pull.take()? else {
+            return Ok(Ok(None));
+        };
+        let outcome = stream.next(deadline);
+        self.put_back(pull, stream, outcome.as_ref().ok().and_then(Option::as_ref));
+        Ok(outcome)
     }
 
     fn put_back(&self, pull: &Pull, stream: Box<Stream>, last_taken: Option<&Shown>) {
@@ -181,6 +250,21 @@ impl RequestHandle {
 }
 
 impl Pull {
+    #[cfg(unix)]
+    fn pump(&self) -> Option<Arc<Pump>> {
+        match &*lock(&self.state) {
+            PullState::Pumped(pump) => Some(Arc::clone(pump)),
+            _ => None,
+        }
+    }
+
+    fn has_thread(&self) -> bool {
+        #[cfg(unix)]
+        return self.pump().is_some();
+        #[cfg(not(unix))]
+        false
+    }
+
     /// The stream, for one thread at a time; `None` after its end.
     fn take(&self) -> Result<Option<Box<Stream>>, Refusal> {
         let mut state = lock(&self.state);
@@ -189,6 +273,11 @@ impl Pull {
             PullState::Ended => {
                 *state = PullState::Ended;
                 Ok(None)
+            }
+            #[cfg(unix)]
+            PullState::Pumped(pump) => {
+                *state = PullState::Pumped(pump);
+                Err(Refusal::state("the events of this request go to its descriptor"))
             }
             PullState::Taken => Err(Refusal::state(
                 "another thread waits for this request; a request belongs to one thread at a time",
@@ -206,7 +295,7 @@ fn deadline(timeout_ms: i32) -> Option<Instant> {
 /// Where the events of a pushed request go.
 #[derive(Clone, Copy)]
 pub(crate) struct Callback {
-    pub(crate) function: EventFn,
+    pub(crate) function: EventCall,
     pub(crate) user_data: UserData,
 }
 
@@ -253,7 +342,32 @@ fn push(model: &Model, running: &Running, mut stream: Stream, callback: Callback
     running.finish(status);
 }
 
-/// The threads of an engine's pushed requests.
+/// The life of the thread behind a descriptor. Whatever happens, the request ends.
+#[cfg(unix)]
+fn pour(model: &Model, running: &Running, mut stream: Stream, pump: Arc<Pump>) {
+    // First it is known to who cancels, then asked whether somebody did: so no cancel is missed.
+    let pump = running.pump.get_or_init(|| pump);
+    if running.is_cancelled() {
+        pump.cancel();
+    }
+    // The request is over before its last event can be taken: who took that asks how it ended.
+    let poured = catch_unwind(AssertUnwindSafe(|| {
+        while let Ok(Some(event)) = stream.next(None) {
+            if event.is_last() {
+                model.engine.speed.add(stream.pace());
+                running.finish(event.status);
+            }
+            pump.put(event);
+        }
+    }));
+    if poured.is_err() {
+        model.engine.life.poison();
+        running.finish(status::INTERNAL);
+        pump.put(stream.defect());
+    }
+}
+
+/// The threads of an engine's requests.
 #[derive(Default)]
 pub(crate) struct Workers(Mutex<Vec<(Arc<Running>, JoinHandle<()>)>>);
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::{Request, Service, TokenId};
+use protocol::{Request, Service, TokenId, Toolbox};
 use serde_json::Value;
 
 use crate::status::Refusal;
@@ -32,14 +32,19 @@ pub(crate) trait Builder: Send + Sync {
     /// Checks the configuration; gives its warnings.
     fn check(&self, settings: &Settings) -> Result<Vec<String>, Refusal>;
 
-    /// Loads a model; without a path the configured one, else the one that is built in. `progress` hears a share from 0 to 1; after `false` the caller has no use for
-    /// the rooms, and the load may end early.
+    /// Loads a model; without a path the configured one, else the one that is built in. The model
+    /// may call what is in `toolbox`. `progress` hears a share from 0 to 1; after `false` the caller
+    /// has no use for the rooms, and the load may end early.
     fn build(
         &self,
         settings: &Settings,
         model: Option<&Path>,
+        toolbox: Arc<dyn Toolbox>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Arc<dyn Rooms>, Refusal>;
+
+    /// Checks the files of what `build` would load, and tells what it found.
+    fn verify(&self, settings: &Settings, model: Option<&Path>) -> Result<Value, Refusal>;
 }
 
 /// One thing to compute on.

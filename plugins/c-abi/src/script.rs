@@ -2,7 +2,7 @@
 //!
 //! `count N` says `w0 ` to `wN-1 `; `endless` talks until it is cancelled; `silent` says nothing
 //! until then; `tool` calls a function; `umlaut` says text of several bytes a character; `fault`
-//! fails after one word; `busy` is refused; `defect` panics; anything else says that the kitchen light is on.
+//! fails after one word; `recall` says the whole conversation; `call NAME JSON` runs a function of the host and says its result; `busy` is refused; `defect` panics; anything else says that the kitchen light is on.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use protocol::{
-    Description, Event, EventSink, Fault, FaultCode, FinishReason, Input, Message, ModelCard,
-    Reply, Request, SendOutcome, Service, ToolCall, Usage, reply_pair,
+    Description, EmbedRequest, Embeddings, Event, EventSink, Fault, FaultCode, FinishReason, Input,
+    Message, ModelCard, Reply, Request, SendOutcome, Service, ToolCall, Toolbox, Usage, reply_pair,
 };
 
 /// Events that an answer may run ahead of its reader.
@@ -22,10 +22,15 @@ const EVENTS_MAX: usize = 4;
 pub(crate) struct Script {
     stopped: Arc<AtomicBool>,
     pub(crate) ended: Arc<AtomicU64>,
+    toolbox: Option<Arc<dyn Toolbox>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Script {
+    pub(crate) fn with(toolbox: Arc<dyn Toolbox>) -> Self {
+        Self { toolbox: Some(toolbox), ..Self::default() }
+    }
+
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         let threads = std::mem::take(&mut *self.threads.lock().expect("no thread panics with it"));
@@ -40,7 +45,10 @@ impl Service for Script {
         if self.stopped.load(Ordering::Acquire) {
             return Err(Fault::new(FaultCode::Unavailable, "shutting down"));
         }
-        let told = told(&request.input);
+        let mut told = told(&request.input);
+        if told == "recall" {
+            told = format!("say {}", recalled(&request.input));
+        }
         match told.as_str() {
             "busy" => {
                 return Err(Fault::new(FaultCode::Busy, "queue full").retry_after_ms(250));
@@ -49,9 +57,10 @@ impl Service for Script {
             _ => {}
         }
         let (sink, reply) = reply_pair(request.id.clone(), EVENTS_MAX);
+        let toolbox = self.toolbox.clone();
         let (stopped, ended) = (Arc::clone(&self.stopped), Arc::clone(&self.ended));
         let answering = move || {
-            let teller = Teller { sink, stopped, deadline: request.limits.deadline };
+            let teller = Teller { sink, stopped, deadline: request.limits.deadline, toolbox };
             teller.tell(request.id, &told);
             ended.fetch_add(1, Ordering::AcqRel);
         };
@@ -59,6 +68,11 @@ impl Service for Script {
         threads.retain(|thread| !thread.is_finished());
         threads.push(std::thread::spawn(answering));
         Ok(reply)
+    }
+
+    fn embed(&self, request: EmbedRequest) -> Result<Embeddings, Fault> {
+        let vectors = request.texts.iter().map(|text| vec![text.len() as f32, 0.5]).collect();
+        Ok(Embeddings { model: "scripted".into(), vectors, prompt_tokens: 2, truncated_texts: 0 })
     }
 
     fn describe(&self) -> Description {
@@ -77,10 +91,30 @@ fn told(input: &Input) -> String {
     }
 }
 
+/// Every message with who said it, or how many calls it makes.
+fn recalled(input: &Input) -> String {
+    let Input::Chat(messages) = input else {
+        return String::new();
+    };
+    let shown = messages.iter().map(|message| match message {
+        Message::System { content } => format!("system:{}", content.concat()),
+        Message::User { content } => format!("user:{}", content.concat()),
+        Message::Tool { content, .. } => format!("tool:{}", content.concat()),
+        Message::Assistant { tool_calls, .. } if !tool_calls.is_empty() => {
+            format!("assistant:+{}", tool_calls.len())
+        }
+        Message::Assistant { content, .. } => {
+            format!("assistant:{}", content.as_deref().unwrap_or_default().concat())
+        }
+    });
+    shown.collect::<Vec<_>>().join("|")
+}
+
 struct Teller {
     sink: EventSink,
     stopped: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    toolbox: Option<Arc<dyn Toolbox>>,
 }
 
 impl Teller {
@@ -102,6 +136,10 @@ impl Teller {
                 }
                 std::thread::park_timeout(Duration::from_millis(1));
             },
+            "say" => {
+                self.send(Event::text(number, 1));
+                Ok(FinishReason::Stop)
+            }
             "umlaut" => {
                 self.send(Event::text("größe 🌬", 5));
                 Ok(FinishReason::Stop)
@@ -113,6 +151,12 @@ impl Teller {
                     arguments: r#"{"city": "Mendoza"}"#.into(),
                 }));
                 Ok(FinishReason::ToolCalls)
+            }
+            "call" => {
+                let (name, arguments) = number.split_once(' ').unwrap_or((number, "{}"));
+                let said = self.call(name, arguments);
+                self.send(Event::text(said, 1));
+                self.interrupted().unwrap_or(Ok(FinishReason::Stop))
             }
             "fault" => {
                 self.send(Event::text("so ", 1));
@@ -137,6 +181,20 @@ impl Teller {
             },
             Err(fault) => Event::Failed(fault),
         });
+    }
+
+    /// What the model would read as the result of a call.
+    fn call(&self, name: &str, arguments: &str) -> String {
+        let tools = self.toolbox.as_ref().map_or_else(Vec::new, |toolbox| toolbox.tools());
+        let Some(tool) = tools.into_iter().find(|tool| tool.spec().name == name) else {
+            return "no such function".into();
+        };
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+        let wanted = || self.interrupted().is_none();
+        match tool.call_while(arguments, deadline, &wanted) {
+            Ok(result) => result,
+            Err(error) => format!("error: {error}"),
+        }
     }
 
     fn words(&self, count: u32, said: &mut u32) -> Option<Result<FinishReason, Fault>> {

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use protocol::{Fault, FaultCode};
 
-/// Status of a call; the numbers are part of the ABI.
+/// Status of a call: never renumbered; treat unknown values as errors.
 pub type Status = i32;
 
 /// The call did what it says.
@@ -47,7 +47,7 @@ pub const WOULD_BLOCK: Status = -17;
 pub const BUFFER_TOO_SMALL: Status = -18;
 /// A plugin failed.
 pub const PLUGIN: Status = -19;
-/// A defect of the library.
+/// A defect of the library; the engine is out of use.
 pub const INTERNAL: Status = -100;
 
 const NAMES: &[(Status, &CStr)] = &[

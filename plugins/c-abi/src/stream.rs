@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::border::Life;
 use crate::layout::{self, EventView, Str};
 use crate::request::Running;
+use crate::session::Turn;
 use crate::status::{self, Refusal, Status};
 
 /// One event, with the texts that its view points at.
@@ -66,6 +67,8 @@ pub(crate) struct Stream {
     pace: Pace,
     life: Arc<Life>,
     running: Arc<Running>,
+    /// The place in a conversation, until the answer is over.
+    turn: Option<Turn>,
 }
 
 impl Stream {
@@ -83,7 +86,13 @@ impl Stream {
             seq: 0,
             pending: VecDeque::new(),
             pace: Pace::default(),
+            turn: None,
         }
+    }
+
+    /// Makes the answer a turn of a conversation.
+    pub(crate) fn in_turn(self, turn: Option<Turn>) -> Self {
+        Self { turn, ..self }
     }
 
     /// The next event; `None` after the last. Waits at most until `deadline`, for ever without.
@@ -105,6 +114,11 @@ impl Stream {
         }
     }
 
+    /// Number of the next event.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// Waits for the whole answer.
     pub(crate) fn completion(mut self, speed: &Speed) -> Result<Value, Refusal> {
         while let Ok(Some(event)) = self.receive(None) {
@@ -117,7 +131,11 @@ impl Stream {
             }
         }
         speed.add(&self.pace);
-        Ok(self.answer.completion())
+        let completion = self.answer.completion();
+        if let Some(turn) = self.turn.take() {
+            turn.keep(&completion);
+        }
+        Ok(completion)
     }
 
     /// An event that ends a stream in which a defect was caught.
@@ -146,8 +164,12 @@ impl Stream {
             }
         };
         let event = event.map(|event| match event {
-            // An engine that stops while the reader is behind cannot say so any more.
-            Event::Failed(fault) if fault.code == FaultCode::Internal && self.life.is_closed() => {
+            // An engine that stops while the reader is behind, or between two rounds with tools,
+            // cannot say so any more.
+            Event::Failed(fault)
+                if matches!(fault.code, FaultCode::Internal | FaultCode::Unavailable)
+                    && self.life.is_closed() =>
+            {
                 let message = "the engine was shut down before the answer was complete";
                 Event::Failed(Fault::new(FaultCode::Cancelled, message))
             }
@@ -189,6 +211,7 @@ impl Stream {
             Event::Scores(_) => {}
             Event::Finished { reason, usage } => self.finish(reason, usage),
             Event::Failed(fault) => {
+                self.turn = None;
                 let failed =
                     Shown::new(layout::EV_ERROR, chat_json::fault_body(&fault).to_string());
                 let status = status::status_of(fault.code);
@@ -199,6 +222,11 @@ impl Stream {
 
     fn finish(&mut self, reason: FinishReason, usage: Usage) {
         let completion = self.answer.completion();
+        if let Some(turn) = self.turn.take()
+            && reason != FinishReason::Cancelled
+        {
+            turn.keep(&completion);
+        }
         let cost = completion.get("usage").map_or_else(|| "{}".into(), Value::to_string);
         let cost = Shown::new(layout::EV_USAGE, cost);
         self.pending.push_back(Shown { token_count: usage.completion_tokens, ..cost });

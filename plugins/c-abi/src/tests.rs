@@ -3,4 +3,8 @@
 mod calls;
 mod events;
 mod misuse;
+#[cfg(unix)]
+mod polled;
+mod sessions;
 mod stage;
+mod tools;

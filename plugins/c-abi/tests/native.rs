@@ -4,12 +4,26 @@
 //! (a compiler, valgrind, a model) is skipped, and said so.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test says what it skips")]
 
+#[path = "native/abi.rs"]
+mod abi;
 #[path = "native/layout.rs"]
 mod layout;
+#[path = "native/package.rs"]
+mod package;
+#[path = "native/python.rs"]
+mod python;
 #[path = "native/tools.rs"]
 mod tools;
 
 use tools::{Bench, FLAGS, FLAGS_CPP, header_functions, run, shared_model, sources};
+
+const C_SOURCES: [&str; 5] = [
+    "examples/chat.c",
+    "examples/poll.c",
+    "examples/tools.c",
+    "tests/native/border.c",
+    "tests/native/guest.c",
+];
 
 #[test]
 fn header_compiles_under_every_compiler_and_standard() {
@@ -20,8 +34,9 @@ fn header_compiles_under_every_compiler_and_standard() {
     for compiler in ["gcc", "clang"] {
         for standard in ["-std=c99", "-std=c11", "-std=c17"] {
             bench.compile(compiler, standard, FLAGS, &bench.path("twice.c"));
-            bench.compile(compiler, standard, FLAGS, &sources("examples/chat.c"));
-            bench.compile(compiler, standard, FLAGS, &sources("tests/native/border.c"));
+            for source in C_SOURCES {
+                bench.compile(compiler, standard, FLAGS, &sources(source));
+            }
         }
     }
     for compiler in ["g++", "clang++"] {
@@ -31,6 +46,7 @@ fn header_compiles_under_every_compiler_and_standard() {
         for standard in ["-std=c++17", "-std=c++20"] {
             bench.compile(compiler, standard, FLAGS_CPP, &bench.path("wrapper.cpp"));
             bench.compile(compiler, standard, FLAGS_CPP, &sources("examples/chat.cpp"));
+            bench.compile(compiler, standard, FLAGS_CPP, &sources("examples/guest.cpp"));
             bench.compile(compiler, standard, FLAGS_CPP, &sources("tests/native/throws.cpp"));
         }
     }
@@ -76,15 +92,37 @@ fn c_program_gets_right_answers_to_right_and_wrong_calls() {
 }
 
 #[test]
+fn c_program_brings_tools_descriptors_and_conversations() {
+    let bench = Bench::new();
+    let built = bench.link("gcc", &["-std=c11", "-pthread"], "tests/native/guest.c", "guest");
+    if let Some(program) = built {
+        bench.run(&program, ["300"]);
+    }
+}
+
+#[test]
 fn sanitizers_and_valgrind_find_nothing() {
     let bench = Bench::new();
-    let sanitized = ["-std=c11", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
-    if let Some(program) = bench.link("clang", &sanitized, "tests/native/border.c", "asan") {
-        bench.run(&program, ["10"]);
+    for (source, name) in [("tests/native/border.c", "border"), ("tests/native/guest.c", "guest")] {
+        let flags = ["-std=c11", "-g", "-pthread", "-fno-sanitize-recover=all"];
+        let sanitized = [&flags[..], &["-fsanitize=address,undefined"]].concat();
+        if let Some(program) = bench.link("clang", &sanitized, source, &format!("{name}-asan")) {
+            bench.run(&program, ["3"]);
+        }
+        if let Some(program) = bench.link("gcc", &flags[..3], source, name) {
+            bench.run_in_valgrind(&program, ["3"]);
+        }
     }
-    let plain = bench.link("gcc", &["-std=c11", "-g"], "tests/native/border.c", "plain");
-    if let Some(program) = plain {
-        bench.run_in_valgrind(&program, ["10"]);
+}
+
+/// The library is not instrumented, and what orders memory inside it is hidden from this tool: it
+/// watches what the C side does on its own thread and in callbacks, between its own locks.
+#[test]
+fn thread_sanitizer_finds_nothing_on_the_c_side() {
+    let bench = Bench::new();
+    let flags = ["-std=c11", "-g", "-pthread", "-fsanitize=thread"];
+    if let Some(program) = bench.link("clang", &flags, "tests/native/guest.c", "guest-tsan") {
+        bench.run_in_thread_sanitizer(&program, ["3"]);
     }
 }
 
@@ -113,6 +151,35 @@ fn examples_give_the_same_text_in_every_way() {
     assert_eq!(said, "The kitchen light is on.\n");
     if let Some(model) = shared_model() {
         ask_in_every_way(&bench, &model, "Once upon a time");
+    }
+}
+
+#[test]
+fn poll_loop_reads_several_answers() {
+    let bench = Bench::new();
+    let Some(program) = bench.link("gcc", &["-std=c99"], "examples/poll.c", "poll") else {
+        return;
+    };
+    let said = bench.run(&program, ["-", "Turn on the kitchen light.", "Open the garage door."]);
+    assert_eq!(said, "The kitchen light is on.\nThe garage door is open.\n");
+}
+
+#[test]
+fn model_asks_the_clock_of_the_program() {
+    let bench = Bench::new();
+    let is_time = |said: &str| {
+        let time = said.strip_prefix("It is ").and_then(|rest| rest.strip_suffix(" UTC."));
+        time.is_some_and(|time| time.len() == 5 && time.as_bytes()[2] == b':')
+    };
+    if let Some(program) = bench.link("gcc", &["-std=c99"], "examples/tools.c", "tools") {
+        let said = bench.run(&program, ["-", "What time is it?"]);
+        assert!(is_time(said.trim_end()), "{said}");
+    }
+    if let Some(program) = bench.link("g++", &["-std=c++17"], "examples/guest.cpp", "guest-cpp") {
+        let said = bench.run(&program, ["-"]);
+        let (time, light) = said.split_once('\n').unwrap();
+        assert!(is_time(time), "{said}");
+        assert_eq!(light, "The kitchen light is on.\n");
     }
 }
 

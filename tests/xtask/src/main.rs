@@ -5,6 +5,8 @@
 
 mod aarch64;
 mod check;
+mod header;
+mod package_c;
 mod packages;
 mod setup;
 mod tidy;
@@ -20,6 +22,8 @@ cargo xtask setup          install what the tests need: mosquitto, Python packag
 cargo xtask check          format, tidy, lints, every test, documentation; the kernels on an emulated aarch64
 cargo xtask check --gpu    the tensor tests again through wgpu (on a software Vulkan device: half an hour)
 cargo xtask tidy           limits of files and functions, names in the documents
+cargo xtask header         write plugins/c-abi/include/zonda.h from its source
+cargo xtask package-c DIR  build libzonda and install it with headers, pkg-config and CMake files
 ";
 
 fn main() -> ExitCode {
@@ -30,6 +34,8 @@ fn main() -> ExitCode {
         ["check"] => check::check(),
         ["check", "--gpu"] => check::check_gpu(),
         ["tidy"] => tidy::tidy(),
+        ["header"] => header::write(),
+        ["package-c", prefix] => header::package(prefix),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

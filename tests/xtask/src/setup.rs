@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{aarch64, cache, packages, python, run};
+use crate::{aarch64, cache, header, packages, python, run};
 
 /// Python packages of the tests: tokenizer files and oracles, and the clients that people use.
 const PYTHON_PACKAGES: &[&str] = &[
@@ -15,6 +15,7 @@ const PYTHON_PACKAGES: &[&str] = &[
     "paho-mqtt==2.2.0",
     "openai",
     "mistralai",
+    "prometheus_client==0.23.1",
 ];
 
 /// Programs of the tests and the Debian packages that bring them.
@@ -22,6 +23,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
     ("mosquitto_rr", "mosquitto-clients"),
+    ("cmake", "cmake"),
+    ("pkg-config", "pkg-config"),
 ];
 
 /// Installs the Debian packages that are missing, a Python environment in the cache folder, and
@@ -29,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 pub(crate) fn setup() -> Result<()> {
     packages::install(&packages::missing(PROGRAMS))?;
     python_environment()?;
+    header::setup()?;
     aarch64::setup();
     Ok(())
 }

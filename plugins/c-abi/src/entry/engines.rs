@@ -55,7 +55,9 @@ pub unsafe extern "C" fn zonda_engine_create(
     unsafe { enter(error, None, work) }
 }
 
-/// Frees an engine: cancels what runs, joins the threads.
+/// Cancels what runs, joins the threads. Models, requests and sessions of the engine still want
+/// their own _free; until then a model takes no work and a request tells how it ended. Threads of
+/// the program that call zonda_tool_respond have to be done before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_engine_free(engine: *mut EngineHandle) {
     // SAFETY: NULL or a live handle.
@@ -81,7 +83,7 @@ pub unsafe extern "C" fn zonda_engine_free(engine: *mut EngineHandle) {
     unsafe { enter(ptr::null_mut(), None, work) };
 }
 
-/// Takes no more requests and lets the running ones end.
+/// Takes no more requests, lets the running ones end for at most drain_ms, then cancels them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_engine_shutdown(
     engine: *mut EngineHandle,
@@ -101,7 +103,7 @@ pub unsafe extern "C" fn zonda_engine_shutdown(
     unsafe { enter(error, life, work) }
 }
 
-/// What the engine has done and does.
+/// What the engine has done and does. A poisoned engine tells it too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_engine_stats(
     engine: *const EngineHandle,
@@ -121,7 +123,33 @@ pub unsafe extern "C" fn zonda_engine_stats(
     unsafe { enter(ptr::null_mut(), None, work) }
 }
 
-/// Checks a configuration file without using it.
+/// The same as OpenMetrics text.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zonda_engine_metrics_text(
+    engine: *const EngineHandle,
+    out: *mut *mut BufferHandle,
+    error: *mut *mut ErrorHandle,
+) -> Status {
+    // SAFETY: NULL or a live handle.
+    let handle = unsafe { live(engine, "engine") };
+    let work = || {
+        let out = place(out, "out")?;
+        // SAFETY: not NULL; the caller's to write.
+        unsafe { out.write(ptr::null_mut()) };
+        let engine = &handle.clone()?.0;
+        // A poisoned engine may still be asked how it is.
+        engine.life.check_home()?;
+        let text = crate::metrics::text(&engine.stats());
+        // SAFETY: as above.
+        unsafe { give_text(out, text) };
+        Ok(())
+    };
+    // SAFETY: the caller vouches for its error slot.
+    unsafe { enter(error, None, work) }
+}
+
+/// {"valid": true, "warnings": [...]} or {"valid": false, "problem": "..."}. A NULL path checks
+/// what the system has.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_config_check(
     path: *const c_char,

@@ -18,25 +18,25 @@ const BUILD: &str = concat!(
     "\"}\0",
 );
 
-/// The ABI of this library.
+/// ZONDA_ABI_VERSION of the library that is loaded.
 #[unsafe(no_mangle)]
 pub extern "C" fn zonda_abi_version() -> u32 {
     crate::ABI_VERSION
 }
 
-/// The version of this library, NUL-terminated.
+/// The version of the library that is loaded, NUL-terminated, static.
 #[unsafe(no_mangle)]
 pub extern "C" fn zonda_version_string() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// What this library was built with, NUL-terminated JSON.
+/// What the library was built with, NUL-terminated, static.
 #[unsafe(no_mangle)]
 pub extern "C" fn zonda_build_info_json() -> *const c_char {
     BUILD.as_ptr().cast()
 }
 
-/// The name of a status, NUL-terminated.
+/// The name of a status, NUL-terminated, static, never NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn zonda_status_name(status: Status) -> *const c_char {
     status::name(status).as_ptr()
@@ -56,7 +56,7 @@ pub unsafe extern "C" fn zonda_device_count(out: *mut u32) -> Status {
     unsafe { enter(ptr::null_mut(), None, work) }
 }
 
-/// Describes one device.
+/// Describes one device. Set struct_size first.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_device_get(index: u32, inout: *mut DeviceInfo) -> Status {
     let work = || {
@@ -82,21 +82,21 @@ pub unsafe extern "C" fn zonda_device_get(index: u32, inout: *mut DeviceInfo) ->
     unsafe { enter(ptr::null_mut(), None, work) }
 }
 
-/// The status of an error; `ZONDA_OK` for NULL.
+/// The status of an error; ZONDA_OK for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_error_code(error: *const ErrorHandle) -> Status {
     // SAFETY: NULL or a live error.
     unsafe { error.as_ref() }.map_or(status::OK, |error| error.status)
 }
 
-/// The sentence of an error; empty for NULL.
+/// The sentence of an error, valid until it is freed; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_error_message(error: *const ErrorHandle) -> Str {
     // SAFETY: NULL or a live error.
     Str::of(unsafe { error.as_ref() }.map_or("", |error| error.message.as_str()))
 }
 
-/// The JSON form of an error; empty for NULL.
+/// The error as HTTP would answer it, valid until it is freed; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_error_json(error: *const ErrorHandle) -> Str {
     // SAFETY: NULL or a live error.
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn zonda_error_free(error: *mut ErrorHandle) {
     }
 }
 
-/// The bytes of a buffer; empty for NULL.
+/// The bytes of a buffer, valid until it is freed; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_buffer_data(buffer: *const BufferHandle) -> Str {
     // SAFETY: NULL or a live buffer.

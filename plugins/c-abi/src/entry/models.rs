@@ -12,7 +12,7 @@ use crate::border::{
     items, live, place, text,
 };
 use crate::engine::EngineHandle;
-use crate::layout::{self, ModelParams, ProgressFn, Str};
+use crate::layout::{self, ModelParams, Str};
 use crate::model::ModelHandle;
 use crate::rooms::Laid;
 use crate::status::{self, Refusal, Status};
@@ -31,7 +31,8 @@ pub unsafe extern "C" fn zonda_model_params_init(
     }
 }
 
-/// Loads a model.
+/// Loads a model: a GGUF file, or a folder with safetensors and a tokenizer. A NULL path loads the
+/// configured model, or the small one that the library carries.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_model_load(
     engine: *mut EngineHandle,
@@ -55,10 +56,12 @@ pub unsafe extern "C" fn zonda_model_load(
         let overrides = overrides_of(&params)?;
         let user_data = UserData(params.progress_user_data);
         let mut progress = |share: f32| {
-            let Some(function) = params.progress_fn else {
-                return true;
-            };
-            inside_callback(&engine.life, || tell(function, share, user_data))
+            params.progress_fn.is_none_or(|function| {
+                inside_callback(&engine.life, || {
+                    // SAFETY: the host gave this function for this load; the text is static.
+                    unsafe { function(share.into(), Str::of("load"), user_data.0) == 0 }
+                })
+            })
         };
         let model = engine.load(path.map(Path::new), overrides, &mut progress)?;
         // SAFETY: as above.
@@ -67,12 +70,6 @@ pub unsafe extern "C" fn zonda_model_load(
     };
     // SAFETY: the caller vouches for its error slot.
     unsafe { enter(error, life, work) }
-}
-
-/// Whether the host wants the load to go on.
-fn tell(function: ProgressFn, share: f32, user_data: UserData) -> bool {
-    // SAFETY: the host gave this function for this load; the text is static.
-    unsafe { function(share.into(), Str::of("load"), user_data.0) == 0 }
 }
 
 fn overrides_of(params: &ModelParams) -> Result<Vec<Laid>, Refusal> {
@@ -149,7 +146,61 @@ pub unsafe extern "C" fn zonda_model_info_json(
     unsafe { enter(error, life, work) }
 }
 
-/// Text to tokens, nothing added.
+/// The loaded models of an engine, as /v1/models lists them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zonda_model_list_json(
+    engine: *mut EngineHandle,
+    out: *mut *mut BufferHandle,
+    error: *mut *mut ErrorHandle,
+) -> Status {
+    // SAFETY: NULL or a live handle.
+    let handle = unsafe { live(engine, "engine") };
+    let life = handle.as_ref().ok().map(|handle| handle.0.life.as_ref());
+    let work = || {
+        let out = place(out, "out")?;
+        // SAFETY: not NULL; the caller's to write.
+        unsafe { out.write(ptr::null_mut()) };
+        let list = handle.clone()?.0.list();
+        // SAFETY: as above.
+        unsafe { give_text(out, list.to_string()) };
+        Ok(())
+    };
+    // SAFETY: the caller vouches for its error slot.
+    unsafe { enter(error, life, work) }
+}
+
+/// Checks the files of a model without loading it, and reads all of them: "valid", "checks" with
+/// what is wrong, "facts" (what `zonda model inspect --json` prints) and "files" with bytes and
+/// SHA-256. A model that is not whole is a report, not an error. The path is as for
+/// zonda_model_load.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zonda_model_verify(
+    engine: *mut EngineHandle,
+    path: *const c_char,
+    report_json: *mut *mut BufferHandle,
+    error: *mut *mut ErrorHandle,
+) -> Status {
+    // SAFETY: NULL or a live handle.
+    let handle = unsafe { live(engine, "engine") };
+    let life = handle.as_ref().ok().map(|handle| handle.0.life.as_ref());
+    let work = || {
+        let out = place(report_json, "report_json")?;
+        // SAFETY: not NULL; the caller's to write.
+        unsafe { out.write(ptr::null_mut()) };
+        let engine = &handle.clone()?.0;
+        // SAFETY: NULL or NUL-terminated.
+        let path = unsafe { text(path, "path") }?;
+        let report = engine.verify(path.map(Path::new))?;
+        // SAFETY: as above.
+        unsafe { give_text(out, report.to_string()) };
+        Ok(())
+    };
+    // SAFETY: the caller vouches for its error slot.
+    unsafe { enter(error, life, work) }
+}
+
+/// Text to tokens, nothing added. *n_out is always the whole count. out == NULL only counts; a cap
+/// below the count is ZONDA_E_BUFFER_TOO_SMALL and writes nothing else. flags must be 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_tokenize(
     model: *const ModelHandle,
@@ -183,7 +234,7 @@ pub unsafe extern "C" fn zonda_tokenize(
     unsafe { enter(error, life, work) }
 }
 
-/// Tokens to text.
+/// Tokens to text, sized as in zonda_tokenize; *n_out counts bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_detokenize(
     model: *const ModelHandle,
@@ -210,7 +261,7 @@ pub unsafe extern "C" fn zonda_detokenize(
     unsafe { enter(error, life, work) }
 }
 
-/// Tokens of the prompt that a chat request would run.
+/// Tokens of the prompt that this chat request would run.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_count_tokens_json(
     model: *const ModelHandle,

@@ -1,6 +1,6 @@
 //! Generation.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,8 @@ pub unsafe extern "C" fn zonda_request_params_init(
     }
 }
 
-/// Answers, waiting for the end.
+/// Answers a chat.completions request, the same JSON as over HTTP and MQTT, with a chat.completion
+/// object; waits for the whole of it. event_fn must be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_chat(
     model: *mut ModelHandle,
@@ -72,7 +73,7 @@ pub unsafe extern "C" fn zonda_chat(
     unsafe { enter(error, life, work) }
 }
 
-/// Begins to answer.
+/// As zonda_chat, but returns at once; events go to event_fn, or wait for zonda_request_next.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_chat_start(
     model: *mut ModelHandle,
@@ -103,7 +104,8 @@ pub unsafe extern "C" fn zonda_chat_start(
     unsafe { enter(error, life, work) }
 }
 
-/// The next event of a request without a callback.
+/// The next event, valid until the next call for this request. Negative timeout: waits for ever.
+/// ZONDA_E_WOULD_BLOCK: none in time. ZONDA_OK with *event == NULL: nothing follows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_request_next(
     request: *mut RequestHandle,
@@ -127,7 +129,28 @@ pub unsafe extern "C" fn zonda_request_next(
     unsafe { enter(error, life, work) }
 }
 
-/// Ends a request soon.
+/// A descriptor for poll, select or epoll: readable exactly while zonda_request_next would not
+/// wait, so also behind the last event. Poll it only: the library reads, writes and closes it, in
+/// zonda_request_free. -1 for a request with a callback, on systems without descriptors, and where
+/// no descriptor or thread is left (64 requests of an engine at a time have a callback or a
+/// descriptor).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zonda_request_fd(request: *const RequestHandle) -> c_int {
+    // SAFETY: NULL or a live handle.
+    let handle = unsafe { live(request, "request") };
+    let life = handle.as_ref().ok().map(|handle| handle.model.engine.life.as_ref());
+    let mut fd = None;
+    let work = || {
+        fd = handle.clone()?.fd();
+        Ok(())
+    };
+    // SAFETY: no error slot.
+    let status = unsafe { enter(ptr::null_mut(), life, work) };
+    if status == status::OK { fd.unwrap_or(-1) } else { -1 }
+}
+
+/// Ends the request soon; only its terminal event still follows. Any thread, any number of times;
+/// not from a signal handler.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_request_cancel(request: *mut RequestHandle) -> Status {
     // SAFETY: NULL or a live handle.
@@ -141,7 +164,9 @@ pub unsafe extern "C" fn zonda_request_cancel(request: *mut RequestHandle) -> St
     unsafe { enter(ptr::null_mut(), life, work) }
 }
 
-/// Waits for the end of a request and tells what it ended with.
+/// Waits for the end and returns what it ended with: ZONDA_OK, ZONDA_E_CANCELLED, or the error's
+/// status. ZONDA_E_WOULD_BLOCK: not ended in time; negative timeout: waits for ever. Without a
+/// callback, events that nobody took are passed over.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_request_wait(
     request: *mut RequestHandle,
@@ -162,7 +187,7 @@ pub unsafe extern "C" fn zonda_request_wait(
     if status == status::OK { end } else { status }
 }
 
-/// The id of a request; empty for NULL.
+/// The id of a request, valid until it is freed; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zonda_request_id(request: *const RequestHandle) -> Str {
     // SAFETY: NULL or a live handle.
@@ -193,6 +218,34 @@ pub unsafe extern "C" fn zonda_request_free(request: *mut RequestHandle) {
     unsafe { enter(ptr::null_mut(), None, work) };
 }
 
+/// Makes vectors of texts with a configured embedder: a request as of /v1/embeddings, and its
+/// answer. Waits for them. ZONDA_E_UNSUPPORTED where the configuration has no embedder.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zonda_embed(
+    model: *mut ModelHandle,
+    json: *const c_char,
+    len: usize,
+    response_json: *mut *mut BufferHandle,
+    error: *mut *mut ErrorHandle,
+) -> Status {
+    // SAFETY: NULL or a live handle.
+    let handle = unsafe { live(model, "model") };
+    let life = handle.as_ref().ok().map(|handle| handle.0.engine.life.as_ref());
+    let work = || {
+        let out = place(response_json, "response_json")?;
+        // SAFETY: not NULL; the caller's to write.
+        unsafe { out.write(ptr::null_mut()) };
+        // SAFETY: NULL or `len` bytes.
+        let body = unsafe { items(json.cast::<u8>(), len, "json") }?;
+        let vectors = handle.clone()?.0.embed(body)?;
+        // SAFETY: as above.
+        unsafe { give_text(out, vectors.to_string()) };
+        Ok(())
+    };
+    // SAFETY: the caller vouches for its error slot.
+    unsafe { enter(error, life, work) }
+}
+
 /// # Safety
 /// As for [`layout::read`].
 unsafe fn read_params(params: *const RequestParams) -> Result<(Wishes, Option<Callback>), Refusal> {
@@ -201,7 +254,6 @@ unsafe fn read_params(params: *const RequestParams) -> Result<(Wishes, Option<Ca
     let idle = [
         (params.max_buffered_events != 0, "max_buffered_events must be 0"),
         (!params.idempotency_key.is_null(), "idempotency_key must be NULL"),
-        (!params.session.is_null(), "session must be NULL"),
     ];
     if let Some((_, rule)) = idle.iter().find(|(set, _)| *set) {
         return Err(Refusal::unsupported(format!("zonda_request_params.{rule}")));
@@ -215,5 +267,7 @@ unsafe fn read_params(params: *const RequestParams) -> Result<(Wishes, Option<Ca
     let callback = params
         .event_fn
         .map(|function| Callback { function, user_data: UserData(params.event_user_data) });
-    Ok((Wishes { timeout, priority }, callback))
+    // SAFETY: NULL or a live handle.
+    let session = unsafe { params.session.as_ref() }.map(|session| Arc::clone(&session.0));
+    Ok((Wishes { timeout, priority, session }, callback))
 }

@@ -84,6 +84,87 @@ fn model_tells_its_card_and_its_files() {
     assert_eq!(card["facts"]["container"], "script");
 }
 
+/// Calls a function that gives a buffer; its status and the text.
+fn buffer(call: impl FnOnce(*mut *mut BufferHandle) -> Status) -> (Status, String) {
+    let mut told = ptr::null_mut();
+    let status = call(&raw mut told);
+    // SAFETY: NULL or live; freed once.
+    unsafe {
+        let text = text_of(zonda_buffer_data(told));
+        zonda_buffer_free(told);
+        (status, text)
+    }
+}
+
+#[test]
+fn texts_become_vectors() {
+    let set = Set::new();
+    let embed = |body: &str| {
+        let json = body.as_ptr().cast::<c_char>();
+        // SAFETY: live handle, live bytes, live slot, no error slot.
+        buffer(|out| unsafe { zonda_embed(set.model, json, body.len(), out, ptr::null_mut()) })
+    };
+    let (status, told) = embed(r#"{"input": ["a", "abc"]}"#);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((status, &told["model"]), (OK, &"scripted".into()));
+    assert_eq!(told["data"][1]["embedding"].to_string(), "[3,0.5]");
+    assert_eq!(embed("{}"), (INVALID_ARGUMENT, String::new()));
+}
+
+#[test]
+fn engine_lists_its_models() {
+    let set = Set::new();
+    let list = || {
+        // SAFETY: live handle, live slot, no error slot.
+        buffer(|out| unsafe { zonda_model_list_json(set.engine, out, ptr::null_mut()) })
+    };
+    let ids = |text: String| -> Vec<String> {
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let ids = list["data"].as_array().unwrap().iter();
+        ids.map(|model| model["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(list().1), ["script"]);
+    let (_, second) = set.load(ptr::null());
+    assert_eq!(ids(list().1), ["script", "script"]);
+    // SAFETY: live handle, given up here.
+    unsafe { zonda_model_free(second) };
+    assert_eq!(ids(list().1), ["script"]);
+}
+
+#[test]
+fn metrics_tell_the_statistics() {
+    let mut set = Set::new();
+    set.chat("count 2").unwrap();
+    let (_, second) = set.load(ptr::null());
+    // SAFETY: live handle, given up here: what its script did is counted when it is gone.
+    unsafe { zonda_model_free(set.model) };
+    set.model = second;
+    let text = |set: &Set| {
+        // SAFETY: live handle, live slot, no error slot.
+        buffer(|out| unsafe { zonda_engine_metrics_text(set.engine, out, ptr::null_mut()) })
+    };
+    let (status, told) = text(&set);
+    assert_eq!(status, OK);
+    assert!(told.contains("\nzonda_requests_total{end=\"ok\"} 1\n"), "{told}");
+    assert!(told.contains("\nzonda_healthy 1\n") && told.ends_with("\n# EOF\n"), "{told}");
+    assert_eq!(set.chat("defect").unwrap_err().0, INTERNAL);
+    let (status, told) = text(&set);
+    assert_eq!(status, OK, "a poisoned engine still tells");
+    assert!(told.contains("\nzonda_healthy 0\n"), "{told}");
+}
+
+#[test]
+fn files_are_verified_where_they_are() {
+    let set = Set::new();
+    let verify = |path: &std::ffi::CStr| {
+        // SAFETY: live handle, NUL-terminated path, live slot, no error slot.
+        buffer(|out| unsafe { zonda_model_verify(set.engine, path.as_ptr(), out, ptr::null_mut()) })
+    };
+    assert_eq!(verify(c"Cargo.toml"), (OK, "{\"valid\":true,\"path\":\"Cargo.toml\"}".into()));
+    assert_eq!(verify(c"/no/such.gguf"), (NOT_FOUND, String::new()));
+    assert_eq!(verify(c"\xff"), (INVALID_ARGUMENT, String::new()));
+}
+
 unsafe extern "C" fn abort(share: f64, _stage: Str, user_data: *mut c_void) -> i32 {
     // SAFETY: the test hands a Heard that outlives the load.
     lock(&unsafe { &*user_data.cast::<Heard>() }.0).push(share.to_string());

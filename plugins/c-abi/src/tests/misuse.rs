@@ -47,9 +47,18 @@ fn null_is_refused_or_welcome_but_never_followed() {
             zonda_request_cancel(ptr::null_mut()),
             zonda_request_wait(ptr::null_mut(), 0),
             zonda_device_count(ptr::null_mut()),
+            zonda_tool_register(ptr::null_mut(), no_text, None, ptr::null_mut(), none),
+            zonda_tool_respond(ptr::null_mut(), 1, no_text, 0, false, none),
+            zonda_tool_unregister(ptr::null_mut(), no_text),
+            zonda_engine_metrics_text(ptr::null(), ptr::null_mut(), none),
+            zonda_model_list_json(ptr::null_mut(), ptr::null_mut(), none),
+            zonda_model_verify(ptr::null_mut(), no_text, ptr::null_mut(), none),
+            zonda_embed(no_model, no_text, 0, ptr::null_mut(), none),
+            zonda_session_create(no_model, ptr::null_mut(), none),
+            zonda_session_reset(ptr::null_mut(), none),
         ]
     };
-    assert_eq!(statuses, [INVALID_ARGUMENT; 18]);
+    assert_eq!(statuses, [INVALID_ARGUMENT; 27]);
 }
 
 /// The status and the sentence of a chat with these bytes.
@@ -104,7 +113,6 @@ fn fields_without_effect_are_refused() {
     let table = [
         (RequestParams { max_buffered_events: 1, ..plain }, UNSUPPORTED),
         (RequestParams { idempotency_key: c"key".as_ptr(), ..plain }, UNSUPPORTED),
-        (RequestParams { session: ptr::dangling_mut(), ..plain }, UNSUPPORTED),
         (RequestParams { event_fn: Some(deaf), ..plain }, INVALID_ARGUMENT),
         (RequestParams { struct_size: 47, ..plain }, INVALID_ARGUMENT),
     ];

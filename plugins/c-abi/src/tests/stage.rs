@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use protocol::{Request, Service, TokenId};
+use protocol::{Request, Service, TokenId, Toolbox};
 use serde_json::{Value, json};
 
 use crate::border::{Log, UserData};
@@ -30,14 +30,19 @@ impl Builder for Stage {
         &self,
         _settings: &Settings,
         _model: Option<&Path>,
+        toolbox: Arc<dyn Toolbox>,
         progress: &mut dyn FnMut(f32) -> bool,
     ) -> Result<Arc<dyn Rooms>, Refusal> {
         if !progress(0.5) {
             return Err(Refusal::new(INTERNAL, "aborted"));
         }
-        let script = Arc::new(Script::default());
+        let script = Arc::new(Script::with(toolbox));
         *lock(&self.0) = Some(Arc::clone(&script));
         Ok(Arc::new(Scripted(script)))
+    }
+
+    fn verify(&self, _settings: &Settings, model: Option<&Path>) -> Result<Value, Refusal> {
+        Ok(json!({"valid": true, "path": model}))
     }
 }
 
@@ -199,7 +204,7 @@ pub(super) fn text_of(text: Str) -> String {
 }
 
 /// Parameters that send events to `function`.
-pub(super) fn calling(function: EventFn, user_data: *mut c_void) -> RequestParams {
+pub(super) fn calling(function: layout::EventCall, user_data: *mut c_void) -> RequestParams {
     RequestParams { event_fn: Some(function), event_user_data: user_data, ..layout::zeroed() }
 }
 

@@ -22,15 +22,8 @@ pub(crate) fn sources(path: &str) -> PathBuf {
 
 /// The functions that the header declares, sorted.
 pub(crate) fn header_functions() -> Vec<String> {
-    let header = std::fs::read_to_string(sources("include/zonda.h")).unwrap();
-    let mut names: Vec<_> = header
-        .lines()
-        .filter(|line| line.starts_with("ZONDA_API"))
-        .filter_map(|line| line.split_once("ZONDA_CALL ")?.1.split_once('('))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    names.sort_unstable();
-    assert!(names.len() > 30, "{names:?}");
+    let names = crate::package::functions_of(&sources("include/zonda.h"));
+    assert!(names.len() > 40, "{names:?}");
     names
 }
 
@@ -57,7 +50,7 @@ pub(crate) fn run<const N: usize>(
     said(&mut command)
 }
 
-fn said(command: &mut Command) -> Option<String> {
+pub(crate) fn said(command: &mut Command) -> Option<String> {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -106,6 +99,12 @@ impl Bench {
         self.library.as_deref()
     }
 
+    /// The folder with what was built.
+    pub(crate) fn built(&self) -> Option<PathBuf> {
+        let library = self.library()?.canonicalize().unwrap();
+        library.parent().map(Path::to_owned)
+    }
+
     /// Compiles one file to nothing.
     pub(crate) fn compile(&self, compiler: &str, standard: &str, flags: &[&str], source: &Path) {
         let mut command = Command::new(compiler);
@@ -122,10 +121,22 @@ impl Bench {
         source: &str,
         name: &str,
     ) -> Option<PathBuf> {
+        self.link_with("include", compiler, flags, source, name)
+    }
+
+    /// As [`link`](Self::link), with the headers of another folder.
+    pub(crate) fn link_with(
+        &self,
+        headers: &str,
+        compiler: &str,
+        flags: &[&str],
+        source: &str,
+        name: &str,
+    ) -> Option<PathBuf> {
         self.library()?;
         let program = self.path(name);
         let mut command = Command::new(compiler);
-        command.args(flags).arg("-I").arg(sources("include")).arg(sources(source));
+        command.args(flags).arg("-I").arg(sources(headers)).arg(sources(source));
         command.arg("-o").arg(&program).arg("-L").arg(self.folder.path()).arg("-lzonda");
         said(&mut command)?;
         Some(program)
@@ -136,6 +147,18 @@ impl Bench {
         let mut command = Command::new(program);
         command.args(arguments).env("LD_LIBRARY_PATH", self.folder.path());
         said(&mut command).expect("it was built just now")
+    }
+
+    /// The same, where a data race of the program's own code fails.
+    pub(crate) fn run_in_thread_sanitizer<const N: usize>(
+        &self,
+        program: &Path,
+        arguments: [&str; N],
+    ) {
+        let mut command = Command::new(program);
+        command.args(arguments).env("LD_LIBRARY_PATH", self.folder.path());
+        command.env("TSAN_OPTIONS", "ignore_noninstrumented_modules=1 halt_on_error=1 exitcode=9");
+        said(&mut command);
     }
 
     /// The same, where every definite leak and every wrong access fails.
