@@ -285,7 +285,10 @@ fn what_is_no_file_and_no_batch_is_refused() {
     assert_eq!(server.ask(broken, b"--x\r\nno form").0, 400);
     let (status, _) = server.ask(broken, b"--x--\r\n");
     assert_eq!(status, 422, "no file");
-    assert_eq!(server.json("GET /v1/files?page_size=0", &Value::Null).0, 422);
+    for query in ["page_size=0", "page=x", "order_by=size", "status=LATE"] {
+        let path = format!("GET /v1/batch/jobs?{query}");
+        assert_eq!(server.json(&path, &Value::Null).0, 422, "{query}");
+    }
     assert_eq!(server.json("GET /v1/files/nobody", &Value::Null).0, 404);
     let order = json!({"endpoint": "/v1/chat/completions", "input_files": ["nobody"]});
     assert_eq!(server.json("POST /v1/batch/jobs", &order).0, 404);

@@ -7,6 +7,17 @@ use serde_json::{Value, json};
 /// Most things on one page of a list.
 const PAGE_SIZE_MAX: usize = 1000;
 
+/// Mistral's words for how far a batch is.
+const STATUSES: &[&str] = &[
+    "QUEUED",
+    "RUNNING",
+    "SUCCESS",
+    "FAILED",
+    "TIMEOUT_EXCEEDED",
+    "CANCELLATION_REQUESTED",
+    "CANCELLED",
+];
+
 /// What a batch is for; what the store keeps of it beside its requests.
 #[derive(Debug, Clone)]
 pub(super) struct About(pub(super) Value);
@@ -47,12 +58,17 @@ impl Page {
                 "page" => page.page = number(name, value, 0..=1_000_000)?,
                 "page_size" | "limit" => page.size = Some(number(name, value, 1..=PAGE_SIZE_MAX)?),
                 "after" => page.after = Some(value.to_owned()),
-                "order_by" => page.oldest_first = value == "created",
-                "order" => page.oldest_first = value == "asc",
+                "order_by" => {
+                    page.oldest_first = one_of(name, value, &["-created", "created"])? == 1;
+                }
+                "order" => page.oldest_first = one_of(name, value, &["desc", "asc"])? == 1,
                 "purpose" => page.purpose = Some(value.to_owned()),
-                "status" => page.statuses.push(value.to_owned()),
+                "status" => {
+                    one_of(name, value, STATUSES)?;
+                    page.statuses.push(value.to_owned());
+                }
                 "model" => page.model = Some(value.to_owned()),
-                "inline" => page.inline = value == "true",
+                "inline" => page.inline = one_of(name, value, &["false", "true"])? == 1,
                 _ => {}
             }
         }
@@ -74,6 +90,14 @@ impl Page {
         let model = || About::of(job).0["model"].as_str().map(str::to_owned);
         is_wanted(&self.statuses) && (self.model.is_none() || self.model == model())
     }
+}
+
+/// Which of some words it is.
+fn one_of(name: &str, value: &str, words: &[&str]) -> Result<usize, Fault> {
+    words.iter().position(|word| *word == value).ok_or_else(|| {
+        let message = format!("{name}: must be one of {}", words.join(", "));
+        Fault::new(FaultCode::InvalidField, message).at(name)
+    })
 }
 
 fn number(name: &str, value: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, Fault> {
