@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use chat_json::fault_body;
 
+use crate::compact;
+
 /// Pieces of an answer are worth nothing after this.
 const PIECE_EXPIRY: Duration = Duration::from_secs(60);
 /// A final waits this long for its client, at the broker and in our outbox.
@@ -107,6 +109,19 @@ impl Address {
         self.parcel(self.topic.clone(), chunk.to_string(), false, PIECE_EXPIRY, JSON, properties)
     }
 
+    /// Bytes of one piece of bare text, where the client's buffer may be small.
+    pub(crate) fn text_room(&self) -> Option<usize> {
+        self.compact.then(|| compact::room(&format!("{}/t", self.topic)))
+    }
+
+    /// Makes the end of an answer fit where the client's buffer may be small.
+    pub(crate) fn shrink_end(&self, body: &mut Value, seq: u32, status: u16, cut: bool) {
+        if self.compact {
+            let written = |body: &Value| self.closing(body.clone(), seq, status, cut).payload.len();
+            compact::shrink_end(body, compact::room(&self.end_topic()), written);
+        }
+    }
+
     /// A piece of the answer as bare text.
     pub(crate) fn text(&self, seq: u32, text: String) -> Parcel {
         let properties = vec![("seq", seq.to_string())];
@@ -153,6 +168,9 @@ impl Address {
         if let Some(milliseconds) = fault.retry_after_ms {
             body["ext"]["retry_after_ms"] = json!(milliseconds);
             properties.push(("retry_after_ms", milliseconds.to_string()));
+        }
+        if self.compact {
+            compact::shrink_fault(&mut body, compact::room(&self.end_topic()));
         }
         self.parcel(self.end_topic(), body.to_string(), true, FINAL_EXPIRY, JSON, properties)
     }

@@ -258,9 +258,10 @@ impl Writer {
     async fn flush(&mut self) -> Option<()> {
         let pending = std::mem::take(&mut self.pending);
         let mut tokens = std::mem::take(&mut self.pending_tokens);
+        let bytes_max = self.address.text_room().unwrap_or(DELTA_BYTES_MAX);
         let mut rest = pending.as_str();
         while !rest.is_empty() {
-            let (piece, tail) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES_MAX));
+            let (piece, tail) = rest.split_at(rest.floor_char_boundary(bytes_max));
             rest = tail;
             let event = Event::Text {
                 text: piece.to_owned(),
@@ -352,6 +353,7 @@ impl Writer {
             // Its text went out in pieces, to a client whose buffer may be a few hundred bytes.
             message.remove("content");
         }
+        self.address.shrink_end(&mut body, self.seq, status, self.cut);
         let limit = self.payload_bytes_max.load(Ordering::Relaxed);
         let closing = self.address.closing(body.clone(), self.seq, status, self.cut);
         if closing.payload.len() <= limit {

@@ -20,6 +20,7 @@ mod archive;
 #[cfg(feature = "embedded-broker")]
 mod broker;
 mod choice;
+mod compact;
 mod config;
 mod courier;
 mod desk;

@@ -6,11 +6,11 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mqtt_transport::{MqttTransport, MqttVersion};
 use protocol::{Description, Fault, Reply, Request, Service, Stop, Transport};
-use stage::{config, until};
+use stage::config;
 
 struct Idle;
 
@@ -23,6 +23,13 @@ impl Service for Idle {
         Description::default()
     }
 }
+
+/// Attacks over each version.
+const ATTACKS: usize = 5_000;
+/// Attacks after which memory is first looked at.
+const WARM: usize = 1_000;
+/// What memory may grow by from there to the last attack, over both versions.
+const GROWTH_BYTES_MAX: u64 = 8 << 20;
 
 /// What follows a CONNACK. Bytes are MQTT's own: packet type, length, rest.
 fn attacks() -> Vec<Vec<u8>> {
@@ -44,25 +51,68 @@ fn attacks() -> Vec<Vec<u8>> {
         vec![0x00],
         vec![],
     ];
-    // A cheap generator, so that a failure comes again.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    for length in 1..48 {
-        attacks.push(
-            std::iter::repeat_with(|| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 32) as u8
-            })
-            .take(length)
-            .collect(),
-        );
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    while attacks.len() < ATTACKS {
+        let mut bytes = VALID[dice.below(VALID.len())].to_vec();
+        for _ in 0..=dice.below(3) {
+            let at = dice.below(bytes.len());
+            match dice.below(5) {
+                0 => bytes[at] = dice.byte(),
+                1 => bytes[at] ^= 1 << dice.below(8),
+                2 => bytes.truncate(at.max(1)),
+                3 => bytes.insert(at, dice.byte()),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        attacks.push(bytes);
     }
     attacks
 }
 
+/// Packets that are right in one version or both; what harms is made of them.
+const VALID: &[&[u8]] = &[
+    b"\x30\x07\x00\x01a\x00\x00hi",
+    b"\x30\x05\x00\x01ahi",
+    b"\x32\x09\x00\x01a\x00\x07\x00\x00hi",
+    b"\x32\x1d\x00\x01a\x00\x07\x14\x01\x01\x02\x00\x00\x00\x05\x08\x00\x01r\x09\x00\x02cd\x03\x00\x01t{}",
+    b"\x34\x08\x00\x01a\x00\x09\x00hi",
+    b"\x40\x02\x00\x01",
+    b"\x40\x04\x00\x01\x10\x00",
+    b"\x62\x02\x00\x01",
+    b"\x90\x06\x00\x01\x00\x01\x01\x01",
+    b"\x90\x04\x00\x01\x01\x01",
+    b"\xb0\x04\x00\x02\x00\x00",
+    b"\xd0\x00",
+    b"\xe0\x02\x8b\x00",
+    b"\xf0\x02\x18\x00",
+    b"\x20\x03\x00\x00\x00",
+];
+
+/// A cheap generator, so that a failure comes again.
+struct Dice(u64);
+
+impl Dice {
+    fn byte(&mut self) -> u8 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 32) as u8
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::from(u16::from_be_bytes([self.byte(), self.byte()])) % bound
+    }
+}
+
+/// Bytes of this program in memory, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+}
+
 fn attack(mut node: TcpStream, connack: &[u8], bytes: &[u8]) {
-    node.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
+    node.set_read_timeout(Some(Duration::from_millis(2))).expect("set");
     let mut connect = [0; 512];
     if node.read(&mut connect).unwrap_or(0) == 0 {
         return;
@@ -70,6 +120,15 @@ fn attack(mut node: TcpStream, connack: &[u8], bytes: &[u8]) {
     let _sent = node.write_all(connack).and_then(|()| node.write_all(bytes));
     // The node may hang up first or wait for more; both are right.
     let _read = node.read(&mut connect);
+}
+
+/// As `until`, for what takes longer on a busy box.
+fn patiently(what: &str, holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(300), "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn survives(version: MqttVersion, connack: &'static [u8]) {
@@ -91,7 +150,14 @@ fn survives(version: MqttVersion, connack: &'static [u8]) {
     let transport = Box::new(MqttTransport::new(config).expect("valid"));
     let (handle, stop) = Stop::pair();
     let serving = std::thread::spawn(move || transport.serve(Arc::new(Idle), stop));
-    until("every attack was made", || done.load(Ordering::SeqCst) == total);
+    patiently("the first attacks were made", || done.load(Ordering::SeqCst) >= WARM);
+    let before = resident_bytes();
+    patiently("every attack was made", || done.load(Ordering::SeqCst) == total);
+    if let (Some(before), Some(after)) = (before, resident_bytes()) {
+        let growth = after.saturating_sub(before);
+        assert!(growth < GROWTH_BYTES_MAX, "memory grew by {growth} bytes");
+        eprintln!("{total} attacks, memory grew by {growth} bytes");
+    }
     assert!(!serving.is_finished(), "the node gave up");
     handle.raise();
     serving.join().expect("no panic").expect("no error");
