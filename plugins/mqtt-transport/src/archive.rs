@@ -67,9 +67,11 @@ pub(crate) type Decision = (Then, Result<(), JournalError>);
 
 /// The journal, if there is one, and what waits for it.
 pub(crate) struct Archive {
-    journal: Option<Journal>,
-    decided_in: flume::Sender<(u64, Result<(), JournalError>)>,
+    /// Before the journal, so that it goes first: the journal's thread ends when it has told
+    /// everybody, and must not wait for somebody who no longer listens.
     decided: flume::Receiver<(u64, Result<(), JournalError>)>,
+    decided_in: flume::Sender<(u64, Result<(), JournalError>)>,
+    journal: Option<Journal>,
     waiting: HashMap<u64, Then>,
     tickets: u64,
     /// Numbers of entries, where no journal gives them.
