@@ -93,7 +93,8 @@ pub fn python_with(module: &str) -> Option<PathBuf> {
     let candidates = std::env::var_os("ZONDA_PYTHON")
         .map(PathBuf::from)
         .into_iter()
-        .chain(cache.map(|cache| cache.join("zonda/python/bin/python3")))
+        .chain(cache.iter().map(|cache| cache.join("zonda/python/bin/python3")))
+        .chain(cache.iter().map(|cache| cache.join("zonda/python-clients/bin/python3")))
         .chain([PathBuf::from("python3")]);
     candidates.into_iter().find(|python| {
         Command::new(python)

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools
+cargo xtask setup --clients   LangChain, LiteLLM and schemathesis in a venv of their own (450 MB)
 cargo xtask check          format, tidy, lints, every test, documentation; the kernels on an emulated aarch64
 cargo xtask check --gpu    the tensor tests again through wgpu (on a software Vulkan device: half an hour)
 cargo xtask tidy           limits of files and functions, names in the documents
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["setup"] => setup::setup(),
+        ["setup", "--clients"] => setup::setup_clients(),
         ["check"] => check::check(),
         ["check", "--gpu"] => check::check_gpu(),
         ["tidy"] => tidy::tidy(),

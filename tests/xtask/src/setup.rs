@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{aarch64, cache, header, packages, python, run};
+use crate::{aarch64, cache, header, packages, run};
 
 /// Python packages of the tests: tokenizer files and oracles, and the clients that people use.
 const PYTHON_PACKAGES: &[&str] = &[
@@ -13,9 +13,21 @@ const PYTHON_PACKAGES: &[&str] = &[
     "gguf==0.19.0",
     "numpy",
     "paho-mqtt==2.2.0",
-    "openai",
-    "mistralai",
+    "openai==3.52.0",
+    "mistralai==3.7.0",
     "prometheus_client==0.23.1",
+];
+
+/// Frameworks over those clients, and a tester of APIs by their documents: half a gigabyte, so in an
+/// environment of their own and only when asked for.
+const FRAMEWORK_PACKAGES: &[&str] = &[
+    "langchain-core==1.7.2",
+    "langchain-mistralai==1.1.6",
+    "langchain-openai==1.7.3",
+    "litellm==1.106.2",
+    // litellm asks for it as soon as a request has tools, and does not say so.
+    "mcp==2.3.0",
+    "schemathesis==4.32.5",
 ];
 
 /// Programs of the tests and the Debian packages that bring them.
@@ -31,24 +43,29 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// tools for another architecture.
 pub(crate) fn setup() -> Result<()> {
     packages::install(&packages::missing(PROGRAMS))?;
-    python_environment()?;
+    python_environment("python", PYTHON_PACKAGES)?;
     header::setup()?;
     aarch64::setup();
     Ok(())
 }
 
-fn python_environment() -> Result<()> {
-    let folder = cache()?.join("python");
-    let wanted = PYTHON_PACKAGES.join("\n");
+/// Installs the frameworks that few tests want.
+pub(crate) fn setup_clients() -> Result<()> {
+    python_environment("python-clients", FRAMEWORK_PACKAGES)
+}
+
+fn python_environment(name: &str, packages: &[&str]) -> Result<()> {
+    let folder = cache()?.join(name);
+    let wanted = packages.join("\n");
     let stamp = folder.join("zonda-packages.txt");
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         eprintln!("xtask: Python packages are up to date in {}", folder.display());
         return Ok(());
     }
     create_environment(&folder)?;
-    run(Command::new(python()?)
+    run(Command::new(folder.join("bin/python3"))
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .args(PYTHON_PACKAGES))?;
+        .args(packages))?;
     Ok(std::fs::write(stamp, wanted)?)
 }
 

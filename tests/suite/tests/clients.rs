@@ -1,0 +1,86 @@
+//! Tables of checks in the clients that people use, against the real program.
+#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
+#![allow(clippy::print_stdout, reason = "the table is shown, and what is skipped is counted")]
+
+use std::process::Command;
+
+use suite::{Daemon, python_with, root, tiny_gguf};
+
+/// Runs a script of `tests/suite/clients` on a program of its own and gives its table.
+///
+/// Four answers run and twelve wait: one request with `n` 16 fills the program.
+fn table(script: &str, modules: &[&str], arguments: &[&str]) -> Option<String> {
+    let mut python = None;
+    for module in modules {
+        python = python_with(module);
+        if python.is_none() {
+            println!(
+                "skipped: not installed: {module} (cargo xtask setup, with --clients for some)"
+            );
+            return None;
+        }
+    }
+    let queue = ["--set", "engine.sequences_max=4", "--set", "engine.queue_requests_max=12"];
+    let daemon = Daemon::start(&tiny_gguf(), &[&queue, arguments].concat());
+    let output = Command::new(python?)
+        .arg(root().join("tests/suite/clients").join(script))
+        .args([&format!("http://{}", daemon.http), "default"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{told}");
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\n{why}");
+    Some(told)
+}
+
+/// Every line of the table is green, and there are as many as belong to it.
+fn all_hold(table: &str, checks_min: usize) {
+    let green = table.lines().filter(|line| line.starts_with("ok ")).count();
+    assert!(green >= checks_min, "{green} checks, where at least {checks_min} belong");
+    assert!(!table.contains("FAIL"));
+}
+
+#[test]
+fn openais_client_gets_what_it_expects() {
+    if let Some(table) = table("openai_client.py", &["openai"], &[]) {
+        all_hold(&table, 35);
+    }
+}
+
+#[test]
+fn mistrals_client_gets_what_it_expects() {
+    if let Some(table) = table("mistral_client.py", &["mistralai"], &[]) {
+        all_hold(&table, 28);
+    }
+}
+
+#[test]
+fn langchain_and_litellm_get_what_they_expect() {
+    let modules = ["langchain_openai", "langchain_mistralai", "litellm"];
+    if let Some(table) = table("frameworks.py", &modules, &[]) {
+        all_hold(&table, 32);
+    }
+}
+
+#[test]
+fn the_document_holds_under_generated_requests() {
+    let Some(python) = python_with("schemathesis") else {
+        println!("skipped: not installed: schemathesis (cargo xtask setup --clients)");
+        return;
+    };
+    let daemon = Daemon::start(&tiny_gguf(), &["--set", "engine.context_tokens_max=64"]);
+    let folder = root().join("tests/suite/clients");
+    let output = Command::new(python.with_file_name("schemathesis"))
+        .arg("--config-file")
+        .arg(folder.join("schemathesis.toml"))
+        .args(["run", &format!("http://{}/openapi.json", daemon.http), "--checks", "all"])
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--seed", "1"])
+        .args(["--continue-on-failure", "--no-color", "--suppress-health-check", "all"])
+        .current_dir(tempfile::tempdir().unwrap().path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("No issues found"), "{told}");
+}
