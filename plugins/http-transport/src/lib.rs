@@ -11,10 +11,10 @@
 mod answers;
 mod batches;
 mod classify;
-mod embeddings;
 mod fault_response;
 mod gate;
 mod guard;
+mod networks;
 mod patience;
 mod routes;
 mod server;

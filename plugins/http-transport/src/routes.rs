@@ -26,7 +26,7 @@ use crate::batches::{self, Desk};
 use crate::fault_response::{json_response, json_text, refuse, refuse_method};
 use crate::gate::{Gate, Ticket};
 use crate::guard::admit;
-use crate::{classify, embeddings, tokens};
+use crate::{classify, networks, tokens};
 
 /// Time for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,8 +42,8 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<dyn Service>,
     pub(crate) config: HttpConfig,
     pub(crate) gate: Gate,
-    /// Turns of those who want vectors.
-    pub(crate) embeddings: Semaphore,
+    /// Turns of those who wait for a network beside the model.
+    pub(crate) networks: Semaphore,
     pub(crate) desk: Desk,
 }
 
@@ -61,7 +61,9 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
         ("/v1/completions", post(complete_text)),
         ("/v1/classifications", post(classify::texts)),
         ("/v1/chat/classifications", post(classify::chats)),
-        ("/v1/embeddings", post(embeddings::embed)),
+        ("/v1/embeddings", post(networks::embed)),
+        ("/v1/moderations", post(networks::moderate)),
+        ("/v1/chat/moderations", post(networks::moderate_chats)),
         ("/tokenize", post(tokens::tokenize)),
         ("/detokenize", post(tokens::detokenize)),
         ("/v1/models", get(models)),

@@ -72,8 +72,8 @@ async fn run(
     let drain = config.drain;
     let slots = Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS)));
     let (gate, all_left) = gate();
-    let embeddings = Semaphore::new(crate::embeddings::RUNNING_MAX);
-    let shared = Arc::new(Shared { service, config, gate, embeddings, desk });
+    let networks = Semaphore::new(crate::networks::RUNNING_MAX);
+    let shared = Arc::new(Shared { service, config, gate, networks, desk });
     let router = router(Arc::clone(&shared));
     let batches = batches::run(Arc::clone(&shared), inner(Arc::clone(&shared)));
     let batches = tokio::spawn(batches);

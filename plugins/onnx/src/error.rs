@@ -40,6 +40,12 @@ pub enum OnnxError {
         /// What it should have, and what it has.
         message: String,
     },
+    /// A text is longer than what is read of one.
+    #[error("the text is too long: about {tokens_max} tokens are read at most")]
+    TooLong {
+        /// The limit, about.
+        tokens_max: u32,
+    },
     /// It did not run.
     #[error("the network failed: {message}")]
     Run {

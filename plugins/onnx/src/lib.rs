@@ -10,6 +10,7 @@
 //! was sent with. [`Workers`] bounds the threads that compute.
 #![forbid(unsafe_code)]
 
+mod classifier;
 mod embedder;
 mod error;
 mod files;
@@ -19,6 +20,7 @@ mod text_network;
 mod words;
 mod workers;
 
+pub use classifier::{Judged, Scoring, TextClassifier, TextClassifierConfig};
 pub use embedder::{Embedded, Embedder, EmbedderConfig, Pooling};
 pub use error::OnnxError;
 pub use files::{NETWORK_BYTES_MAX, TOKENIZER_BYTES_MAX};

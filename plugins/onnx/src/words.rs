@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::{Encoding, Tokenizer, TruncationParams};
+use tokenizers::{Encoding, PostProcessor, Tokenizer, TruncationDirection};
 
 use crate::OnnxError;
 use crate::files::{TOKENIZER_BYTES_MAX, read};
@@ -18,6 +18,9 @@ pub(crate) struct Piece {
 /// Cuts texts.
 pub(crate) struct Words {
     tokenizer: Tokenizer,
+    /// Tokens of a piece without those that the pipeline puts around it.
+    text_tokens_max: usize,
+    overlap_tokens: usize,
 }
 
 impl Words {
@@ -29,29 +32,38 @@ impl Words {
     ) -> Result<Self, OnnxError> {
         let bytes = read(path, TOKENIZER_BYTES_MAX)?;
         let malformed = |message: String| OnnxError::Malformed { path: path.to_owned(), message };
-        let parsed = guarded(|| Tokenizer::from_bytes(&bytes));
-        let mut tokenizer =
+        let parsed = guarded(|| {
+            let mut tokenizer = Tokenizer::from_bytes(&bytes)?;
+            // The crate's word for: control tokens in a text are text.
+            tokenizer.set_encode_special_tokens(true);
+            tokenizer.with_padding(None);
+            // With a limit the crate stops reading there, and the rest would not be known.
+            tokenizer.with_truncation(None)?;
+            Ok(tokenizer)
+        });
+        let tokenizer =
             parsed.map_err(|error| malformed(format!("not a usable tokenizer.json: {error}")))?;
-        // The crate's word for: control tokens in a text are text.
-        tokenizer.set_encode_special_tokens(true);
-        tokenizer.with_padding(None);
-        let truncation = TruncationParams {
-            max_length: tokens_max,
-            stride: overlap_tokens,
-            ..TruncationParams::default()
-        };
-        guarded(|| tokenizer.with_truncation(Some(truncation)).map(|_| ()))
-            .map_err(|error| malformed(format!("{tokens_max} tokens are too few: {error}")))?;
-        Ok(Self { tokenizer })
+        let around = tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(false));
+        let text_tokens_max = tokens_max.saturating_sub(around);
+        if text_tokens_max <= overlap_tokens {
+            let message =
+                format!("tokens_max {tokens_max} is too few: {around} stand around a text");
+            return Err(malformed(message));
+        }
+        Ok(Self { tokenizer, text_tokens_max, overlap_tokens })
     }
 
     /// The pieces of a text in their order, at least one.
     pub(crate) fn pieces(&self, text: &str) -> Result<Vec<Piece>, OnnxError> {
-        let encoding = guarded(|| self.tokenizer.encode(text, true))
-            .map_err(|message| OnnxError::Run { message: format!("tokenizer: {message}") })?;
-        let mut pieces = vec![piece(&encoding)];
-        pieces.extend(encoding.get_overflowing().iter().map(piece));
-        Ok(pieces)
+        let pieces = guarded(|| {
+            let mut encoding = self.tokenizer.encode(text, false)?;
+            let direction = TruncationDirection::Right;
+            encoding.truncate(self.text_tokens_max, self.overlap_tokens, direction);
+            let rest = encoding.take_overflowing();
+            let whole = |part| Ok(piece(&self.tokenizer.post_process(part, None, true)?));
+            std::iter::once(encoding).chain(rest).map(whole).collect()
+        });
+        pieces.map_err(|message| OnnxError::Run { message: format!("tokenizer: {message}") })
     }
 }
 

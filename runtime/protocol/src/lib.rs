@@ -9,6 +9,7 @@ mod classify;
 mod embedding;
 mod event;
 mod fault;
+mod moderation;
 mod plugin;
 mod request;
 mod service;
@@ -17,6 +18,7 @@ pub use classify::{Classify, LabelScore, Scores, Task};
 pub use embedding::{EmbedRequest, EmbedderCard, Embeddings};
 pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};
 pub use fault::{Fault, FaultCode};
+pub use moderation::{CategoryScore, ModerateRequest, Moderations};
 pub use plugin::{
     Asked, Filter, Observation, Observer, Stop, StopHandle, Tool, ToolError, Toolbox, Transport,
     TransportError,

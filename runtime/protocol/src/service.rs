@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::{
-    EmbedRequest, EmbedderCard, Embeddings, Event, Fault, FaultCode, Request, RequestId, TokenId,
+    EmbedRequest, EmbedderCard, Embeddings, Event, Fault, FaultCode, ModerateRequest, Moderations,
+    Request, RequestId, TokenId,
 };
 
 /// Something that answers requests: the engine, or a layer around it.
@@ -42,6 +43,14 @@ pub trait Service: Send + Sync {
     /// Threads: any; computes while the caller waits, on a thread of the network's.
     fn embed(&self, _request: EmbedRequest) -> Result<Embeddings, Fault> {
         let message = "no network here makes vectors of texts; configure one as [[onnx]]";
+        Err(Fault::new(FaultCode::Unsupported, message))
+    }
+
+    /// The categories of inputs, by a classifier beside the model.
+    ///
+    /// Errors and threads: as `embed`.
+    fn moderate(&self, _request: ModerateRequest) -> Result<Moderations, Fault> {
+        let message = "no classifier here has categories; configure one as [[onnx]]";
         Err(Fault::new(FaultCode::Unsupported, message))
     }
 }
