@@ -17,6 +17,7 @@ mod hardware;
 mod layer;
 mod nearest;
 mod origin;
+mod plugins;
 mod profile;
 mod read;
 mod reader;
@@ -27,6 +28,7 @@ pub use classifiers::{ClassifierConfig, TargetConfig};
 pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, profiles};
 pub use hardware::Hardware;
 pub use origin::{Origin, Problem, ProfileError};
+pub use plugins::{PluginSettings, PluginsSection};
 pub use profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
     MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{ClassifierConfig, Expect, HardwareFacts, ModelFacts, Origin, Secret};
+use crate::{ClassifierConfig, Expect, HardwareFacts, ModelFacts, Origin, PluginsSection, Secret};
 
 /// Everything that this box is told about itself.
 ///
@@ -27,6 +27,8 @@ pub struct Profile {
     pub mqtt: MqttSection,
     /// Functions on this box that the model may call.
     pub tools: ToolsSection,
+    /// Plugins of others.
+    pub plugins: PluginsSection,
     /// What looks at requests and answers, in this order.
     pub filters: Vec<FilterConfig>,
     /// What is told apart, by the names that requests ask for.

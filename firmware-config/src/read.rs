@@ -43,6 +43,7 @@ pub(crate) fn profile(
         http: http(reader),
         mqtt: mqtt(reader, hardware, credentials, state),
         tools: tools(reader),
+        plugins: crate::plugins::plugins(reader),
         filters: filters(reader),
         classifiers: crate::classifiers::read(reader),
         log: LogSection {
@@ -254,7 +255,7 @@ fn filters(reader: &mut Reader) -> Vec<FilterConfig> {
     filters
 }
 
-fn json(item: Item) -> Json {
+pub(crate) fn json(item: Item) -> Json {
     match item.value {
         Value::Text(text) | Value::Raw(text) | Value::Other(text) => Json::String(text),
         Value::Integer(number) => Json::Number(number.into()),

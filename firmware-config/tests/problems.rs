@@ -45,7 +45,7 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
             /etc/zonda/zonda.toml:2: unknown key engine.sequences_mx; did you mean engine.sequences_max?
             /etc/zonda/zonda.toml:5: unknown key egine.page_tokens; did you mean engine.page_tokens?
             /etc/zonda/zonda.toml:8: unknown key http.port; [http] has token_sha256, enabled, address, strictness, body_bytes_max, connections_max, drain_ms, batch_folder, batch_bytes_max
-            /etc/zonda/zonda.toml:11: unknown key bluetooth.on; sections are device, memory, engine, model, http, mqtt, tools, log
+            /etc/zonda/zonda.toml:11: unknown key bluetooth.on; sections are device, memory, engine, model, http, mqtt, tools, plugins, log
         "#]],
     );
     check_file(
@@ -256,4 +256,35 @@ fn a_classifier_says_which_of_its_tables_is_wrong() {
             /etc/zonda/zonda.toml:19: classifiers: targets: labels is missing; such as labels = ["on", "off"]
         "#]],
     );
+}
+
+#[test]
+fn plugins_need_their_folders_and_are_named_once() {
+    check_file(
+        "[plugins]\nenabled = [\"a\", \"a\"]\nfolders = 1\n\n[[plugins.settings]]\nwords = []\n\n\
+         [[plugins.settings]]\nid = \"a\"\n\n[[plugins.settings]]\nid = \"a\"\n",
+        &expect![[r#"
+            /etc/zonda/zonda.toml:2: plugins.enabled names plugins, plugins.folder is not set
+            /etc/zonda/zonda.toml:2: plugins.enabled names plugins, plugins.state_folder is not set
+            /etc/zonda/zonda.toml:2: plugins.enabled names "a" twice
+            /etc/zonda/zonda.toml:3: unknown key plugins.folders; did you mean plugins.folder?
+            /etc/zonda/zonda.toml:5: plugins.settings: id is missing; it names the plugin
+            /etc/zonda/zonda.toml:11: plugins.settings: "a" is there twice
+        "#]],
+    );
+}
+
+#[test]
+fn a_plugin_gets_every_setting_but_its_id() {
+    let root = tempfile::tempdir().expect("a fresh folder");
+    let path = root.path().join("etc/zonda/zonda.toml");
+    fs::create_dir_all(path.parent().expect("it has a folder")).expect("a fresh folder");
+    let text = "[plugins]\nfolder = \"/p\"\nstate_folder = \"/s\"\nenabled = [\"a\"]\n\n\
+                [[plugins.settings]]\nid = \"a\"\nwords = [\"x\"]\n";
+    fs::write(path, text).expect("a fresh file");
+    let plugins = Profile::load(&sources(&root)).expect("it is good").profile.plugins;
+    assert_eq!(plugins.enabled, ["a"]);
+    assert_eq!(plugins.settings[0].id, "a");
+    let settings = serde_json::Value::Object(plugins.settings[0].settings.clone());
+    assert_eq!(settings.to_string(), r#"{"words":["x"]}"#);
 }

@@ -4,8 +4,9 @@
 //! One file for each plugin, replaced as a whole, so that the daemon and the command line may write
 //! at the same time.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -68,7 +69,7 @@ impl StateFolder {
     /// Remembers this of a plugin, over a loss of power too.
     pub fn write(&self, id: &str, remembered: &Remembered) -> io::Result<()> {
         let path = self.file(id, "json")?;
-        std::fs::create_dir_all(&self.0)?;
+        make(&self.0)?;
         let whole = self.file(id, &format!("json.{}.new", std::process::id()))?;
         let mut file = File::create(&whole)?;
         file.write_all(serde_json::to_string_pretty(remembered)?.as_bytes())?;
@@ -102,6 +103,11 @@ impl StateFolder {
     }
 }
 
+/// What plugins log may quote requests: the folder is its owner's alone.
+fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// A log that begins anew at its limit and keeps the one before.
 #[derive(Debug)]
 pub(crate) struct LogFile {
@@ -112,7 +118,7 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     fn open(folder: &Path, path: PathBuf) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        make(folder)?;
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         let bytes = file.metadata()?.len();
         Ok(Self { path, file, bytes })

@@ -17,6 +17,7 @@ use weights::Archive;
 use crate::classifying::Classifying;
 use crate::error::AssembleError;
 use crate::filtered::Filtered;
+use crate::foreign::Foreign;
 use crate::model_files::ModelFiles;
 use crate::tool_loop::ToolLoop;
 
@@ -244,8 +245,11 @@ impl House {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, AssembleError> {
         // What is cheap to check comes before what takes minutes.
-        let filters = crate::plugins::filters(profile)?;
-        let tools = crate::plugins::tools(profile)?;
+        let mut filters = crate::plugins::filters(profile)?;
+        let mut tools = crate::plugins::tools(profile)?;
+        let mut foreign = Foreign::start(profile)?;
+        filters.append(&mut foreign.filters);
+        foreign.add_tools(&mut tools);
         let serving = {
             let archive = files.open()?;
             serving(profile, files, archive.as_ref())?
@@ -286,8 +290,9 @@ impl House {
         }
         let classifiers = profile.classifiers.clone();
         service = Arc::new(Classifying::new(service, classifiers, answers_max(profile))?);
-        if !filters.is_empty() {
-            service = Arc::new(Filtered::new(service, filters, answers_max(profile)));
+        if !filters.is_empty() || !foreign.observers.is_empty() {
+            let observers = foreign.observers;
+            service = Arc::new(Filtered::new(service, filters, observers, answers_max(profile)));
         }
         let card = engine.describe().models.into_iter().next().unwrap_or(card);
         Ok(Self { archive, codec, card, device, engine, tools, service })

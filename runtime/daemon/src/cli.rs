@@ -40,6 +40,15 @@ pub(crate) enum Command {
     Mqtt(MqttCommand),
     /// List the compute devices of this box and this build
     Devices(Devices),
+    /// Look at plugins of others, and switch them on and off
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// What the program starts for each plugin
+    #[command(hide = true)]
+    PluginHost {
+        /// The plugin's id, for lists of processes
+        id: Option<String>,
+    },
 }
 
 /// Where the model and the configuration come from, and what computes.
@@ -247,4 +256,47 @@ pub(crate) struct Devices {
     /// Print one JSON array
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `zonda plugin …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// List the plugins of plugins.folder, without running them
+    List {
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Check manifests and SHA-256, without running anything; exit code 65 when one is wrong
+    Verify {
+        /// One plugin; all of them when left out
+        id: Option<String>,
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Take back a disable, and end a quarantine
+    Enable {
+        /// Which plugin
+        id: String,
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Keep a plugin from starting, whatever the configuration says
+    Disable {
+        /// Which plugin
+        id: String,
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Print what a plugin logged, and what became of it
+    Logs {
+        /// Which plugin
+        id: String,
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+    },
 }

@@ -2,44 +2,64 @@
 
 use std::sync::Arc;
 
-use protocol::{Description, Encoded, Event, Fault, Filter, Reply, Request, Service, TokenId};
+use protocol::{
+    Asked, Description, Encoded, Event, Fault, Filter, Observer, Reply, Request, Service, TokenId,
+};
 
+use crate::held::Held;
 use crate::relay::{Gone, Outlet, Relays};
+use crate::watch::Watch;
 
-/// Filters around a service.
+/// Filters and observers around a service.
 pub(crate) struct Filtered {
     inner: Arc<dyn Service>,
     filters: Arc<[Box<dyn Filter>]>,
+    observers: Arc<[Box<dyn Observer>]>,
     relays: Relays,
 }
 
 impl Filtered {
-    /// Puts `filters`, in this order, before `inner`; at most `requests_max` answers at a time.
+    /// Puts `filters`, in this order, before `inner`, and `observers` around both; at most
+    /// `requests_max` answers at a time.
     pub(crate) fn new(
         inner: Arc<dyn Service>,
         filters: Vec<Box<dyn Filter>>,
+        observers: Vec<Box<dyn Observer>>,
         requests_max: u32,
     ) -> Self {
-        Self { inner, filters: filters.into(), relays: Relays::new("filters", requests_max) }
+        let relays = Relays::new("filters", requests_max);
+        Self { inner, filters: filters.into(), observers: observers.into(), relays }
+    }
+
+    /// Takes the watch along where an answer begins.
+    fn begin(&self, mut request: Request, watch: &mut Option<Watch>) -> Result<Reply, Fault> {
+        self.filters.iter().try_for_each(|filter| filter.on_request(&mut request))?;
+        let seat = self.relays.seat()?;
+        let asked = Asked::of(&request);
+        let answer = self.inner.submit(request)?;
+        let filters = Arc::clone(&self.filters);
+        let is_held = filters.iter().any(|filter| filter.judges_answers());
+        let id = asked.id.clone();
+        let held = is_held.then(Held::default);
+        let mut line = Line { filters, asked, watch: watch.take(), held };
+        seat.run(id, move |outlet| {
+            // The reader is gone: there is nobody left to tell.
+            let _gone = line.run(answer, &outlet);
+        })
     }
 }
 
 impl Service for Filtered {
-    fn submit(&self, mut request: Request) -> Result<Reply, Fault> {
-        if self.filters.is_empty() {
+    fn submit(&self, request: Request) -> Result<Reply, Fault> {
+        if self.filters.is_empty() && self.observers.is_empty() {
             return self.inner.submit(request);
         }
-        for filter in self.filters.iter() {
-            filter.on_request(&mut request)?;
+        let mut watch = Some(Watch::new(Arc::clone(&self.observers), &request.model));
+        let reply = self.begin(request, &mut watch);
+        if let (Err(fault), Some(watch)) = (&reply, &mut watch) {
+            watch.refused(fault);
         }
-        let seat = self.relays.seat()?;
-        let id = request.id.clone();
-        let answer = self.inner.submit(request)?;
-        let filters = Arc::clone(&self.filters);
-        seat.run(id, move |outlet| {
-            // The reader is gone: there is nobody left to tell.
-            let _gone = filter_events(answer, &filters, &outlet);
-        })
+        reply
     }
 
     fn describe(&self) -> Description {
@@ -56,23 +76,37 @@ impl Service for Filtered {
     }
 }
 
-fn filter_events(
-    mut answer: Reply,
-    filters: &[Box<dyn Filter>],
-    outlet: &Outlet,
-) -> Result<(), Gone> {
-    while let Some(mut event) = outlet.next(&mut answer)? {
-        let verdict = filters.iter().try_for_each(|filter| filter.on_event(&mut event));
-        if let Err(fault) = verdict {
-            event = Event::Failed(fault);
+/// One answer on its way to its reader.
+struct Line {
+    filters: Arc<[Box<dyn Filter>]>,
+    asked: Asked,
+    watch: Option<Watch>,
+    /// Where a filter judges answers as a whole.
+    held: Option<Held>,
+}
+
+impl Line {
+    fn run(&mut self, mut answer: Reply, outlet: &Outlet) -> Result<(), Gone> {
+        while let Some(mut event) = outlet.next(&mut answer)? {
+            let verdict = self.filters.iter().try_for_each(|filter| filter.on_event(&mut event));
+            if let Err(fault) = verdict {
+                event = Event::Failed(fault);
+            }
+            let events = match &mut self.held {
+                Some(held) => held.pass(event, &self.asked, &self.filters),
+                None => vec![event],
+            };
+            for event in events {
+                self.watch.iter_mut().for_each(|watch| watch.see(&event));
+                let last = event.is_last();
+                outlet.send(event, &answer)?;
+                if last {
+                    return Ok(());
+                }
+            }
         }
-        let last = event.is_last();
-        outlet.send(event, &answer)?;
-        if last {
-            break;
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -80,7 +114,9 @@ mod tests {
     use std::sync::Mutex;
     use std::time::{Duration, Instant};
 
-    use protocol::{EventSink, FaultCode, FinishReason, Input, SendOutcome, Usage, reply_pair};
+    use protocol::{
+        EventSink, FaultCode, FinishReason, Input, Observation, SendOutcome, Usage, reply_pair,
+    };
 
     use super::*;
 
@@ -110,7 +146,7 @@ mod tests {
     struct Shout;
 
     impl Filter for Shout {
-        fn name(&self) -> &'static str {
+        fn name(&self) -> &str {
             "shout"
         }
 
@@ -146,7 +182,7 @@ mod tests {
     struct Mark;
 
     impl Filter for Mark {
-        fn name(&self) -> &'static str {
+        fn name(&self) -> &str {
             "mark"
         }
 
@@ -168,7 +204,7 @@ mod tests {
     fn filtered(requests_max: u32) -> (Arc<Open>, Filtered) {
         let open = Arc::new(Open::default());
         let filters: Vec<Box<dyn Filter>> = vec![Box::new(Shout), Box::new(Mark)];
-        (Arc::clone(&open), Filtered::new(open, filters, requests_max))
+        (Arc::clone(&open), Filtered::new(open, filters, Vec::new(), requests_max))
     }
 
     fn request(text: &str) -> Request {
@@ -276,6 +312,106 @@ mod tests {
         }
         sink.send(finished());
         assert_eq!(reply.recv(), Some(finished()));
+    }
+
+    /// Judges answers as a whole.
+    struct Whole;
+
+    impl Filter for Whole {
+        fn name(&self) -> &str {
+            "whole"
+        }
+
+        fn on_request(&self, _request: &mut Request) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        fn on_event(&self, _event: &mut Event) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        fn judges_answers(&self) -> bool {
+            true
+        }
+
+        fn on_answer(&self, asked: &Asked, answer: &mut Vec<Event>) -> Result<(), Fault> {
+            assert_eq!(asked.id.0, "r");
+            match answer.as_mut_slice() {
+                [Event::Text { text, .. }] if text == "bad end" => {
+                    Err(Fault::new(FaultCode::Forbidden, "no"))
+                }
+                [Event::Text { text, .. }] => {
+                    text.push('!');
+                    Ok(())
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// Keeps what it hears.
+    struct Ear(Arc<Mutex<Vec<Observation>>>);
+
+    impl Observer for Ear {
+        fn observe(&self, seen: &Observation) {
+            self.0.lock().unwrap().push(seen.clone());
+        }
+    }
+
+    fn judged() -> (Arc<Open>, Filtered, Arc<Mutex<Vec<Observation>>>) {
+        let open = Arc::new(Open::default());
+        let heard = Arc::default();
+        let observers: Vec<Box<dyn Observer>> = vec![Box::new(Ear(Arc::clone(&heard)))];
+        let filtered = Filtered::new(
+            Arc::clone(&open) as Arc<dyn Service>,
+            vec![Box::new(Whole)],
+            observers,
+            4,
+        );
+        (open, filtered, heard)
+    }
+
+    #[test]
+    fn an_answer_is_held_until_it_is_judged_as_a_whole() {
+        let (open, filtered, heard) = judged();
+        for (end, wanted) in [(" end", None), (" good", Some("bad good!"))] {
+            let mut reply = filtered.submit(request("ask")).unwrap();
+            let sink = open.sinks.lock().unwrap().pop().unwrap();
+            sink.send(text("bad"));
+            sink.send(text(end));
+            assert!(reply.recv_timeout(Duration::from_millis(50)).is_err(), "something was sent");
+            sink.send(finished());
+            match wanted {
+                Some(wanted) => {
+                    assert_eq!(reply.recv(), Some(Event::text(wanted, 2)));
+                    assert_eq!(reply.recv(), Some(finished()));
+                }
+                None => assert!(matches!(reply.recv(), Some(Event::Failed(_)))),
+            }
+            assert_eq!(reply.recv(), None);
+        }
+        until("both are observed", || heard.lock().unwrap().len() == 2);
+        let outcomes: Vec<_> = heard.lock().unwrap().iter().map(|seen| seen.outcome).collect();
+        assert_eq!(outcomes, ["forbidden", "stop"]);
+    }
+
+    #[test]
+    fn an_answer_too_long_to_be_held_is_refused() {
+        let (open, filtered, _heard) = judged();
+        let mut reply = filtered.submit(request("ask")).unwrap();
+        let sink = open.sinks.lock().unwrap().pop().unwrap();
+        sink.send(Event::text("x".repeat(2 << 20), 1));
+        let last = reply.recv();
+        assert!(matches!(last, Some(Event::Failed(fault)) if fault.code == FaultCode::TooLarge));
+    }
+
+    #[test]
+    fn observers_hear_of_requests_that_nobody_waits_for() {
+        let (_open, filtered, heard) = judged();
+        drop(filtered.submit(request("ask")).unwrap());
+        until("it is observed", || !heard.lock().unwrap().is_empty());
+        let seen = heard.lock().unwrap()[0].clone();
+        assert_eq!((seen.outcome, seen.accepted, seen.first_text), ("cancelled", None, None));
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod devices;
 mod encode;
 mod error;
 mod filtered;
+mod foreign;
+mod held;
 mod inspect;
 mod lines;
 mod logits;
@@ -27,6 +29,7 @@ mod single;
 mod tool_loop;
 mod verbs;
 mod verify;
+mod watch;
 
 pub use assemble::{House, load_profile};
 pub use devices::{DeviceSummary, devices};

@@ -146,6 +146,7 @@ pub(crate) fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleErr
 pub(crate) fn check(profile: &Profile) -> Result<(), AssembleError> {
     filters(profile)?;
     tools(profile)?;
+    crate::foreign::check(profile)?;
     profile.device.backend.parse::<model::BackendChoice>()?;
     Ok(())
 }

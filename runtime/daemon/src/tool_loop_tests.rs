@@ -169,7 +169,7 @@ fn built_in_tools_and_filters_stand_in_one_line() {
         ToolLoop::new(Arc::clone(&scripted) as Arc<dyn Service>, tools.into(), Vec::new(), LIMITS);
     let settings = json!({ "messages_max": 1, "answer_tokens_max": 100 });
     let length = filters::build("length", settings.as_object().unwrap()).unwrap();
-    let line = crate::filtered::Filtered::new(Arc::new(line), vec![length], 4);
+    let line = crate::filtered::Filtered::new(Arc::new(line), vec![length], Vec::new(), 4);
 
     let mut reply = line.submit(chat()).unwrap();
     let events: Vec<Event> = std::iter::from_fn(|| reply.recv()).collect();

@@ -12,7 +12,7 @@ use crate::assemble::load_profile;
 use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, MqttCommand, Setup};
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
-use crate::{bench, devices, encode, inspect, logits, prepare, run as answers, serve};
+use crate::{bench, devices, encode, foreign, inspect, logits, prepare, run as answers, serve};
 
 /// Exit codes of sysexits.h that scripts and service files rely on.
 const EXIT_DATA: u8 = 65;
@@ -28,6 +28,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => error.exit(),
     };
     keep_panics_quiet();
+    foreign::this_is_the_program();
     let mut stdout = std::io::stdout();
     match dispatch(cli.command, &mut stdout) {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,6 +112,11 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
             Ok(())
         }
         Command::Devices(arguments) => devices::print(arguments.json, stdout),
+        Command::Plugin(command) => {
+            let loaded = configure(command.setup())?;
+            foreign::command(&loaded.profile, &command, stdout)
+        }
+        Command::PluginHost { .. } => foreign::host(),
     }
 }
 
