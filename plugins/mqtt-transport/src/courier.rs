@@ -1,6 +1,8 @@
 //! The one task that owns the connection, the outbox and the desk.
 
+mod delivery;
 mod filing;
+mod parting;
 mod revival;
 
 use std::collections::VecDeque;
@@ -20,11 +22,10 @@ use crate::config::{Checked, MqttConfig};
 use crate::desk::Desk;
 use crate::gauge::{Count, MqttGauge};
 use crate::home::{self, Announcement};
-use crate::link::{Break, Dialect, HANDED_MAX, Link, LinkOptions, Signal, Up, wire_bytes};
-use crate::outbox::{Lost, Outbox, Ticket};
+use crate::link::{Break, Dialect, Link, LinkOptions, Signal, Up};
+use crate::outbox::{Outbox, Ticket};
 use crate::pool::{Heard, Pool};
 use crate::presence::Presence;
-use crate::watch::Change;
 
 /// Confirmations that may be outstanding.
 const WINDOW: usize = 8;
@@ -412,106 +413,6 @@ impl Courier {
         }
     }
 
-    fn post(&mut self, parcel: Parcel, now: Instant) {
-        if parcel.reliable {
-            let (_, lost) = self.outbox.push(parcel, None, now);
-            self.lost(lost, now);
-        } else if self.link.as_ref().is_some_and(|line| line.subscribed) {
-            self.pieces.push_back(parcel);
-        } else {
-            self.gauge.count(Count::DeltaDropped);
-        }
-    }
-
-    /// Messages left the outbox without a confirmation.
-    fn lost(&mut self, lost: Lost, now: Instant) {
-        self.gauge.add(Count::ReplyLost, lost.count);
-        for number in lost.numbers {
-            self.settle(number, now);
-        }
-    }
-
-    /// Tells the broker that a message is taken, if it came over the connection that we have.
-    fn confirm(&mut self, receipt: Receipt) {
-        if let Some(pool) = &mut self.pool {
-            pool.confirm(receipt);
-        }
-        let line = self.link.as_mut().filter(|line| line.number == receipt.line);
-        if let (Some(line), Some(packet_id)) = (line, receipt.packet_id) {
-            line.confirmations.push_back(packet_id);
-        }
-    }
-
-    /// Gives the client library what confirmations it has room for.
-    fn hand_confirmations(&mut self) {
-        let Some(line) = self.link.as_mut().filter(|line| !line.closed) else { return };
-        while line.handed < HANDED_MAX
-            && let Some(packet_id) = line.confirmations.pop_front()
-        {
-            // A line that is over says so behind the signals that we have not read yet, and its
-            // broker sends the message again.
-            line.closed = !line.link.confirm(packet_id);
-            line.handed += usize::from(!line.closed);
-            if line.closed {
-                return;
-            }
-        }
-        if line.confirmations.len() > CONFIRMATIONS_MAX {
-            let why = "the broker sends faster than it takes confirmations";
-            self.lose(&Break::Lost(why.into()), Instant::now());
-        }
-    }
-
-    /// Gives the client library what it has room for: confirmations, pieces, ends.
-    fn hand_over(&mut self) {
-        self.hand_confirmations();
-        let now = Instant::now();
-        let Some(line) = self.link.as_mut().filter(|line| line.subscribed && !line.closed) else {
-            return;
-        };
-        let Some((up, _)) = line.up else { return };
-        // One confirmation short of the broker's limit, so that our own confirmations are not
-        // held back behind it.
-        let broker_window = up.receive_max.map_or(WINDOW, |max| usize::from(max).saturating_sub(1));
-        let window = WINDOW.min(broker_window).max(1);
-        let fits =
-            |parcel: &Parcel| up.packet_bytes_max.is_none_or(|max| wire_bytes(parcel) <= max);
-        while line.handed < HANDED_MAX
-            && let Some(change) = self.desk.watches.next_change()
-        {
-            line.handed += 1;
-            // A line that takes nothing more has ended, and says so by its signals.
-            let _taken = match change {
-                Change::Subscribe(topic) => line.link.subscribe(vec![topic]),
-                Change::Unsubscribe(topic) => line.link.unsubscribe(topic),
-            };
-        }
-        while line.handed < HANDED_MAX {
-            let (parcel, reliable) = match self.pieces.pop_front() {
-                Some(piece) => (piece, false),
-                None => match self.outbox.hand(window, now) {
-                    Some(parcel) => (parcel, true),
-                    None => return,
-                },
-            };
-            if fits(&parcel) {
-                if line.link.publish(parcel) {
-                    line.handed += 1;
-                    continue;
-                }
-                // Its task has ended and said why behind the signals that we have not read yet.
-                return self.lose(&Break::Lost("the connection takes nothing more".into()), now);
-            }
-            tracing::warn!("a message is too large for the broker");
-            if reliable {
-                let lost = self.outbox.withdraw(too_large);
-                return self.lost(lost, now);
-            } else {
-                self.gauge.count(Count::DeltaDropped);
-            }
-        }
-    }
-
     fn give_birth(&mut self, dialect: Dialect, now: Instant) {
         let description = self.service.describe();
         let birth = self.presence.birth(&self.config, dialect, &description);
@@ -548,40 +449,6 @@ impl Courier {
             parcel.expiry = Some(STATE_EXPIRY);
             self.post(parcel, now);
         }
-    }
-
-    /// Takes the next step of the shutdown, when it is time.
-    fn part(&mut self, now: Instant) {
-        let idle = self.desk.ledger.running() == 0 && self.notes.is_empty();
-        let idle = idle && self.archive.is_quiet();
-        let online = self.link.as_ref().is_some_and(|line| line.subscribed);
-        self.phase = match self.phase {
-            Phase::Draining(until) if !idle && now >= until => {
-                self.desk.ledger.cancel_all();
-                Phase::Cancelling(now + PARTING)
-            }
-            Phase::Draining(until) | Phase::Cancelling(until) if idle || now >= until => {
-                Phase::Parting(now + PARTING, None)
-            }
-            Phase::Parting(until, None) if online && now < until => {
-                let goodbye = status(self.desk.topics.status(), "offline");
-                let (ticket, _) = self.outbox.push(goodbye, None, now);
-                Phase::Parting(until, Some(ticket))
-            }
-            Phase::Parting(until, Some(ticket))
-                if online
-                    && now < until
-                    && !self.outbox.holds(ticket)
-                    && self.outbox.is_empty() =>
-            {
-                let said = self.link.as_ref().is_some_and(|line| line.link.disconnect());
-                if said { Phase::Leaving(now + PARTING) } else { Phase::Gone }
-            }
-            // A line that broke took the goodbye along; the next one says it again.
-            Phase::Parting(until, Some(_)) if !online && now < until => Phase::Parting(until, None),
-            Phase::Parting(until, _) | Phase::Leaving(until) if now >= until => Phase::Gone,
-            phase => phase,
-        };
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where a message becomes a request, or is refused.
 
+mod admission;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ use crate::archive::hex;
 use crate::config::MqttConfig;
 use crate::gauge::{Count, MqttGauge};
 use crate::home;
-use crate::ledger::{Digest, Key, Known, Ledger};
+use crate::ledger::{Digest, Key, Ledger};
 use crate::link::Message;
 use crate::onward;
 use crate::topics::{Caller, Route, Topics};
@@ -357,57 +359,6 @@ impl Desk {
         Ok(())
     }
 
-    /// Whether a request that is not known yet may come in now.
-    fn may_enter(
-        &self,
-        arrival: Arrival<'_>,
-        key: &Key,
-        caller: Option<&Caller>,
-    ) -> Result<(), Fault> {
-        if arrival.promised {
-            return Ok(());
-        }
-        if self.closed {
-            let fault = Fault::new(FaultCode::Unavailable, "this node is shutting down");
-            return Err(fault.retry_after_ms(RETRY_AFTER_MS));
-        }
-        let waived = self.config.accept_stale || arrival.message.expiry.is_some();
-        if arrival.stale && !waived && !self.names_time(arrival.message) {
-            return Err(Fault::new(
-                FaultCode::Deadline,
-                "this request may have waited for long: send it again, or give it ext.ttl_s",
-            ));
-        }
-        let limit = self.config.queue_requests_max;
-        let own_limit = self.config.client_requests_max;
-        let text = if self.ledger.running() >= limit {
-            format!("{limit} requests are under way, which is the limit")
-        } else if caller.is_some() && self.ledger.running_of(&key.client) >= own_limit {
-            format!("{own_limit} requests of this client are under way, which is its limit")
-        } else if arrival.crowded {
-            "too many answers wait for the broker".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Fault::new(FaultCode::Busy, text).retry_after_ms(RETRY_AFTER_MS))
-    }
-
-    fn names_time(&self, message: &Message) -> bool {
-        #[derive(Default, Deserialize)]
-        struct Time {
-            #[serde(default)]
-            ext: TimeExt,
-        }
-        #[derive(Default, Deserialize)]
-        struct TimeExt {
-            ttl_s: Option<serde_json::Value>,
-            #[serde(default)]
-            accept_stale: bool,
-        }
-        let time: Time = serde_json::from_slice(&message.payload).unwrap_or_default();
-        time.ext.ttl_s.is_some() || time.ext.accept_stale
-    }
-
     fn parse(&self, message: &Message, caller: Option<&Caller>) -> Result<Chat, Fault> {
         let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
         let kind = message.content_type.as_deref().unwrap_or("application/json");
@@ -467,136 +418,6 @@ impl Desk {
             return None;
         }
         onward::parcel(message, self.config.deadline_max)
-    }
-
-    /// A request that is well formed: is it known, is there room?
-    fn admit(
-        &mut self,
-        arrival: Arrival<'_>,
-        caller: Option<&Caller>,
-        provisional: Option<Address>,
-        chat: Chat,
-    ) -> Taken {
-        let message = arrival.message;
-        let topic = match (&message.response_topic, &chat.ext.reply_to, provisional) {
-            (None, Some(topic), _) if self.topics.admits_reply(topic, caller) => topic.clone(),
-            (None, Some(_), _) => {
-                let why = "its ext.reply_to is not allowed";
-                return Taken::Done(self.foreign(caller, message, why));
-            }
-            (_, _, Some(address)) => address.topic,
-            (_, _, None) => return Taken::Done(self.drop_it("it names no reply topic")),
-        };
-        let mut address = self.address(topic, message, caller, chat.ext.id.as_deref());
-        address.compact = chat.ext.mode == Mode::Text;
-        if address.id.is_empty() {
-            address.id.clone_from(&chat.request.id.0);
-        }
-        let rid = caller.map(|caller| caller.rid.as_str());
-        let key = self.key_of(message, caller, &chat, &address);
-        let digest = onward::digest(&message.payload);
-        let streams = self.streams(message, &chat);
-        if let Some(known) = self.known(&key, rid, &digest, &address, streams) {
-            return Taken::Done(known);
-        }
-        if let Err(fault) = self.may_enter(arrival, &key, caller) {
-            let full = matches!(fault.code, FaultCode::Busy | FaultCode::Unavailable);
-            if let Some(onward) = self.onward(message).filter(|_| full) {
-                self.gauge.count(Count::PassedOn);
-                return Taken::Done(Some(onward));
-            }
-            return Taken::Done(self.refuse(&address, &fault));
-        }
-        let patience = self.patience(message, &chat);
-        let Arrival { number, promised, .. } = arrival;
-        // What was promised here is not given away.
-        let onward = if promised { None } else { self.onward(message) };
-        if let Some(topic) = &chat.ext.cancel_on_offline {
-            self.watches.bind(topic, &key);
-        }
-        let cancelled = self.ledger.open(key.clone(), rid, digest, number);
-        Taken::Request(Box::new(Opened {
-            key,
-            digest,
-            number,
-            address,
-            patience,
-            chat,
-            streams,
-            promised,
-            onward,
-            cancelled,
-        }))
-    }
-
-    fn key_of(
-        &self,
-        message: &Message,
-        caller: Option<&Caller>,
-        chat: &Chat,
-        address: &Address,
-    ) -> Key {
-        let named =
-            message.correlation.as_deref().or_else(|| chat.ext.id.as_deref().map(str::as_bytes));
-        let named = named.or_else(|| caller.map(|caller| caller.rid.as_bytes()));
-        Key {
-            client: caller.map_or_else(|| self.client_of(&address.topic), |c| c.client.clone()),
-            id: named.map_or_else(|| chat.request.id.0.clone().into_bytes(), <[u8]>::to_vec),
-        }
-    }
-
-    /// What a request gets that is known already, be it nothing; `None` when it is new.
-    fn known(
-        &mut self,
-        key: &Key,
-        rid: Option<&str>,
-        digest: &Digest,
-        address: &Address,
-        streams: bool,
-    ) -> Option<Option<Parcel>> {
-        let known = self.ledger.look(key, rid, digest, Instant::now());
-        if matches!(known, Known::Arriving | Known::Running | Known::Done(_)) {
-            self.gauge.count(Count::Repeated);
-        }
-        Some(match known {
-            Known::No => return None,
-            // Its first copy is told when it is written down.
-            Known::Arriving => None,
-            Known::Running => streams.then(|| address.accepted()),
-            Known::Done(closing) => Some(address.last(&closing)),
-            Known::Conflict => {
-                let text = "another request of yours has this id: take a new one";
-                self.refuse(address, &Fault::new(FaultCode::Conflict, text))
-            }
-            Known::Cancelled => {
-                let text = "it was cancelled before it arrived";
-                self.refuse(address, &Fault::new(FaultCode::Cancelled, text))
-            }
-        })
-    }
-
-    /// How long the request may wait and run.
-    fn patience(&self, message: &Message, chat: &Chat) -> Duration {
-        let ttl = chat.ext.ttl_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
-        let longest = self.config.deadline_max;
-        [message.expiry, ttl].into_iter().flatten().min().unwrap_or(longest).min(longest)
-    }
-
-    /// Whether the client wants pieces.
-    ///
-    /// MQTT 5's request/response pattern is one answer for one request, and its stock requester
-    /// takes the first message for it: there, pieces come to who asks for them.
-    fn streams(&self, message: &Message, chat: &Chat) -> bool {
-        match chat.ext.mode {
-            Mode::Final => false,
-            Mode::Text => true,
-            Mode::Delta if chat.stream => true,
-            Mode::Delta => {
-                let peek = self.peek(message);
-                let said_no = peek.stream == Some(serde_json::Value::Bool(false));
-                peek.ext.mode.is_some() || (message.response_topic.is_none() && !said_no)
-            }
-        }
     }
 
     fn address(

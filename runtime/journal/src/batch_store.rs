@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::batches::STATES;
-use crate::store::{BUSY_MS, make_file};
+use crate::file::{BUSY_MS, make_file};
 use crate::{BatchLimits, FileCard, FileKind, Item, Job, JobState, JournalError, NewJob};
 
 const PAGE_BYTES: u64 = 4096;

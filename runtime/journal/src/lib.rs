@@ -12,6 +12,7 @@
 mod batch_store;
 mod batches;
 mod error;
+mod file;
 mod moment;
 mod rescue;
 mod store;

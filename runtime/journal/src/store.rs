@@ -1,53 +1,20 @@
 //! The file: its schema, what is written, what is read when it is opened.
 
-use std::fs::{DirBuilder, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::is_damage;
+use crate::file::{Refusal, connect, make_file};
 use crate::rescue;
 use crate::usage::{Usage, bytes_of};
 use crate::{Change, ClosedEntry, JournalError, Key, Limits, Mark, Moment, OpenEntry, Recovered};
 
-/// A process that is ending may hold the file for this long.
-pub(crate) const BUSY_MS: u64 = 2_000;
-const PAGE_BYTES: u64 = 4096;
-/// The log beside the file is cut back to this when it is emptied.
-const LOG_BYTES_MAX: u64 = 8 << 20;
 /// A reply that is too old when the journal is opened gets this once: the clock may be wrong.
 const GRACE: Duration = Duration::from_secs(60);
 /// A reply that survived so many lives is given up, for on a box without a clock it never ages.
 const LIVES_MAX: u32 = 100;
-const VERSION: i64 = 1;
-const SCHEMA: &str = "
-    CREATE TABLE entries (
-        number INTEGER PRIMARY KEY,
-        state INTEGER NOT NULL,
-        client BLOB NOT NULL,
-        id BLOB NOT NULL,
-        digest BLOB NOT NULL,
-        lives INTEGER NOT NULL,
-        graced INTEGER NOT NULL DEFAULT 0,
-        address BLOB NOT NULL,
-        body BLOB NOT NULL,
-        lifetime_ms INTEGER NOT NULL,
-        boot TEXT NOT NULL,
-        uptime_ms INTEGER NOT NULL,
-        wall_ms INTEGER NOT NULL,
-        seal BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE marks (
-        client BLOB NOT NULL,
-        id BLOB NOT NULL,
-        boot TEXT NOT NULL,
-        uptime_ms INTEGER NOT NULL,
-        wall_ms INTEGER NOT NULL
-    ) STRICT;
-    PRAGMA user_version = 1;
-";
 const INSERT: &str = "INSERT OR REPLACE INTO entries (number, state, client, id, digest, lives, \
      graced, address, body, lifetime_ms, boot, uptime_ms, wall_ms, seal) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
@@ -439,76 +406,4 @@ fn marks(
 /// SQLite's integers are signed; the bits are ours.
 fn signed(number: u64) -> i64 {
     number.cast_signed()
-}
-
-/// Why a file could not be opened.
-enum Refusal {
-    /// It is no database any more.
-    Damaged,
-    Other(JournalError),
-}
-
-impl Refusal {
-    fn of(path: &Path, error: &rusqlite::Error) -> Self {
-        if is_damage(error) { Self::Damaged } else { Self::Other(JournalError::of(path, error)) }
-    }
-
-    fn into_error(self, path: &Path) -> JournalError {
-        match self {
-            Self::Damaged => JournalError::Unwritable {
-                path: path.to_owned(),
-                reason: "a file that was just made cannot be read: check the disk".into(),
-            },
-            Self::Other(error) => error,
-        }
-    }
-}
-
-pub(crate) fn make_file(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(|_| ())
-}
-
-fn connect(path: &Path, limits: &Limits) -> Result<Connection, Refusal> {
-    let refuse = |error: rusqlite::Error| Refusal::of(path, &error);
-    let connection = Connection::open(path).map_err(refuse)?;
-    prepare(&connection, limits).map_err(refuse)?;
-    let version: i64 =
-        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(refuse)?;
-    if version > VERSION {
-        let path = path.to_owned();
-        return Err(Refusal::Other(JournalError::Newer { path, found: version, known: VERSION }));
-    }
-    let health: String =
-        connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(refuse)?;
-    if health != "ok" {
-        return Err(Refusal::Damaged);
-    }
-    if version == 0 {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;")).map_err(refuse)?;
-    }
-    Ok(connection)
-}
-
-fn prepare(connection: &Connection, limits: &Limits) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::from_millis(BUSY_MS))?;
-    // The lock is this process's until the end, so no memory is shared with others.
-    connection.query_row("PRAGMA locking_mode = EXCLUSIVE", [], |_| Ok(()))?;
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    let pages = (limits.file_bytes_max / PAGE_BYTES).max(64);
-    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
-    connection.query_row(
-        &format!("PRAGMA journal_size_limit = {LOG_BYTES_MAX}"),
-        [],
-        |_| Ok(()),
-    )?;
-    // What is deleted is overwritten: it was somebody's prompt.
-    connection.query_row("PRAGMA secure_delete = ON", [], |_| Ok(()))?;
-    connection.execute_batch(
-        "PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
-         BEGIN IMMEDIATE; COMMIT;",
-    )
 }
