@@ -166,6 +166,8 @@ impl Bench {
         let mut command = Command::new("valgrind");
         command.args(["-q", "--error-exitcode=9", "--leak-check=full"]);
         command.arg("--errors-for-leak-kinds=definite,indirect");
+        let known = sources("tests/native/valgrind.supp");
+        command.arg(format!("--suppressions={}", known.display()));
         command.arg(program).args(arguments).env("LD_LIBRARY_PATH", self.folder.path());
         said(&mut command);
     }
