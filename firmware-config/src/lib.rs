@@ -16,6 +16,7 @@ mod device;
 mod hardware;
 mod layer;
 mod nearest;
+mod onnx;
 mod origin;
 mod plugins;
 mod profile;
@@ -27,6 +28,7 @@ mod sources;
 pub use classifiers::{ClassifierConfig, TargetConfig};
 pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, profiles};
 pub use hardware::Hardware;
+pub use onnx::{OnnxCategory, OnnxConfig, OnnxPooling, OnnxRole, OnnxScores};
 pub use origin::{Origin, Problem, ProfileError};
 pub use plugins::{PluginSettings, PluginsSection};
 pub use profile::{

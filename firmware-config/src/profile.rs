@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{ClassifierConfig, Expect, HardwareFacts, ModelFacts, Origin, PluginsSection, Secret};
+use crate::{
+    ClassifierConfig, Expect, HardwareFacts, ModelFacts, OnnxConfig, Origin, PluginsSection, Secret,
+};
 
 /// Everything that this box is told about itself.
 ///
@@ -33,6 +35,8 @@ pub struct Profile {
     pub filters: Vec<FilterConfig>,
     /// What is told apart, by the names that requests ask for.
     pub classifiers: Vec<ClassifierConfig>,
+    /// Small networks beside the model.
+    pub onnx: Vec<OnnxConfig>,
     /// What is written down.
     pub log: LogSection,
     /// The profile's statement of the machine.
@@ -52,6 +56,8 @@ pub struct DeviceConfig {
     pub backend_order: Vec<String>,
     /// Threads of CPU backends; 0 means one for each core.
     pub threads: u32,
+    /// Threads that small networks beside the model compute on, all together.
+    pub onnx_threads: u32,
 }
 
 /// Numbers of the cache of keys and values.

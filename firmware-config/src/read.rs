@@ -46,6 +46,7 @@ pub(crate) fn profile(
         plugins: crate::plugins::plugins(reader),
         filters: filters(reader),
         classifiers: crate::classifiers::read(reader),
+        onnx: crate::onnx::read(reader),
         log: LogSection {
             level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| LEVELS.contains(&l)),
         },
@@ -65,6 +66,7 @@ fn device(reader: &mut Reader) -> DeviceConfig {
         backend: reader.text_or("device.backend", "auto", &rule, |b| b == "auto" || known(b)),
         backend_order: if order.is_empty() { vec!["flex".into()] } else { order },
         threads: reader.count("device.threads", 0, 0..=1024),
+        onnx_threads: reader.count("device.onnx_threads", 1, 1..=16),
     }
 }
 

@@ -15,10 +15,13 @@ use text::{Codec, TemplateVersion, TextError};
 use weights::Archive;
 
 use crate::classifying::Classifying;
+use crate::embedding::Embedding;
 use crate::error::AssembleError;
 use crate::filtered::Filtered;
 use crate::foreign::Foreign;
+use crate::judging::Judging;
 use crate::model_files::ModelFiles;
+use crate::networks::Networks;
 use crate::tool_loop::ToolLoop;
 
 /// One loaded model with its line of rooms. Dropping it stops the engine.
@@ -245,7 +248,8 @@ impl House {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, AssembleError> {
         // What is cheap to check comes before what takes minutes.
-        let mut filters = crate::plugins::filters(profile)?;
+        let networks = Networks::open(profile)?;
+        let mut filters = crate::plugins::filters(profile, networks.as_ref())?;
         let mut tools = crate::plugins::tools(profile)?;
         let mut foreign = Foreign::start(profile)?;
         filters.append(&mut foreign.filters);
@@ -290,6 +294,10 @@ impl House {
         }
         let classifiers = profile.classifiers.clone();
         service = Arc::new(Classifying::new(service, classifiers, answers_max(profile))?);
+        if let Some(networks) = networks {
+            service = Arc::new(Judging::new(service, Arc::clone(&networks), &profile.onnx)?);
+            service = Arc::new(Embedding::new(service, networks, &profile.onnx)?);
+        }
         if !filters.is_empty() || !foreign.observers.is_empty() {
             let observers = foreign.observers;
             service = Arc::new(Filtered::new(service, filters, observers, answers_max(profile)));

@@ -268,7 +268,7 @@ fn worded(mut request: Request, classify: &Classify) -> Result<Request, Fault> {
 
 /// A conversation as a text about which can be asked: a lone user's words as they are, else each
 /// message behind its role.
-fn told(messages: &[Message]) -> String {
+pub(crate) fn told(messages: &[Message]) -> String {
     if let [Message::User { content }] = messages {
         return content.concat();
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use protocol::{
-    Asked, Description, Encoded, Event, Fault, Filter, Observer, Reply, Request, Service, TokenId,
+    Asked, Description, EmbedRequest, Embeddings, Encoded, Event, Fault, FaultCode, Filter, Input,
+    ModerateRequest, Moderations, Observer, Reply, Request, Service, TokenId,
 };
 
 use crate::held::Held;
@@ -73,6 +74,31 @@ impl Service for Filtered {
 
     fn decode(&self, model: &str, tokens: &[TokenId]) -> Result<String, Fault> {
         self.inner.decode(model, tokens)
+    }
+
+    /// What is to be judged comes as it is: a filter that masks or refuses would decide before.
+    fn moderate(&self, request: ModerateRequest) -> Result<Moderations, Fault> {
+        self.inner.moderate(request)
+    }
+
+    /// Each text is shown to the filters as a prompt would be.
+    fn embed(&self, mut request: EmbedRequest) -> Result<Embeddings, Fault> {
+        for text in &mut request.texts {
+            let mut shown = Request {
+                model: request.model.clone(),
+                client: request.client.clone(),
+                ..Request::new("embedding", Input::Text(std::mem::take(text)))
+            };
+            self.filters.iter().try_for_each(|filter| filter.on_request(&mut shown))?;
+            *text = match shown.input {
+                Input::Text(text) => text,
+                _ => {
+                    let message = "a filter turned a text into something else";
+                    return Err(Fault::new(FaultCode::Internal, message));
+                }
+            };
+        }
+        self.inner.embed(request)
     }
 }
 

@@ -1,13 +1,16 @@
 //! The table of what is compiled in: every transport, tool and filter by its name.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use firmware_config::{HttpSection, MqttSection, MqttVersion, Profile, Strictness};
+use firmware_config::{FilterConfig, HttpSection, MqttSection, MqttVersion, Profile, Strictness};
 use http_transport::{HttpConfig, HttpTransport};
 use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport, TlsFiles};
 use protocol::{Filter, Tool, Transport};
 
 use crate::error::AssembleError;
+use crate::guard::{self, Guard, GuardSettings};
+use crate::networks::Networks;
 use crate::tool_loop::ToolLimits;
 
 /// A transport that is ready to serve, and what to tell people of it.
@@ -116,17 +119,36 @@ fn mqtt_config(section: &MqttSection, url: String) -> MqttConfig {
     config
 }
 
-/// The filters that the profile lists, in its order.
-pub(crate) fn filters(profile: &Profile) -> Result<Vec<Box<dyn Filter>>, AssembleError> {
-    profile
-        .filters
-        .iter()
-        .map(|filter| {
-            filters::build(&filter.kind, &filter.settings).map_err(|error| {
-                AssembleError::Configuration { message: format!("{}: {error}", filter.origin) }
-            })
-        })
-        .collect()
+/// The filters that the profile lists, in its order. `networks`: what it has beside the model.
+pub(crate) fn filters(
+    profile: &Profile,
+    networks: Option<&Arc<Networks>>,
+) -> Result<Vec<Box<dyn Filter>>, AssembleError> {
+    let build = |filter: &FilterConfig| {
+        let wrong = |message: String| AssembleError::Configuration {
+            message: format!("{}: {message}", filter.origin),
+        };
+        match guard_settings(filter)? {
+            Some(settings) => match Guard::new(networks, settings) {
+                Ok(guard) => Ok(Box::new(guard) as Box<dyn Filter>),
+                Err(message) => Err(wrong(format!("filter {}: {message}", guard::KIND))),
+            },
+            None => filters::build(&filter.kind, &filter.settings)
+                .map_err(|error| wrong(error.to_string())),
+        }
+    };
+    profile.filters.iter().map(build).collect()
+}
+
+/// The settings of a filter that needs a network; `None` for any other filter.
+fn guard_settings(filter: &FilterConfig) -> Result<Option<GuardSettings>, AssembleError> {
+    if filter.kind != guard::KIND {
+        return Ok(None);
+    }
+    GuardSettings::read(&filter.settings).map(Some).map_err(|message| {
+        let message = format!("{}: filter {}: {message}", filter.origin, guard::KIND);
+        AssembleError::Configuration { message }
+    })
 }
 
 /// The tools that the profile lists.
@@ -144,7 +166,14 @@ pub(crate) fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleErr
 
 /// What the profile names exists, without opening anything.
 pub(crate) fn check(profile: &Profile) -> Result<(), AssembleError> {
-    filters(profile)?;
+    for filter in &profile.filters {
+        // Networks are not loaded here; a name that nothing has shows at the start.
+        if guard_settings(filter)?.is_none() {
+            filters::build(&filter.kind, &filter.settings).map_err(|error| {
+                AssembleError::Configuration { message: format!("{}: {error}", filter.origin) }
+            })?;
+        }
+    }
     tools(profile)?;
     crate::foreign::check(profile)?;
     profile.device.backend.parse::<model::BackendChoice>()?;
