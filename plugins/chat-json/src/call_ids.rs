@@ -24,6 +24,13 @@ pub(crate) fn settle_call_ids(messages: &mut [Message]) {
     }
 }
 
+/// The id that a call of this id has here.
+pub(crate) fn settled(id: &str) -> String {
+    let mut id = id.to_owned();
+    settle(&mut id);
+    id
+}
+
 fn settle(id: &mut String) {
     let fits = id.len() == ID_CHARS && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
     // An empty id and the stand-in for a missing one name nothing: the text room refuses them.

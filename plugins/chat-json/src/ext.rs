@@ -2,6 +2,9 @@
 
 use protocol::{Fault, Priority};
 
+use serde_json::Value;
+
+use crate::call_ids::settled;
 use crate::fields::{Fields, Notes, Strictness, invalid};
 
 /// Settings of the delivery, beside the chat itself.
@@ -17,6 +20,8 @@ pub struct Ext {
     pub ttl_s: Option<u32>,
     /// Who goes first where there is not room for all.
     pub priority: Priority,
+    /// Ids of the calls at the end of the conversation that the box may run.
+    pub approved_calls: Vec<String>,
     /// Whether the usage tells where the known part of the prompt ends.
     pub explain: bool,
     /// Least time between two deltas, in milliseconds.
@@ -50,6 +55,7 @@ const KNOWN: &[&str] = &[
     "reply_to",
     "ttl_s",
     "priority",
+    "approved_calls",
     "explain",
     "flush_ms",
     "mode",
@@ -59,6 +65,10 @@ const KNOWN: &[&str] = &[
     "hops",
 ];
 
+/// Most calls that are approved at once.
+const APPROVED_CALLS_MAX: usize = 32;
+/// Longest id of a call, in bytes.
+const CALL_ID_BYTES_MAX: usize = 256;
 /// Longest topic, in bytes.
 const TOPIC_BYTES_MAX: usize = 512;
 
@@ -83,6 +93,7 @@ pub(crate) fn read_ext(ext: &Fields<'_>) -> Result<Ext, Fault> {
     };
     Ok(Ext {
         priority,
+        approved_calls: approved_calls(ext)?,
         explain: ext.flag("explain")?.unwrap_or(false),
         id: id(ext)?,
         reply_to: topic(ext, "reply_to")?,
@@ -100,6 +111,15 @@ pub(crate) fn read_ext(ext: &Fields<'_>) -> Result<Ext, Fault> {
 fn bounded(ext: &Fields<'_>, name: &str, least: i64, most: i64) -> Result<Option<u32>, Fault> {
     // `most` is at most u32::MAX, so the cast keeps the number.
     Ok(ext.integer(name, least..=most)?.map(|number| number as u32))
+}
+
+fn approved_calls(ext: &Fields<'_>) -> Result<Vec<String>, Fault> {
+    let ids = ext.list("approved_calls", APPROVED_CALLS_MAX)?.unwrap_or_default();
+    let id = |id: &Value| match id.as_str() {
+        Some(id) if (1..=CALL_ID_BYTES_MAX).contains(&id.len()) => Ok(settled(id)),
+        _ => Err(invalid("must be ids of calls", ext.path_of("approved_calls"))),
+    };
+    ids.iter().map(id).collect()
 }
 
 fn id(ext: &Fields<'_>) -> Result<Option<String>, Fault> {

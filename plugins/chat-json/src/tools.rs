@@ -77,14 +77,10 @@ fn read_tool(
     })
 }
 
-/// Reads `tool_choice` and checks it against the tools that are there.
-pub(crate) fn read_choice(
-    body: &Fields<'_>,
-    tools: &[ToolSpec],
-    notes: &mut Notes,
-) -> Result<ToolChoice, Fault> {
+/// Reads `tool_choice`. Whether there is such a function shows later: the box may have some of its own.
+pub(crate) fn read_choice(body: &Fields<'_>, notes: &mut Notes) -> Result<ToolChoice, Fault> {
     let path = body.path_of("tool_choice");
-    let choice = match body.value("tool_choice") {
+    Ok(match body.value("tool_choice") {
         None => ToolChoice::Auto,
         Some(Value::String(word)) => match word.as_str() {
             "auto" => ToolChoice::Auto,
@@ -106,16 +102,5 @@ pub(crate) fn read_choice(
             ToolChoice::Function(function.required_string("name")?.to_owned())
         }
         Some(other) => return Err(wrong_type(other, "a word or an object", path)),
-    };
-    match &choice {
-        ToolChoice::Any if tools.is_empty() => {
-            Err(Fault::bad_request("tool_choice demands a call, but the request has no tools")
-                .at(path))
-        }
-        ToolChoice::Function(name) if !tools.iter().any(|tool| tool.name == *name) => {
-            Err(Fault::bad_request("tool_choice names a function that is not among the tools")
-                .at(path))
-        }
-        _ => Ok(choice),
-    }
+    })
 }

@@ -144,6 +144,7 @@ fn a_mistral_body_is_understood() {
                     },
                 ],
                 tool_choice: Any,
+                approved_calls: [],
                 parallel_tool_calls: true,
                 prediction: None,
                 limits: Limits {
@@ -170,6 +171,7 @@ fn a_mistral_body_is_understood() {
                 reply_to: None,
                 ttl_s: None,
                 priority: Normal,
+                approved_calls: [],
                 explain: false,
                 flush_ms: None,
                 mode: Delta,
@@ -274,6 +276,7 @@ fn an_openai_body_is_understood() {
                 tool_choice: Function(
                     "f",
                 ),
+                approved_calls: [],
                 parallel_tool_calls: false,
                 prediction: None,
                 limits: Limits {
@@ -302,6 +305,7 @@ fn an_openai_body_is_understood() {
                 reply_to: None,
                 ttl_s: None,
                 priority: Normal,
+                approved_calls: [],
                 explain: false,
                 flush_ms: None,
                 mode: Delta,
@@ -465,13 +469,16 @@ fn formats_reach_the_request() {
 #[test]
 fn ext_is_read_and_nothing_unknown_hides_in_it() {
     let ext = json!({"id": "0198-a.b_c", "reply_to": "zonda/v1/a/client/plc7/reply/17", "ttl_s": 120,
-        "priority": "batch", "flush_ms": 50, "mode": "text", "max_reply_bytes": 255});
+        "priority": "batch", "flush_ms": 50, "mode": "text", "max_reply_bytes": 255,
+        "approved_calls": ["AbCd12345", "call_7"]});
     for chat in [lenient(&with(json!({"ext": ext}))), strict(&with(json!({"ext": ext})))] {
         let chat = chat.unwrap();
         assert_eq!(chat.ext.id.as_deref(), Some("0198-a.b_c"));
         assert_eq!(chat.ext.mode, Mode::Text);
         assert_eq!((chat.ext.ttl_s, chat.ext.flush_ms), (Some(120), Some(50)));
         assert_eq!(chat.ext.max_reply_bytes, Some(255));
+        assert_eq!(chat.request.approved_calls[0], "AbCd12345");
+        assert_eq!(chat.request.approved_calls[1].len(), 9, "as in the conversation");
         assert!(chat.request.limits.deadline.is_some());
         assert_eq!(chat.request.limits.priority, protocol::Priority::Batch);
         assert_eq!(chat.request.id.0, ID, "the transport names the request");
@@ -486,6 +493,9 @@ fn ext_is_read_and_nothing_unknown_hides_in_it() {
         (json!({"priority": "high"}), "ext.priority"),
         (json!({"reply_to": "a/#"}), "ext.reply_to"),
         (json!({"max_reply_bytes": 0}), "ext.max_reply_bytes"),
+        (json!({"approved_calls": "AbCd12345"}), "ext.approved_calls"),
+        (json!({"approved_calls": [1]}), "ext.approved_calls"),
+        (json!({"approved_calls": vec!["AbCd12345"; 33]}), "ext.approved_calls"),
         (json!([]), "ext"),
     ] {
         let fault = lenient(&with(json!({"ext": bad}))).unwrap_err();

@@ -44,6 +44,9 @@ pub struct Request {
     pub tools: Vec<ToolSpec>,
     /// Whether it may, must or must not call them.
     pub tool_choice: ToolChoice,
+    /// Of the calls that wait for a result at the end of the conversation, those that this box may run:
+    /// whoever asks has seen them and agrees. Their ids.
+    pub approved_calls: Vec<String>,
     /// One answer may hold several calls; without this, at most one.
     pub parallel_tool_calls: bool,
     /// What the client expects the answer to be, in great part; the right parts of it are written
@@ -70,6 +73,7 @@ impl Request {
             format: Format::Free,
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
+            approved_calls: Vec::new(),
             parallel_tool_calls: true,
             prediction: None,
             limits: Limits::default(),
