@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::{
-    ClassifierConfig, Expect, HardwareFacts, ModelFacts, OnnxConfig, Origin, PluginsSection, Secret,
+    ClassifierConfig, Expect, HardwareFacts, McpServerConfig, ModelFacts, OnnxConfig, Origin,
+    PluginsSection, Secret,
 };
 
 /// Everything that this box is told about itself.
@@ -31,6 +32,8 @@ pub struct Profile {
     pub tools: ToolsSection,
     /// Plugins of others.
     pub plugins: PluginsSection,
+    /// Programs beside this one that bring more of them.
+    pub mcp_servers: Vec<McpServerConfig>,
     /// What looks at requests and answers, in this order.
     pub filters: Vec<FilterConfig>,
     /// What is told apart, by the names that requests ask for.
@@ -266,6 +269,8 @@ pub struct ToolsSection {
     pub result_bytes_max: u32,
     /// Requests that may use functions at the same time.
     pub requests_max: u32,
+    /// What the operator has approved of the tools of other programs.
+    pub approvals_file: PathBuf,
 }
 
 /// One filter and its settings.

@@ -24,6 +24,7 @@ const STRICTNESS: &[(&str, Strictness)] =
     &[("lenient", Strictness::Lenient), ("mistral-strict", Strictness::MistralStrict)];
 const VERSIONS: &[(&str, MqttVersion)] =
     &[("auto", MqttVersion::Auto), ("5", MqttVersion::V5), ("3.1.1", MqttVersion::V311)];
+const APPROVALS_FILE: &str = "/var/lib/zonda/approved-tools.json";
 const LEVEL_RULE: &str = "a topic level of 1 to 64 letters, digits, _ . or -";
 
 pub(crate) fn profile(
@@ -44,6 +45,7 @@ pub(crate) fn profile(
         mqtt: mqtt(reader, hardware, credentials, state),
         tools: tools(reader),
         plugins: crate::plugins::plugins(reader),
+        mcp_servers: crate::mcp_servers::read(reader),
         filters: filters(reader),
         classifiers: crate::classifiers::read(reader),
         onnx: crate::onnx::read(reader),
@@ -238,6 +240,11 @@ fn tools(reader: &mut Reader) -> ToolsSection {
         duration_max: reader.milliseconds("tools.duration_ms_max", 60_000, 100..=3_600_000),
         result_bytes_max: reader.bytes_u32("tools.result_bytes_max", 64 << 10, 256..=1 << 20),
         requests_max: reader.count("tools.requests_max", 64, 1..=4096),
+        approvals_file: reader
+            .text_or("tools.approvals_file", APPROVALS_FILE, "an absolute path", |text| {
+                Path::new(text).is_absolute() && !text.contains('\0')
+            })
+            .into(),
     }
 }
 

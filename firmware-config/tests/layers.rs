@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use firmware_config::{Hardware, Loaded, Origin, Override, Profile, Sources, Strictness};
+use firmware_config::{
+    Hardware, Loaded, McpApproval, Origin, Override, Profile, Sources, Strictness,
+};
 use tempfile::TempDir;
 
 /// A box with nothing on it.
@@ -281,4 +283,21 @@ fn a_classifier_has_targets_with_their_defaults() {
     assert_eq!((tone.abstain_below, tone.temperature), (0.0, 1.0));
     assert_eq!((wish.instruction.as_deref(), wish.calibrate), (Some("Is it a wish?"), true));
     assert_eq!((wish.abstain_below, wish.temperature), (0.5, 2.0));
+}
+
+#[test]
+fn servers_of_tools_have_defaults_for_all_but_their_name_command_and_tools() {
+    let root = tempfile::tempdir().expect("a fresh folder");
+    let text = "[[mcp_servers]]\nname = \"notes\"\ncommand = \"/opt/notes\"\n\
+                tools = [{ name = \"a.b\", approval = \"never\" }, { name = \"write\" }]\n";
+    write(&root, "etc/zonda/zonda.toml", text);
+    let servers = load(&sources(&root)).profile.mcp_servers;
+    let [server] = &servers[..] else { panic!("one server") };
+    assert_eq!((server.args.len(), server.env.len()), (0, 0));
+    assert_eq!(server.working_folder, Path::new("/"));
+    let tools: Vec<_> =
+        server.tools.iter().map(|tool| (&*tool.name, &*tool.function, tool.approval)).collect();
+    let expected =
+        [("a.b", "notes__a_b", McpApproval::Never), ("write", "notes__write", McpApproval::Client)];
+    assert_eq!(tools, expected);
 }

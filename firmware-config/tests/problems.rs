@@ -288,3 +288,25 @@ fn a_plugin_gets_every_setting_but_its_id() {
     let settings = serde_json::Value::Object(plugins.settings[0].settings.clone());
     assert_eq!(settings.to_string(), r#"{"words":["x"]}"#);
 }
+
+#[test]
+fn servers_of_tools_are_refused_with_reasons() {
+    check_file(
+        "[[mcp_servers]]\nname = \"a\"\ntools = [{ name = \"t\" }]\n\n\
+         [[mcp_servers]]\nname = \"B_\"\ncommand = \"python3\"\n\n\
+         [[mcp_servers]]\nname = \"c\"\ncommand = \"/bin/c\"\n\n\
+         [[mcp_servers]]\nname = \"c\"\ncommand = \"/bin/c\"\nenv = [\"1=2\"]\n\
+         tools = [{ name = \"x.y\" }, { name = \"x/y\", approval = \"yes\" }, { name = \"Ü\" }]\n",
+        &expect![[r#"
+            /etc/zonda/zonda.toml:1: mcp_servers: command is missing: an absolute path
+            /etc/zonda/zonda.toml:6: mcp_servers: name is "B_"; expected a name of 1 to 24 of a-z, 0-9 and -
+            /etc/zonda/zonda.toml:7: mcp_servers: command is "python3"; expected an absolute path
+            /etc/zonda/zonda.toml:9: mcp_servers: tools is missing; such as tools = [{ name = "search" }]
+            /etc/zonda/zonda.toml:13: mcp_servers: "c" is there twice
+            /etc/zonda/zonda.toml:16: mcp_servers: env is "1=2"; expected a list of at most 64, each NAME or NAME=value
+            /etc/zonda/zonda.toml:17: mcp_servers: tools: approval is "yes"; expected one of client, never, always
+            /etc/zonda/zonda.toml:17: mcp_servers: tools: "c__x_y" is there twice
+            /etc/zonda/zonda.toml:17: mcp_servers: tools: name is "Ü"; expected a name of 1 to 61 of A-Z a-z 0-9 _ - . and /
+        "#]],
+    );
+}

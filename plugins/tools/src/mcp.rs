@@ -104,7 +104,7 @@ pub enum McpError {
 pub struct Servers {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Servers {
@@ -161,7 +161,7 @@ impl Servers {
             .name("zonda-mcp".into())
             .spawn(run)
             .map_err(McpError::Thread)?;
-        Ok(Self { shared, stop, thread: Some(thread) })
+        Ok(Self { shared, stop, thread: Mutex::new(Some(thread)) })
     }
 
     /// Waits until each server was started or failed once, at most `patience`.
@@ -177,6 +177,20 @@ impl Servers {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+
+    /// Ends every server with its children; calls that run come back with an error.
+    ///
+    /// Threads: blocks until all have ended, a few seconds at most.
+    pub fn stop(&self) {
+        // Without a receiver there is nobody left to tell.
+        let _told = self.stop.send(true);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the tools' servers panicked");
+        }
+    }
 }
 
 impl Toolbox for Servers {
@@ -187,13 +201,7 @@ impl Toolbox for Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        // Without a receiver there is nobody left to tell.
-        let _told = self.stop.send(true);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread of the tools' servers panicked");
-        }
+        self.stop();
     }
 }
 

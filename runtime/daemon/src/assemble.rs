@@ -12,6 +12,7 @@ use firmware_config::{KvDtype, Loaded, Profile};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
 use protocol::{ModelCard, Service, Toolbox};
 use text::{Codec, TemplateVersion, TextError};
+use tools::mcp::Servers;
 use weights::Archive;
 
 use crate::classifying::Classifying;
@@ -31,7 +32,9 @@ pub struct House {
     card: ModelCard,
     device: String,
     engine: Arc<EngineService>,
-    tools: Option<Arc<ToolLoop>>,
+    tools: Arc<ToolLoop>,
+    /// Programs that bring tools.
+    servers: Option<Arc<Servers>>,
     service: Arc<dyn Service>,
 }
 
@@ -254,6 +257,8 @@ impl House {
         let mut foreign = Foreign::start(profile)?;
         filters.append(&mut foreign.filters);
         foreign.add_tools(&mut tools);
+        // They start while the weights load.
+        let servers = crate::plugins::servers(profile)?.map(Arc::new);
         let serving = {
             let archive = files.open()?;
             serving(profile, files, archive.as_ref())?
@@ -283,15 +288,16 @@ impl House {
         let engine = EngineService::start_with(Box::new(network), serving, limits, extras)?;
         let engine = Arc::new(engine);
         let mut service: Arc<dyn Service> = Arc::clone(&engine) as Arc<dyn Service>;
-        let boxes: Vec<Arc<dyn Toolbox>> = toolbox.into_iter().collect();
-        let has_tools = !tools.is_empty() || !boxes.is_empty();
-        let tools = has_tools.then(|| {
-            let limits = crate::plugins::tool_limits(profile);
-            Arc::new(ToolLoop::new(Arc::clone(&service), tools, boxes, limits))
-        });
-        if let Some(tools) = &tools {
-            service = Arc::clone(tools) as Arc<dyn Service>;
+        if let Some(servers) = &servers {
+            let longest = profile.mcp_servers.iter().map(|server| server.handshake).max();
+            servers.wait(longest.unwrap_or_default());
         }
+        let theirs = servers.iter().map(|servers| Arc::clone(servers) as Arc<dyn Toolbox>);
+        let boxes: Vec<Arc<dyn Toolbox>> = toolbox.into_iter().chain(theirs).collect();
+        // Without tools too: approvals of calls that nobody can run are refused there.
+        let limits = crate::plugins::tool_limits(profile);
+        let tools = Arc::new(ToolLoop::new(service, tools, boxes, limits));
+        service = Arc::clone(&tools) as Arc<dyn Service>;
         let classifiers = profile.classifiers.clone();
         service = Arc::new(Classifying::new(service, classifiers, answers_max(profile))?);
         if let Some(networks) = networks {
@@ -303,7 +309,7 @@ impl House {
             service = Arc::new(Filtered::new(service, filters, observers, answers_max(profile)));
         }
         let card = engine.describe().models.into_iter().next().unwrap_or(card);
-        Ok(Self { archive, codec, card, device, engine, tools, service })
+        Ok(Self { archive, codec, card, device, engine, tools, servers, service })
     }
 
     /// What answers requests.
@@ -340,10 +346,11 @@ impl House {
     pub fn shutdown(&self, drain: Duration) {
         let deadline = Instant::now() + drain;
         // Between two rounds with tools the engine has nothing to drain, and would not take the next.
-        if let Some(tools) = &self.tools {
-            tools.wait_until_idle(deadline);
-        }
+        self.tools.wait_until_idle(deadline);
         self.engine.shutdown(deadline.saturating_duration_since(Instant::now()));
+        if let Some(servers) = &self.servers {
+            servers.stop();
+        }
     }
 }
 

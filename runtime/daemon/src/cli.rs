@@ -38,6 +38,9 @@ pub(crate) enum Command {
     /// Prepare a broker for this node
     #[command(subcommand)]
     Mqtt(MqttCommand),
+    /// Look at the tools of other programs, and approve them
+    #[command(subcommand)]
+    Tool(ToolCommand),
     /// List the compute devices of this box and this build
     Devices(Devices),
     /// Look at plugins of others, and switch them on and off
@@ -247,6 +250,27 @@ pub(crate) enum MqttCommand {
         /// Print the drop-in that goes with them
         #[arg(long)]
         drop_in: bool,
+    },
+}
+
+/// `zonda tool …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ToolCommand {
+    /// Ask every server of [[mcp_servers]] for its tools, and print how they stand
+    List {
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Approve tools as their server lists them now; a running program takes it up by itself
+    Approve {
+        /// Name of the server
+        server: String,
+        /// Names of tools at the server; all that the configuration grants when left out
+        tools: Vec<String>,
+        /// Model, configuration, backend.
+        #[command(flatten)]
+        setup: Setup,
     },
 }
 

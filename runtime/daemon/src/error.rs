@@ -6,6 +6,7 @@ use firmware_config::ProfileError;
 use model::LoadError;
 use protocol::TransportError;
 use text::TextError;
+use tools::mcp::McpError;
 use weights::WeightsError;
 
 /// The program cannot do what it was told.
@@ -48,6 +49,9 @@ pub enum AssembleError {
         /// The model.
         path: PathBuf,
     },
+    /// The tools of other programs cannot be had.
+    #[error("tools: {0}")]
+    Mcp(#[from] McpError),
     /// The engine cannot start.
     #[error("engine: {0}")]
     Engine(#[from] engine::EngineError),
@@ -89,6 +93,7 @@ impl AssembleError {
         match self {
             Self::Profile(_)
             | Self::Configuration { .. }
+            | Self::Mcp(McpError::Approvals { .. })
             | Self::Transport(TransportError::Configuration { .. }) => AssembleKind::Configuration,
             Self::Device(_) => AssembleKind::Device,
             Self::Memory { .. } => AssembleKind::Memory,

@@ -5,6 +5,7 @@
 //! a few lines of care gets its own crate.
 #![forbid(unsafe_code)]
 
+mod approve;
 mod assemble;
 mod bench;
 mod classifying;

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firmware_config::{FilterConfig, HttpSection, MqttSection, MqttVersion, Profile, Strictness};
+use firmware_config::{
+    FilterConfig, HttpSection, McpApproval, McpServerConfig, McpToolConfig, MqttSection,
+    MqttVersion, Profile, Strictness,
+};
 use http_transport::{HttpConfig, HttpTransport};
 use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport, TlsFiles};
-use protocol::{Filter, Tool, Transport};
+use protocol::{Filter, Tool, ToolSpec, Transport};
+use tools::mcp::{Approval, Grant, ServerConfig, Servers};
 
 use crate::error::AssembleError;
 use crate::guard::{self, Guard, GuardSettings};
@@ -162,6 +166,50 @@ pub(crate) fn tools(profile: &Profile) -> Result<Vec<Box<dyn Tool>>, AssembleErr
                 .map_err(|error| AssembleError::Configuration { message: error.to_string() })
         })
         .collect()
+}
+
+/// The servers of tools that the profile names, started; `None` where it names none.
+pub(crate) fn servers(profile: &Profile) -> Result<Option<Servers>, AssembleError> {
+    if profile.mcp_servers.is_empty() {
+        return Ok(None);
+    }
+    let configs = profile.mcp_servers.iter().map(server_config).collect();
+    let file = &profile.tools.approvals_file;
+    let servers = Servers::start(configs, file, check_function)?;
+    Ok(Some(servers))
+}
+
+/// How a server of the profile is started, with this program's own values of the variables that it
+/// may have.
+pub(crate) fn server_config(server: &McpServerConfig) -> ServerConfig {
+    let variable = |text: &String| match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        None => std::env::var(text).ok().map(|value| (text.clone(), value)),
+    };
+    let grant = |tool: &McpToolConfig| Grant {
+        name: tool.name.clone(),
+        function: tool.function.clone(),
+        approval: match tool.approval {
+            McpApproval::Client => Approval::Client,
+            McpApproval::Never => Approval::Never,
+            McpApproval::Always => Approval::Always,
+        },
+    };
+    ServerConfig {
+        name: server.name.clone(),
+        command: server.command.clone(),
+        args: server.args.clone(),
+        env: server.env.iter().filter_map(variable).collect(),
+        working_folder: server.working_folder.clone(),
+        handshake: server.handshake,
+        call: server.call,
+        grants: server.tools.iter().map(grant).collect(),
+    }
+}
+
+/// Whether prompts can hold a function.
+pub(crate) fn check_function(function: &ToolSpec) -> Result<(), String> {
+    text::check_function(function).map_err(|error| error.to_string())
 }
 
 /// What the profile names exists, without opening anything.

@@ -132,6 +132,15 @@ impl Outlet {
         }
     }
 
+    /// Ends an answer that nothing came of.
+    pub(crate) fn refuse(&self, fault: Fault) -> Result<(), Gone> {
+        match self.0.send(Event::Failed(fault)) {
+            // There is room for the first event.
+            SendOutcome::Sent | SendOutcome::Full(_) => Ok(()),
+            SendOutcome::Gone => Err(Gone),
+        }
+    }
+
     /// Whether the reader wants no more of the answer, but still its end.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.0.is_cancelled()

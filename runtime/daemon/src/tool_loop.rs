@@ -4,6 +4,10 @@
 //! for several rounds. Each round is one request to the room behind, which knows nothing of the
 //! loop: the conversation grows by a call and its result, and its beginning stays as it was, so
 //! that what is computed already is found again.
+//!
+//! A call that somebody has to agree to is not run: it goes to the client, as a call of one of its own
+//! functions would. The client sends the conversation again with the call at its end and the call's
+//! id among those it approves, and the loop goes on from there.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use protocol::{
     Description, Encoded, Event, Fault, FaultCode, FinishReason, Format, Input, Message, Reply,
-    Request, Service, Task, TokenId, Tool, ToolCall, ToolChoice, Toolbox, Usage,
+    Request, Service, Task, TokenId, Tool, ToolCall, ToolChoice, ToolSpec, Toolbox, Usage,
 };
 
 use crate::relay::{Gone, Outlet, Relays};
+
+mod approved;
 
 /// Calls of one round that are run; the rest get an error as their result.
 const ROUND_CALLS_MAX: usize = 32;
@@ -56,8 +62,7 @@ impl ToolLoop {
         limits: ToolLimits,
     ) -> Self {
         let relays = Relays::new("tools", limits.requests_max);
-        let tools = tools.into_iter().map(Arc::from).collect();
-        Self { inner, tools, boxes, limits, relays }
+        Self { inner, tools: tools.into_iter().map(Arc::from).collect(), boxes, limits, relays }
     }
 
     /// Waits until no request is between two rounds, until `deadline` at most.
@@ -77,30 +82,27 @@ impl ToolLoop {
         all
     }
 
-    /// The tools to offer; empty where the request is none of ours.
-    fn offered(&self, request: &Request) -> Vec<Arc<dyn Tool>> {
+    /// The tools that may be run for the request; empty where it is none of ours.
+    fn available(&self, request: &Request) -> Vec<Arc<dyn Tool>> {
         let Input::Chat(messages) = &request.input else {
             return Vec::new();
         };
-        let open_ended =
-            matches!(messages.last(), Some(Message::User { .. } | Message::Tool { .. }))
-                && request.format == Format::Free
-                && request.task == Task::Generate;
-        if !open_ended {
+        let is_open = match messages.last() {
+            Some(Message::User { .. } | Message::Tool { .. }) => true,
+            Some(Message::Assistant { .. }) => !request.approved_calls.is_empty(),
+            _ => false,
+        };
+        let is_ours = is_open && request.format == Format::Free && request.task == Task::Generate;
+        if !is_ours {
             return Vec::new();
         }
-        let mut offered = self.all();
-        if offered.is_empty() || !self.model_calls_functions(request) {
+        let mut available = self.all();
+        if available.is_empty() || !self.model_calls_functions(request) {
             return Vec::new();
         }
         let is_clients = |name: &str| request.tools.iter().any(|spec| spec.name == name);
-        let is_wanted = |name: &str| match &request.tool_choice {
-            ToolChoice::None => false,
-            ToolChoice::Auto | ToolChoice::Any => true,
-            ToolChoice::Function(wanted) => wanted == name,
-        };
-        offered.retain(|tool| !is_clients(&tool.spec().name) && is_wanted(&tool.spec().name));
-        offered
+        available.retain(|tool| !is_clients(&tool.spec().name));
+        available
     }
 
     fn model_calls_functions(&self, request: &Request) -> bool {
@@ -114,16 +116,22 @@ impl ToolLoop {
 
 impl Service for ToolLoop {
     fn submit(&self, mut request: Request) -> Result<Reply, Fault> {
-        let offered = self.offered(&request);
-        if offered.is_empty() {
+        let tools = self.available(&request);
+        let open = match request.approved_calls.is_empty() {
+            true => Vec::new(),
+            false => approved::open_calls(&request, &tools)?,
+        };
+        let offered = offered(&request, &tools);
+        if offered.is_empty() && open.is_empty() {
             return self.inner.submit(request);
         }
         let seat = self.relays.seat()?;
-        request.tools.extend(offered.iter().map(|tool| tool.spec().clone()));
-        let answer = self.inner.submit(request.clone())?;
-        let id = request.id.clone();
-        let inner = Arc::clone(&self.inner);
-        let limits = self.limits;
+        request.tools.extend(offered);
+        let start = match open.is_empty() {
+            true => Start::Answer(self.inner.submit(request.clone())?),
+            false => Start::Calls(open),
+        };
+        let (id, inner, limits) = (request.id.clone(), Arc::clone(&self.inner), self.limits);
         seat.run(id, move |outlet| {
             let started = Instant::now();
             let ends = request.limits.deadline;
@@ -132,7 +140,7 @@ impl Service for ToolLoop {
             });
             let conversation = Conversation {
                 inner,
-                offered,
+                tools,
                 request,
                 limits,
                 outlet,
@@ -142,7 +150,7 @@ impl Service for ToolLoop {
                 usage: Usage::default(),
             };
             // The reader is gone: there is nobody left to tell.
-            let _gone = conversation.run(answer);
+            let _gone = conversation.run(start);
         })
     }
 
@@ -151,8 +159,8 @@ impl Service for ToolLoop {
     }
 
     fn encode(&self, mut request: Request) -> Result<Encoded, Fault> {
-        let offered = self.offered(&request);
-        request.tools.extend(offered.iter().map(|tool| tool.spec().clone()));
+        let offered = offered(&request, &self.available(&request));
+        request.tools.extend(offered);
         self.inner.encode(request)
     }
 
@@ -161,10 +169,30 @@ impl Service for ToolLoop {
     }
 }
 
+/// What the model reads of those tools that the request leaves it to call.
+fn offered(request: &Request, tools: &[Arc<dyn Tool>]) -> Vec<ToolSpec> {
+    let is_wanted = |name: &str| match &request.tool_choice {
+        ToolChoice::None => false,
+        ToolChoice::Auto | ToolChoice::Any => true,
+        ToolChoice::Function(wanted) => wanted == name,
+    };
+    let specs = tools.iter().map(|tool| tool.spec());
+    specs.filter(|spec| is_wanted(&spec.name)).cloned().collect()
+}
+
+/// With what a conversation begins here.
+enum Start {
+    /// The model's answer.
+    Answer(Reply),
+    /// Calls that the model made before, and that the client approves now, or some of them.
+    Calls(Vec<ToolCall>),
+}
+
 /// One request on its way through the rounds.
 struct Conversation {
     inner: Arc<dyn Service>,
-    offered: Vec<Arc<dyn Tool>>,
+    /// Those that may be run.
+    tools: Vec<Arc<dyn Tool>>,
     request: Request,
     limits: ToolLimits,
     outlet: Outlet,
@@ -184,15 +212,27 @@ struct RoundEnd {
 }
 
 impl Conversation {
-    fn run(mut self, mut answer: Reply) -> Result<(), Gone> {
+    fn run(mut self, start: Start) -> Result<(), Gone> {
+        let mut answer = match start {
+            Start::Answer(answer) => answer,
+            Start::Calls(calls) => {
+                let results = self.results(&calls);
+                self.append(results);
+                match self.resubmit()? {
+                    Ok(answer) => answer,
+                    Err(fault) => return self.outlet.refuse(fault),
+                }
+            }
+        };
         loop {
             let Some(end) = self.hand_on(&mut answer)? else {
                 return Ok(());
             };
-            let is_local = |call: &ToolCall| self.tool(&call.name).is_some();
+            let is_free =
+                |call: &ToolCall| self.tool(&call.name).is_some_and(|tool| !tool.needs_approval());
             let ours = end.reason == FinishReason::ToolCalls
                 && !end.calls.is_empty()
-                && end.calls.iter().all(is_local);
+                && end.calls.iter().all(is_free);
             if !ours {
                 for call in end.calls {
                     self.outlet.send(Event::ToolCall(call), &answer)?;
@@ -249,7 +289,7 @@ impl Conversation {
     }
 
     fn tool(&self, name: &str) -> Option<&dyn Tool> {
-        self.offered.iter().map(Arc::as_ref).find(|tool| tool.spec().name == name)
+        self.tools.iter().map(Arc::as_ref).find(|tool| tool.spec().name == name)
     }
 
     /// Takes what a round cost from the limits of the next; false when nothing is left.
@@ -262,27 +302,40 @@ impl Conversation {
 
     /// Runs the calls and puts them with their results behind the conversation.
     fn answer_calls(&mut self, calls: Vec<ToolCall>) {
-        self.rounds += 1;
-        let mut messages = Vec::with_capacity(calls.len() + 1);
-        for (at, call) in calls.iter().enumerate() {
+        let mut messages = self.results(&calls);
+        // Without the text before the calls: some prompt encodings take either, not both.
+        messages.insert(0, Message::Assistant { content: None, tool_calls: calls, prefix: false });
+        self.append(messages);
+    }
+
+    /// Runs the calls, one after the other.
+    fn results(&self, calls: &[ToolCall]) -> Vec<Message> {
+        let message = |(at, call): (usize, &ToolCall)| {
             let result = match at < ROUND_CALLS_MAX {
                 true => self.result(call),
                 false => error_json(&format!("only {ROUND_CALLS_MAX} calls are run at once")),
             };
-            messages.push(Message::Tool {
+            Message::Tool {
                 content: vec![result],
                 call_id: Some(call.id.clone()),
                 name: Some(call.name.clone()),
-            });
-        }
-        // Without the text before the calls: some prompt encodings take either, not both.
-        messages.insert(0, Message::Assistant { content: None, tool_calls: calls, prefix: false });
+            }
+        };
+        calls.iter().enumerate().map(message).collect()
+    }
+
+    /// Puts what one round came to behind the conversation.
+    fn append(&mut self, messages: Vec<Message>) {
+        self.rounds += 1;
         if let Input::Chat(conversation) = &mut self.request.input {
             conversation.extend(messages);
         }
+        // What was approved is done.
+        self.request.approved_calls.clear();
         // A demand for a call is met now; at the limit only words may follow.
         let more = self.rounds < self.limits.rounds_max && Instant::now() < self.deadline;
-        self.request.tool_choice = if more { ToolChoice::Auto } else { ToolChoice::None };
+        let is_free = more && self.request.tool_choice != ToolChoice::None;
+        self.request.tool_choice = if is_free { ToolChoice::Auto } else { ToolChoice::None };
     }
 
     /// What the model reads as the result of a call: JSON text in any case.
@@ -296,6 +349,10 @@ impl Conversation {
         let Some(tool) = self.tool(&call.name) else {
             return error_json("no such function");
         };
+        // Calls of the model come here only if nobody has to agree.
+        if tool.needs_approval() && !self.request.approved_calls.contains(&call.id) {
+            return error_json("the user did not approve this call");
+        }
         let wanted = || !self.outlet.is_gone() && !self.outlet.is_cancelled();
         let run = AssertUnwindSafe(|| tool.call_while(&call.arguments, self.deadline, &wanted));
         let bytes_max = self.limits.result_bytes_max;

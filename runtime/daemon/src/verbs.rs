@@ -9,10 +9,12 @@ use clap::Parser;
 use firmware_config::{Loaded, Override};
 
 use crate::assemble::load_profile;
-use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, MqttCommand, Setup};
+use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, MqttCommand, Setup, ToolCommand};
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
-use crate::{bench, devices, encode, foreign, inspect, logits, prepare, run as answers, serve};
+use crate::{
+    approve, bench, devices, encode, foreign, inspect, logits, prepare, run as answers, serve,
+};
 
 /// Exit codes of sysexits.h that scripts and service files rely on.
 const EXIT_DATA: u8 = 65;
@@ -111,6 +113,12 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
             write!(stdout, "{}", crate::plugins::broker_rules(&loaded.profile, drop_in))?;
             Ok(())
         }
+        Command::Tool(ToolCommand::List { setup }) => {
+            approve::list(&configure(&setup)?.profile, stdout)
+        }
+        Command::Tool(ToolCommand::Approve { server, tools, setup }) => {
+            approve::approve(&configure(&setup)?.profile, &server, &tools, stdout)
+        }
         Command::Devices(arguments) => devices::print(arguments.json, stdout),
         Command::Plugin(command) => {
             let loaded = configure(command.setup())?;
@@ -154,8 +162,10 @@ fn load(setup: &Setup, overrides: Vec<Override>) -> Result<Loaded, AssembleError
 }
 
 fn log_to_stderr(level: &str, loaded: &Loaded) {
-    // The embedded broker's library tells of every connection at info.
-    let directives = if level == "info" { "info,mqtt5=warn" } else { level };
+    // The embedded broker's library tells of every connection at info; that of the tools' servers
+    // tells of what they say at every level.
+    let broker = if level == "info" { ",mqtt5=warn" } else { "" };
+    let directives = format!("{level}{broker},rmcp=off");
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(directives);
     // A second call in one process keeps the first subscriber.
     let _kept = tracing_subscriber::fmt()

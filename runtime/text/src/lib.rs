@@ -39,3 +39,4 @@ pub use labels::{LABEL_TOKENS_MAX, LABELS_TOKENS_MAX};
 pub use stops::{STOP_BYTES_MAX, STOPS_MAX, Stops};
 pub use template::TemplateVersion;
 pub use tokenizer::Tokenizer;
+pub use validation::check_function;

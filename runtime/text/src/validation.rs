@@ -181,6 +181,13 @@ fn check_message(
     }
 }
 
+/// Whether any request may offer this function: its name and the form of its schema.
+///
+/// Errors: which rule is broken, where in the schema.
+pub fn check_function(function: &ToolSpec) -> Result<(), TextError> {
+    check_tool(function, 0)
+}
+
 fn check_tool(tool: &ToolSpec, index: usize) -> Result<(), TextError> {
     check_name(&tool.name, format!("tools[{index}].function.name"))?;
     schema::check(&tool.parameters).map_err(|problem| {

@@ -52,7 +52,8 @@ impl Listed {
         }
     }
 
-    pub(super) fn as_approved(&self) -> Approved {
+    /// What an approval of it says.
+    pub fn as_approved(&self) -> Approved {
         let mut approved = Approved {
             sha256: String::new(),
             description: self.description.clone(),

@@ -2,7 +2,7 @@
 
 use protocol::ToolError;
 use rmcp::model::{CallToolResponse, CallToolResult, ContentBlock, ResourceContents};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LEFT_OUT: &str = "[left out: only text can be read]";
 
@@ -29,9 +29,14 @@ fn complete(result: &CallToolResult) -> Result<String, ToolError> {
             false => message,
         }));
     }
-    match &result.structured_content {
-        Some(value) => Ok(value.to_string()),
-        None => Ok(json!({ "result": text() }).to_string()),
+    if let Some(value) = &result.structured_content {
+        return Ok(value.to_string());
+    }
+    let text = text();
+    match serde_json::from_str(&text) {
+        // Most servers write structure as text; told as a text in a text, it would be escaped.
+        Ok(value @ (Value::Object(_) | Value::Array(_))) => Ok(value.to_string()),
+        _ => Ok(json!({ "result": text }).to_string()),
     }
 }
 

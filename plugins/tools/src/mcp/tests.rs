@@ -131,7 +131,7 @@ fn call_for(
 
 fn failure(mode: &str) -> String {
     let mut config = config(mode, &["echo"]);
-    config.handshake = Duration::from_secs(5);
+    config.handshake = Duration::from_secs(60);
     probe(&config).unwrap_err().to_string()
 }
 
@@ -196,7 +196,7 @@ fn who_must_agree_follows_the_grant_and_what_the_tool_states() {
 
 #[test]
 fn results_of_every_kind_become_text() {
-    let tools = ["fail", "image", "structured", "environment"];
+    let tools = ["fail", "image", "structured", "environment", "echo"];
     let servers = Stage::approved().start(config("good", &tools));
     assert_eq!(call(&servers, "fail", ""), Err(ToolError("it rains".into())));
     assert_eq!(call(&servers, "structured", "").unwrap(), "{\"b\":1.5,\"a\":[true,null]}");
@@ -205,6 +205,11 @@ fn results_of_every_kind_become_text() {
         "{\"result\":\"look:\\n[left out: image/png, 6 bytes; only text can be read]\\n\
          [a link to x: file:///x]\"}"
     );
+    assert_eq!(
+        call(&servers, "echo", "{ \"n\": 1.50, \"a\": [] }").unwrap(),
+        "{\"n\":1.50,\"a\":[]}"
+    );
+    assert_eq!(call(&servers, "echo", "{\"n\":").unwrap(), "{\"result\":\"{\\\"n\\\":\"}");
     // Nothing of this program's environment, not even its folder.
     assert_eq!(call(&servers, "environment", "").unwrap(), "{\"result\":\"/ ONLY=this;\"}");
 }
@@ -253,7 +258,7 @@ fn a_server_that_dies_in_a_call_is_started_again_until_it_did_too_often() {
     }
     // It stays off: its keeper has gone home.
     let until = Instant::now() + PATIENCE;
-    while !servers.thread.as_ref().unwrap().is_finished() {
+    while !servers.thread.lock().unwrap().as_ref().unwrap().is_finished() {
         assert!(Instant::now() < until, "it is started again and again");
         std::thread::yield_now();
     }
@@ -411,4 +416,18 @@ fn a_file_that_cannot_be_written_is_left_as_it_was() {
     assert_eq!(Approvals::load(&stage.file()).unwrap(), approvals);
     let files = std::fs::read_dir(stage.folder.path()).unwrap().count();
     assert_eq!(files, 1, "something is left over");
+}
+
+#[test]
+fn a_call_that_nobody_wants_any_more_comes_back() {
+    let servers = Stage::approved().start(config("good", &["slow"]));
+    let asked = std::cell::Cell::new(0);
+    let wanted = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 3
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let error = servers.tools()[0].call_while("{}", deadline, &wanted).unwrap_err();
+    assert_eq!(error.0, "the request was cancelled");
+    assert!(Instant::now() < deadline);
 }

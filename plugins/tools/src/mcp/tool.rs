@@ -12,6 +12,8 @@ use super::{Approval, Grant};
 
 /// Most bytes of arguments.
 const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
+/// How long a call may not notice that nobody wants its result.
+const NOTICE: Duration = Duration::from_millis(50);
 /// How much later than its deadline a call may come back: the time to say that it is late.
 const LATE: Duration = Duration::from_millis(500);
 
@@ -62,16 +64,16 @@ impl Tool for McpTool {
     }
 
     fn call(&self, arguments: &str, deadline: Instant) -> Result<String, ToolError> {
-        if arguments.len() > ARGUMENTS_BYTES_MAX {
-            return Err(ToolError(format!("arguments are over {ARGUMENTS_BYTES_MAX} bytes")));
-        }
-        let arguments = match arguments.trim() {
-            "" => Arguments::new(),
-            text => match serde_json::from_str(text) {
-                Ok(Value::Object(arguments)) => arguments,
-                _ => return Err(ToolError("arguments are not a JSON object".into())),
-            },
-        };
+        self.call_while(arguments, deadline, &|| true)
+    }
+
+    fn call_while(
+        &self,
+        arguments: &str,
+        deadline: Instant,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<String, ToolError> {
+        let arguments = read(arguments)?;
         let (answer, result) = flume::bounded(1);
         let call = Call { tool: self.name.clone(), arguments, deadline, answer };
         self.calls.try_send(call).map_err(|error| {
@@ -80,17 +82,37 @@ impl Tool for McpTool {
                 mpsc::error::TrySendError::Closed(_) => "this tool is not there any more".into(),
             })
         })?;
-        result.recv_deadline(deadline + LATE).unwrap_or_else(|error| {
-            Err(ToolError(match error {
-                flume::RecvTimeoutError::Timeout => "no result came in time".into(),
-                flume::RecvTimeoutError::Disconnected => {
-                    "the program of this tool ended before it gave a result".into()
+        while wanted() {
+            let left = (deadline + LATE).saturating_duration_since(Instant::now());
+            match result.recv_timeout(left.min(NOTICE)) {
+                Ok(result) => return result,
+                Err(flume::RecvTimeoutError::Timeout) if left > NOTICE => {}
+                Err(flume::RecvTimeoutError::Timeout) => {
+                    return Err(ToolError("no result came in time".into()));
                 }
-            }))
-        })
+                Err(flume::RecvTimeoutError::Disconnected) => {
+                    let message = "the program of this tool ended before it gave a result";
+                    return Err(ToolError(message.into()));
+                }
+            }
+        }
+        Err(ToolError("the request was cancelled".into()))
     }
 
     fn needs_approval(&self) -> bool {
         self.needs_approval
+    }
+}
+
+fn read(arguments: &str) -> Result<Arguments, ToolError> {
+    if arguments.len() > ARGUMENTS_BYTES_MAX {
+        return Err(ToolError(format!("arguments are over {ARGUMENTS_BYTES_MAX} bytes")));
+    }
+    match arguments.trim() {
+        "" => Ok(Arguments::new()),
+        text => match serde_json::from_str(text) {
+            Ok(Value::Object(arguments)) => Ok(arguments),
+            _ => Err(ToolError("arguments are not a JSON object".into())),
+        },
     }
 }
