@@ -365,6 +365,12 @@ impl Subscriber {
         Self { child, lines }
     }
 
+    /// The next message; `Null` when none comes.
+    pub fn next_message(&mut self) -> serde_json::Value {
+        let lines = self.lines.by_ref().map_while(Result::ok);
+        lines.filter_map(|line| serde_json::from_str(&line).ok()).next().unwrap_or_default()
+    }
+
     /// The next message that ends an answer; `Null` when none comes.
     pub fn last(&mut self) -> serde_json::Value {
         self.lines
