@@ -121,7 +121,7 @@ pub(crate) fn status_of(code: FaultCode) -> Status {
         FaultCode::Forbidden => CONTENT_FILTER,
         FaultCode::UnknownModel | FaultCode::NotFound => NOT_FOUND,
         FaultCode::Deadline => TIMEOUT,
-        FaultCode::Busy => OVERLOADED,
+        FaultCode::Busy | FaultCode::RateLimited => OVERLOADED,
         FaultCode::Cancelled => CANCELLED,
         FaultCode::Internal => INTERNAL,
         FaultCode::Conflict | FaultCode::Unavailable => INVALID_STATE,

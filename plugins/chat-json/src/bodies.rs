@@ -134,6 +134,7 @@ fn kind_of(code: FaultCode) -> &'static str {
         FaultCode::Forbidden => "permission_error",
         FaultCode::Deadline => "timeout_error",
         FaultCode::Busy | FaultCode::Unavailable | FaultCode::StorageFull => "overloaded_error",
+        FaultCode::RateLimited => "rate_limited",
         FaultCode::Cancelled => "cancelled_error",
         FaultCode::Internal => "server_error",
     }

@@ -70,6 +70,8 @@ pub enum FaultCode {
     TooLarge,
     /// The queue is full.
     Busy,
+    /// This client has spent what it may spend for now.
+    RateLimited,
     /// Somebody cancelled it.
     Cancelled,
     /// A defect of ours.
@@ -92,7 +94,7 @@ impl FaultCode {
             Self::Conflict => 409,
             Self::TooLarge => 413,
             Self::InvalidField => 422,
-            Self::Busy => 429,
+            Self::Busy | Self::RateLimited => 429,
             Self::Cancelled => 499,
             Self::Internal => 500,
             Self::Unavailable => 503,
@@ -115,6 +117,7 @@ impl FaultCode {
             Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
             Self::Busy => "queue_full",
+            Self::RateLimited => "rate_limited",
             Self::Cancelled => "cancelled",
             Self::Internal => "internal_error",
             Self::Unavailable => "unavailable",

@@ -5,6 +5,7 @@
 //! tensor: OpenAI's JSON, MQTT's topics and C's structs stop at the plugin that owns them.
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod classify;
 mod embedding;
 mod event;
@@ -14,6 +15,7 @@ mod plugin;
 mod request;
 mod service;
 
+pub use allowance::{Allowance, Remaining};
 pub use classify::{Classify, LabelScore, Scores, Task};
 pub use embedding::{EmbedRequest, EmbedderCard, Embeddings};
 pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};

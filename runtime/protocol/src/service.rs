@@ -1,12 +1,13 @@
 //! Who answers: one verb, and the bounded stream of events that it gives back.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::{
-    EmbedRequest, EmbedderCard, Embeddings, Event, Fault, FaultCode, ModerateRequest, Moderations,
-    Request, RequestId, TokenId,
+    Allowance, EmbedRequest, EmbedderCard, Embeddings, Event, Fault, FaultCode, ModerateRequest,
+    Moderations, Request, RequestId, TokenId,
 };
 
 /// Something that answers requests: the engine, or a layer around it.
@@ -52,6 +53,20 @@ pub trait Service: Send + Sync {
     fn moderate(&self, _request: ModerateRequest) -> Result<Moderations, Fault> {
         let message = "no classifier here has categories; configure one as [[onnx]]";
         Err(Fault::new(FaultCode::Unsupported, message))
+    }
+
+    /// Whether so many requests of a client would be let in now, `at_once` of them at the same time,
+    /// for who sends several. Nothing is set aside: others may be sooner.
+    ///
+    /// Errors: [`FaultCode::RateLimited`] with the time after which they would be,
+    /// [`FaultCode::InvalidField`] where that time never comes.
+    fn admits(&self, _client: Option<&str>, _requests: u32, _at_once: u32) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// What a client has left; `None` for one without limits.
+    fn allowance(&self, _client: Option<&str>) -> Option<Allowance> {
+        None
     }
 }
 
@@ -137,6 +152,16 @@ pub struct Reply {
     events: flume::Receiver<Event>,
     cancelled: Arc<AtomicBool>,
     finished: bool,
+    watchers: Vec<Watcher>,
+}
+
+/// Sees each event when the reader takes it; dropped with the reply.
+struct Watcher(Box<dyn FnMut(&Event) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 /// The sending end of one answer, held by whoever computes it.
@@ -167,7 +192,7 @@ pub fn reply_pair(id: RequestId, events_max: usize) -> (EventSink, Reply) {
     let cancelled = Arc::new(AtomicBool::new(false));
     (
         EventSink { events: sender, cancelled: Arc::clone(&cancelled) },
-        Reply { id, events: receiver, cancelled, finished: false },
+        Reply { id, events: receiver, cancelled, finished: false, watchers: Vec::new() },
     )
 }
 
@@ -202,6 +227,16 @@ impl Reply {
     /// [`FinishReason::Cancelled`](crate::FinishReason::Cancelled).
     pub fn canceller(&self) -> Canceller {
         Canceller(Arc::clone(&self.cancelled))
+    }
+
+    /// Shows `watch` each event when the reader takes it. What it holds is dropped with the reply, so
+    /// that it sees the end of one that is given up as well.
+    ///
+    /// Threads: runs on the reader's, so it must be short.
+    #[must_use]
+    pub fn watched(mut self, watch: impl FnMut(&Event) + Send + Sync + 'static) -> Self {
+        self.watchers.push(Watcher(Box::new(watch)));
+        self
     }
 
     /// The next event, waiting for it. `None` after the last one.
@@ -244,6 +279,7 @@ impl Reply {
             ))
         });
         self.finished = event.is_last();
+        self.watchers.iter_mut().for_each(|Watcher(watch)| watch(&event));
         event
     }
 }
@@ -304,6 +340,19 @@ mod tests {
         sink.send(last.clone());
         assert_eq!(reply.recv_timeout(Duration::from_secs(1)), Ok(Some(last)));
         assert_eq!(reply.recv_timeout(Duration::from_secs(1)), Ok(None));
+    }
+
+    #[test]
+    fn a_watcher_sees_what_the_reader_takes_and_ends_with_the_reply() {
+        let (seen, watched) = flume::unbounded();
+        let (sink, reply) = reply_pair(RequestId("a".into()), 4);
+        let mut reply = reply.watched(move |event| seen.send(event.clone()).unwrap());
+        sink.send(text("one"));
+        sink.send(text("two"));
+        reply.recv();
+        assert_eq!(watched.drain().collect::<Vec<_>>(), [text("one")]);
+        drop(reply);
+        assert_eq!(watched.recv(), Err(flume::RecvError::Disconnected));
     }
 
     #[test]
