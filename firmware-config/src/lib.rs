@@ -12,6 +12,7 @@
 
 mod amount;
 mod classifiers;
+mod clients;
 mod device;
 mod hardware;
 mod layer;
@@ -27,6 +28,7 @@ mod secret;
 mod sources;
 
 pub use classifiers::{ClassifierConfig, TargetConfig};
+pub use clients::{ClientConfig, ClientLimits};
 pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, profiles};
 pub use hardware::Hardware;
 pub use mcp_servers::{McpApproval, McpServerConfig, McpToolConfig};
@@ -36,7 +38,7 @@ pub use plugins::{PluginSettings, PluginsSection};
 pub use profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
     MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
-    ToolsSection,
+    TlsFiles, ToolsSection,
 };
 pub use secret::Secret;
 pub use sources::{Loaded, Override, Setting, Sources};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::{
-    ClassifierConfig, Expect, HardwareFacts, McpServerConfig, ModelFacts, OnnxConfig, Origin,
-    PluginsSection, Secret,
+    ClassifierConfig, ClientConfig, Expect, HardwareFacts, McpServerConfig, ModelFacts, OnnxConfig,
+    Origin, PluginsSection, Secret,
 };
 
 /// Everything that this box is told about itself.
@@ -40,6 +40,8 @@ pub struct Profile {
     pub classifiers: Vec<ClassifierConfig>,
     /// Small networks beside the model.
     pub onnx: Vec<OnnxConfig>,
+    /// Who may ask, and how much.
+    pub clients: Vec<ClientConfig>,
     /// What is written down.
     pub log: LogSection,
     /// The profile's statement of the machine.
@@ -165,14 +167,34 @@ pub enum Strictness {
     MistralStrict,
 }
 
+/// The files of an encrypted entrance, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those up to its authority.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// The authorities whose certificates clients must show; none asks for no certificate.
+    pub client_ca_file: Option<PathBuf>,
+}
+
 /// The HTTP entrance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpSection {
     /// Whether it is open.
     pub enabled: bool,
-    /// Where it listens; anything but loopback needs a token.
+    /// Where it listens; anything but loopback needs keys or client certificates, and TLS.
     pub address: SocketAddr,
-    /// SHA-256 of each bearer token that is let in; empty lets everybody in.
+    /// A socket in the file system, open besides the address.
+    pub unix_socket: Option<PathBuf>,
+    /// Whether it listens on `address`; without it, on the socket alone.
+    pub tcp: bool,
+    /// How it encrypts, if it does.
+    pub tls: Option<TlsFiles>,
+    /// Listens beyond loopback without TLS.
+    pub insecure: bool,
+    /// SHA-256 of each bearer token of a client without a name. With neither these nor keys of
+    /// clients, everybody on this box is let in.
     pub token_sha256: Vec<[u8; 32]>,
     /// How unknown fields are taken.
     pub strictness: Strictness,

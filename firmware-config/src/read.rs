@@ -8,7 +8,7 @@ use crate::layer::{Item, Layer, Value};
 use crate::profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
     MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
-    ToolsSection,
+    TlsFiles, ToolsSection,
 };
 use crate::reader::Reader;
 use crate::{Hardware, Origin, Problem, ProfileFile};
@@ -20,12 +20,12 @@ const TIB: u64 = 1 << 40;
 const BACKENDS: &[&str] = &["flex", "ndarray", "vulkan", "wgpu", "metal", "cuda"];
 const ENCODINGS: &[&str] = &["v1", "v2", "v3", "v3-tekken", "v7"];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
-const STRICTNESS: &[(&str, Strictness)] =
+pub(crate) const STRICTNESS: &[(&str, Strictness)] =
     &[("lenient", Strictness::Lenient), ("mistral-strict", Strictness::MistralStrict)];
 const VERSIONS: &[(&str, MqttVersion)] =
     &[("auto", MqttVersion::Auto), ("5", MqttVersion::V5), ("3.1.1", MqttVersion::V311)];
 const APPROVALS_FILE: &str = "/var/lib/zonda/approved-tools.json";
-const LEVEL_RULE: &str = "a topic level of 1 to 64 letters, digits, _ . or -";
+pub(crate) const LEVEL_RULE: &str = "a topic level of 1 to 64 letters, digits, _ . or -";
 
 pub(crate) fn profile(
     reader: &mut Reader,
@@ -35,11 +35,12 @@ pub(crate) fn profile(
     state: Option<&Path>,
 ) -> Profile {
     let _chosen = reader.text_or("profile", "auto", "a name or a file", |text| !text.is_empty());
+    let clients = crate::clients::read(reader);
     let profile = Profile {
         id: file.id.clone(),
         device: device(reader),
         memory: memory(reader),
-        engine: engine(reader),
+        engine: engine(reader, !clients.is_empty()),
         model: model(reader),
         http: http(reader),
         mqtt: mqtt(reader, hardware, credentials, state),
@@ -49,6 +50,7 @@ pub(crate) fn profile(
         filters: filters(reader),
         classifiers: crate::classifiers::read(reader),
         onnx: crate::onnx::read(reader),
+        clients,
         log: LogSection {
             level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| LEVELS.contains(&l)),
         },
@@ -57,6 +59,7 @@ pub(crate) fn profile(
         expect: file.expect,
     };
     check(reader, &profile);
+    check_http(reader, &profile);
     profile
 }
 
@@ -84,7 +87,7 @@ fn memory(reader: &mut Reader) -> MemoryConfig {
     }
 }
 
-fn engine(reader: &mut Reader) -> EngineConfig {
+fn engine(reader: &mut Reader, tells_clients_apart: bool) -> EngineConfig {
     let batch_tokens_max = reader.count("engine.batch_tokens_max", 512, 1..=65_536);
     // Who makes steps small need not say so three times.
     let within_step = |tokens: u32| tokens.min(batch_tokens_max);
@@ -100,14 +103,17 @@ fn engine(reader: &mut Reader) -> EngineConfig {
         ),
         slowdown_max: reader.number_or("engine.slowdown_max", 2.5, 0.0..=1_000.0),
         draft_tokens_max: reader.count("engine.draft_tokens_max", within_step(8), 0..=32),
-        prefix_sharing: reader.choice(
-            "engine.prefix_sharing",
-            &[
+        prefix_sharing: {
+            let mut words = [
                 ("all", PrefixSharing::All),
                 ("client", PrefixSharing::Client),
                 ("off", PrefixSharing::Off),
-            ],
-        ),
+            ];
+            // The first is the default: who lists clients does not have one learn from the speed of
+            // an answer what another has asked.
+            words[..2].rotate_left(usize::from(tells_clients_apart));
+            reader.choice("engine.prefix_sharing", &words)
+        },
         prefix_folder: reader.path("engine.prefix_folder"),
         prefix_folder_bytes: reader.bytes("engine.prefix_folder_bytes", GIB, MIB..=64 * TIB),
         context_tokens_max: reader.count("engine.context_tokens_max", 0, 0..=16_777_216),
@@ -154,6 +160,10 @@ fn http(reader: &mut Reader) -> HttpSection {
     HttpSection {
         enabled: reader.flag("http.enabled", true),
         address: reader.address("http.address", "127.0.0.1:8080"),
+        unix_socket: reader.path("http.unix_socket"),
+        tcp: reader.flag("http.tcp", true),
+        tls: tls(reader),
+        insecure: reader.flag("http.insecure", false),
         token_sha256: digests.iter().filter_map(|text| sha256(text)).collect(),
         strictness: reader.choice("http.strictness", STRICTNESS),
         body_bytes_max: reader.bytes_u32("http.body_bytes_max", 4 << 20, 1024..=256 << 20),
@@ -161,6 +171,27 @@ fn http(reader: &mut Reader) -> HttpSection {
         drain: reader.milliseconds("http.drain_ms", 30_000, 0..=600_000),
         batch_folder: reader.path("http.batch_folder"),
         batch_bytes_max: reader.bytes("http.batch_bytes_max", GIB, MIB..=64 * TIB),
+    }
+}
+
+fn tls(reader: &mut Reader) -> Option<TlsFiles> {
+    let cert_file = reader.path("http.tls_cert_file");
+    let key_file = reader.path("http.tls_key_file");
+    let client_ca_file = reader.path("http.tls_client_ca_file");
+    match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file, client_ca_file }),
+        (cert_file, key_file) => {
+            let (there, missing) = match (&cert_file, &key_file) {
+                (Some(_), _) => ("http.tls_cert_file", "http.tls_key_file"),
+                (_, Some(_)) => ("http.tls_key_file", "http.tls_cert_file"),
+                _ => ("http.tls_client_ca_file", "http.tls_cert_file and http.tls_key_file"),
+            };
+            let origin = reader.origin_of(there);
+            if origin != Origin::Default {
+                reader.problem(origin, format!("{there} is of no use without {missing}"));
+            }
+            None
+        }
     }
 }
 
@@ -279,7 +310,7 @@ pub(crate) fn json(item: Item) -> Json {
 
 /// What no single key can tell.
 fn check(reader: &mut Reader, profile: &Profile) {
-    let Profile { memory, engine, http, mqtt, .. } = profile;
+    let Profile { memory, engine, mqtt, .. } = profile;
     let mut refuse = |key: &str, wrong: bool, message: &str| {
         if wrong {
             let origin = reader.origin_of(key);
@@ -308,15 +339,42 @@ fn check(reader: &mut Reader, profile: &Profile) {
         "engine.prompt_chunk_tokens is more than engine.batch_tokens_max",
     );
     refuse(
-        "http.address",
-        http.enabled && !http.address.ip().is_loopback() && http.token_sha256.is_empty(),
-        "http.address can be reached from outside; list a token in http.token_sha256 or use \
-         127.0.0.1",
-    );
-    refuse(
         "mqtt.broker_address",
         !mqtt.broker_address.ip().is_loopback(),
         "mqtt.broker_address is not loopback; a broker for others runs apart: name it in mqtt.url",
+    );
+}
+
+/// What no single key of the HTTP entrance can tell.
+fn check_http(reader: &mut Reader, profile: &Profile) {
+    let Profile { http, clients, .. } = profile;
+    let has_keys = !http.token_sha256.is_empty()
+        || clients.iter().any(|client| !client.key_sha256.is_empty())
+        || http.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+    let is_reachable = http.enabled && http.tcp && !http.address.ip().is_loopback();
+    let mut refuse = |key: &str, wrong: bool, message: &str| {
+        if wrong {
+            let origin = reader.origin_of(key);
+            reader.problem(origin, message);
+        }
+    };
+    refuse(
+        "http.address",
+        is_reachable && !has_keys,
+        "http.address can be reached from outside; give a client a key (zonda key new NAME), or use \
+         127.0.0.1",
+    );
+    refuse(
+        "http.address",
+        is_reachable && has_keys && http.tls.is_none() && !http.insecure,
+        "http.address can be reached from outside, where keys and prompts need encryption; name \
+         http.tls_cert_file and http.tls_key_file, or set http.insecure = true where the network is \
+         trusted",
+    );
+    refuse(
+        "http.tcp",
+        http.enabled && !http.tcp && http.unix_socket.is_none(),
+        "http.tcp = false leaves no entrance without http.unix_socket; http.enabled = false closes it",
     );
 }
 
@@ -332,7 +390,7 @@ fn is_model_name(text: &str) -> bool {
     (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
-fn is_level(text: &str) -> bool {
+pub(crate) fn is_level(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=64).contains(&text.len()) && text.bytes().all(is_allowed)
 }
@@ -366,7 +424,7 @@ fn node_name(hardware: &Hardware) -> String {
     if level.is_empty() { "zonda".into() } else { level }
 }
 
-fn sha256(hex: &str) -> Option<[u8; 32]> {
+pub(crate) fn sha256(hex: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     let digits = hex.as_bytes();
     if digits.len() != 2 * digest.len() || !digits.iter().all(u8::is_ascii_hexdigit) {

@@ -44,7 +44,7 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
         &expect![[r#"
             /etc/zonda/zonda.toml:2: unknown key engine.sequences_mx; did you mean engine.sequences_max?
             /etc/zonda/zonda.toml:5: unknown key egine.page_tokens; did you mean engine.page_tokens?
-            /etc/zonda/zonda.toml:8: unknown key http.port; [http] has token_sha256, enabled, address, strictness, body_bytes_max, connections_max, drain_ms, batch_folder, batch_bytes_max
+            /etc/zonda/zonda.toml:8: unknown key http.port; [http] has token_sha256, enabled, address, unix_socket, tcp, tls_cert_file, tls_key_file, tls_client_ca_file, insecure, strictness, body_bytes_max, connections_max, drain_ms, batch_folder, batch_bytes_max
             /etc/zonda/zonda.toml:11: unknown key bluetooth.on; sections are device, memory, engine, model, http, mqtt, tools, plugins, log
         "#]],
     );
@@ -120,7 +120,7 @@ fn settings_that_do_not_fit_together_are_refused() {
         &expect![[r#"
             /etc/zonda/zonda.toml:2: engine.sequences_max is more than engine.batch_tokens_max; each answer needs one token of every step
             /etc/zonda/zonda.toml:5: memory.kv_pool_bytes leaves no room for weights in memory.model_budget_bytes
-            /etc/zonda/zonda.toml:7: http.address can be reached from outside; list a token in http.token_sha256 or use 127.0.0.1
+            /etc/zonda/zonda.toml:7: http.address can be reached from outside; give a client a key (zonda key new NAME), or use 127.0.0.1
             /etc/zonda/zonda.toml:9: mqtt.broker_address is not loopback; a broker for others runs apart: name it in mqtt.url
         "#]],
     );

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::answers::request_headers;
 use crate::fault_response::{json_response, refuse};
-use crate::routes::{Brought, Shared, aside, bring, fresh_id};
+use crate::routes::{Brought, Shared, aside, bring};
 
 /// Requests of one body that wait or run at the same time.
 const RUNNING_MAX: usize = 8;
@@ -25,19 +25,23 @@ pub(crate) async fn chats(State(shared): State<Arc<Shared>>, request: Request) -
 }
 
 async fn classify(shared: Arc<Shared>, request: Request, kind: InputKind) -> Response {
-    let Brought { ticket: _ticket, client, body } = match bring(&shared, request).await {
+    let Brought { ticket: _ticket, id, client, body } = match bring(&shared, request).await {
         Ok(brought) => brought,
         Err(fault) => return refuse(&fault),
     };
-    let (id, service) = (fresh_id(), Arc::clone(&shared.service));
-    let (name, strictness) = (id.0.clone(), shared.config.strictness);
+    let service = Arc::clone(&shared.service);
+    let (name, strictness) = (id.0.clone(), client.strictness);
     let parsed =
         aside(move || parse_classification(&body, id, kind, strictness, &service.describe()));
     let mut classification = match parsed.await {
         Ok(classification) => classification,
         Err(fault) => return refuse(&fault),
     };
-    classification.requests.iter_mut().for_each(|request| request.client.clone_from(&client));
+    classification.requests.iter_mut().for_each(|request| request.client.clone_from(&client.name));
+    let count = u32::try_from(classification.requests.len()).unwrap_or(u32::MAX);
+    if let Err(fault) = shared.service.admits(client.name.as_deref(), count, 1) {
+        return refuse(&fault);
+    }
     let headers = request_headers(&name, &classification.ignored);
     match decide(&shared, classification).await {
         Ok(body) => (headers, json_response(body)).into_response(),
@@ -59,7 +63,7 @@ async fn decide(shared: &Shared, mut classification: Classification) -> Result<V
             let (service, request) = (Arc::clone(&shared.service), request.clone());
             match aside(move || service.submit(request)).await {
                 Ok(reply) => break running.push_back(reply),
-                Err(fault) if fault.code == FaultCode::Busy && !running.is_empty() => {
+                Err(fault) if is_passing(&fault) && !running.is_empty() => {
                     finish_first(&mut running, &mut classification).await?;
                 }
                 Err(fault) => return Err(fault),
@@ -70,6 +74,11 @@ async fn decide(shared: &Shared, mut classification: Classification) -> Result<V
         finish_first(&mut running, &mut classification).await?;
     }
     classification.body()
+}
+
+/// Whether the end of one of these requests makes room for the next.
+fn is_passing(fault: &Fault) -> bool {
+    matches!(fault.code, FaultCode::Busy | FaultCode::RateLimited)
 }
 
 async fn finish_first(

@@ -10,7 +10,7 @@ use protocol::Fault;
 
 use crate::answers::request_headers;
 use crate::fault_response::{json_response, refuse};
-use crate::routes::{Brought, Shared, aside, bring, fresh_id};
+use crate::routes::{Brought, Shared, aside, bring};
 
 /// Bodies that wait for a network at the same time. Each holds a thread that also reads prompts, so
 /// not all of those may wait.
@@ -24,16 +24,16 @@ pub(crate) async fn embed(State(shared): State<Arc<Shared>>, request: Request) -
 }
 
 async fn answer(shared: Arc<Shared>, request: Request) -> Result<Response, Fault> {
-    let Brought { ticket: _ticket, client, body } = bring(&shared, request).await?;
+    let Brought { ticket: _ticket, id, client, body } = bring(&shared, request).await?;
     // The semaphore is never closed.
     let _turn = shared.networks.acquire().await;
-    let (service, strictness) = (Arc::clone(&shared.service), shared.config.strictness);
-    let id = fresh_id().0;
+    let service = Arc::clone(&shared.service);
+    let id = id.0;
     let told = id.clone();
     let (body, ignored, truncated) = aside(move || {
-        let mut asked = parse_embeddings(&body, strictness)?;
+        let mut asked = parse_embeddings(&body, client.strictness)?;
         drop(body);
-        asked.request.client = client;
+        asked.request.client = client.name;
         let embeddings = service.embed(asked.request.clone())?;
         Ok((asked.body(&told, &embeddings), asked.ignored, embeddings.truncated_texts))
     })
@@ -57,16 +57,16 @@ pub(crate) async fn moderate_chats(
 }
 
 async fn judge(shared: Arc<Shared>, request: Request, kind: InputKind) -> Result<Response, Fault> {
-    let Brought { ticket: _ticket, client, body } = bring(&shared, request).await?;
+    let Brought { ticket: _ticket, id, client, body } = bring(&shared, request).await?;
     // The semaphore is never closed.
     let _turn = shared.networks.acquire().await;
-    let (service, strictness) = (Arc::clone(&shared.service), shared.config.strictness);
-    let id = fresh_id().0;
+    let service = Arc::clone(&shared.service);
+    let id = id.0;
     let told = id.clone();
     let (body, ignored) = aside(move || {
-        let mut asked = parse_moderation(&body, kind, strictness)?;
+        let mut asked = parse_moderation(&body, kind, client.strictness)?;
         drop(body);
-        asked.request.client = client;
+        asked.request.client = client.name;
         Ok((moderation_body(&told, &service.moderate(asked.request)?), asked.ignored))
     })
     .await?;

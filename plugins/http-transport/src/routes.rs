@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -25,17 +25,16 @@ use crate::answers::Telling;
 use crate::batches::{self, Desk};
 use crate::fault_response::{json_response, json_text, refuse, refuse_method};
 use crate::gate::{Gate, Ticket};
-use crate::guard::admit;
-use crate::{classify, networks, tokens};
-
-/// Time for the body of a request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::guard::{Client, Guard, Peer};
+use crate::{allowance_headers, classify, networks, tokens};
 
 /// A client that is told to come back to a box which is shutting down.
 const RESTART_MS: u64 = 5_000;
 
 /// The document of this API: every path, body and answer. Tests compare it with what is served.
 const OPENAPI: &str = include_str!("../openapi.json");
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What every request needs.
 pub(crate) struct Shared {
@@ -44,12 +43,9 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// Turns of those who wait for a network beside the model.
     pub(crate) networks: Semaphore,
+    pub(crate) guard: Guard,
     pub(crate) desk: Desk,
 }
-
-/// Who asks, as the guard found out.
-#[derive(Debug, Clone)]
-pub(crate) struct Client(pub(crate) Option<String>);
 
 type Parse = fn(&[u8], RequestId, Strictness) -> Result<Chat, Fault>;
 
@@ -95,17 +91,38 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .fold(guarded, add)
         .method_not_allowed_fallback(async || refuse_method())
         .fallback(async move || refuse(&no_such_path))
+        .layer(middleware::from_fn(stamp))
         .with_state(shared)
 }
 
 async fn guard(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
-    match admit(request.headers(), &shared.config.token_sha256) {
-        Ok(client) => {
-            request.extensions_mut().insert(Client(client));
-            next.run(request).await
-        }
-        Err(fault) => refuse(&fault),
+    let admitted = match request.extensions().get::<Peer>() {
+        Some(peer) => shared.guard.admit(request.headers(), peer),
+        None => Err(Fault::new(FaultCode::Internal, "a connection without a peer")),
+    };
+    let client = match admitted {
+        Ok(client) => client,
+        Err(fault) => return refuse(&fault),
+    };
+    let name = client.name.clone();
+    request.extensions_mut().insert(client);
+    let mut response = next.run(request).await;
+    // What is left when the answer begins: its own tokens are taken while it is told.
+    if let Some(allowance) = shared.service.allowance(name.as_deref()) {
+        allowance_headers::tell(&allowance, response.headers_mut());
     }
+    response
+}
+
+/// Gives every request its id, and every answer that does not tell one.
+async fn stamp(mut request: Request, next: Next) -> Response {
+    let id = fresh_id();
+    request.extensions_mut().insert(id.clone());
+    let mut response = next.run(request).await;
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    }
+    response
 }
 
 async fn chat(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -121,16 +138,18 @@ async fn complete_text(State(shared): State<Arc<Shared>>, request: Request) -> R
 }
 
 async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Response {
-    let Brought { ticket, client, body } = match bring(&shared, request).await {
+    let Brought { ticket, id, client, body } = match bring(&shared, request).await {
         Ok(brought) => brought,
         Err(fault) => return refuse(&fault),
     };
     let submitted = aside(move || {
-        let mut chat = parse(&body, fresh_id(), shared.config.strictness)?;
+        let mut chat = parse(&body, id, client.strictness)?;
         drop(body);
-        chat.request.client = client;
+        chat.request.client = client.name;
         let telling = Telling::of(&chat);
-        let submitted = chat.requests().into_iter().map(|request| shared.service.submit(request));
+        let requests = chat.requests();
+        admit_together(&shared, &requests)?;
+        let submitted = requests.into_iter().map(|request| shared.service.submit(request));
         // Where one is refused, the others are dropped, which cancels them.
         let replies = submitted.collect::<Result<_, _>>()?;
         Ok::<(Telling, Vec<Reply>), Fault>((telling, replies))
@@ -141,10 +160,20 @@ async fn complete(shared: Arc<Shared>, request: Request, parse: Parse) -> Respon
     }
 }
 
+/// Refuses answers of which a part would be refused, before any of them is begun.
+fn admit_together(shared: &Shared, requests: &[protocol::Request]) -> Result<(), Fault> {
+    let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+    match requests {
+        [first, _, ..] => shared.service.admits(first.client.as_deref(), count, count),
+        _ => Ok(()),
+    }
+}
+
 /// A request that was let in and is read to its end.
 pub(crate) struct Brought {
     pub(crate) ticket: Ticket,
-    pub(crate) client: Option<String>,
+    pub(crate) id: RequestId,
+    pub(crate) client: Client,
     pub(crate) body: Bytes,
 }
 
@@ -158,9 +187,11 @@ pub(crate) async fn bring_up_to(
     bytes_max: usize,
 ) -> Result<Brought, Fault> {
     let ticket = shared.gate.enter().ok_or_else(shutting_down)?;
-    let client = request.extensions().get::<Client>().and_then(|Client(client)| client.clone());
-    let body = read_body(request.into_body(), bytes_max).await?;
-    Ok(Brought { ticket, client, body })
+    let id = request.extensions().get().cloned().unwrap_or_else(fresh_id);
+    let strictness = shared.config.strictness;
+    let client = request.extensions().get().cloned().unwrap_or(Client { name: None, strictness });
+    let body = read_body(request.into_body(), bytes_max, shared.config.timeouts.body).await?;
+    Ok(Brought { ticket, id, client, body })
 }
 
 pub(crate) fn fresh_id() -> RequestId {
@@ -181,7 +212,7 @@ fn shutting_down() -> Fault {
     Fault::new(FaultCode::Unavailable, "the service is shutting down").retry_after_ms(RESTART_MS)
 }
 
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Fault> {
+async fn read_body(body: Body, bytes_max: usize, time_max: Duration) -> Result<Bytes, Fault> {
     let too_large =
         || Fault::new(FaultCode::TooLarge, format!("the body is larger than {bytes_max} bytes"));
     // Up to as much again is read and dropped: a client that is still sending when the answer
@@ -207,9 +238,8 @@ async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Fault> {
         }
         if received > bytes_max { Err(too_large()) } else { Ok(Bytes::from(bytes)) }
     };
-    timeout(BODY_TIMEOUT, collect).await.unwrap_or_else(|_| {
-        let limit = BODY_TIMEOUT.as_secs();
-        let message = format!("the body did not come within {limit} s");
+    timeout(time_max, collect).await.unwrap_or_else(|_| {
+        let message = format!("the body did not come within {time_max:?}");
         Err(Fault::new(FaultCode::Deadline, message))
     })
 }

@@ -38,6 +38,6 @@ async fn work(shared: Arc<Shared>, request: Request, work: Work) -> Response {
         Err(fault) => return refuse(&fault),
     };
     let _ticket = brought.ticket;
-    let done = aside(move || work(&shared, &brought.body, brought.client));
+    let done = aside(move || work(&shared, &brought.body, brought.client.name));
     done.await.map_or_else(|fault| refuse(&fault), json_response)
 }

@@ -23,6 +23,7 @@ use crate::foreign::Foreign;
 use crate::judging::Judging;
 use crate::model_files::ModelFiles;
 use crate::networks::Networks;
+use crate::quotas::Quotas;
 use crate::tool_loop::ToolLoop;
 
 /// One loaded model with its line of rooms. Dropping it stops the engine.
@@ -308,6 +309,7 @@ impl House {
             let observers = foreign.observers;
             service = Arc::new(Filtered::new(service, filters, observers, answers_max(profile)));
         }
+        service = Arc::new(Quotas::new(service, profile.clients.clone()));
         let card = engine.describe().models.into_iter().next().unwrap_or(card);
         Ok(Self { archive, codec, card, device, engine, tools, servers, service })
     }

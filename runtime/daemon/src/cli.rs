@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Look at the tools of other programs, and approve them
     #[command(subcommand)]
     Tool(ToolCommand),
+    /// Make keys for clients of the HTTP API
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// List the compute devices of this box and this build
     Devices(Devices),
     /// Look at plugins of others, and switch them on and off
@@ -271,6 +274,16 @@ pub(crate) enum ToolCommand {
         /// Model, configuration, backend.
         #[command(flatten)]
         setup: Setup,
+    },
+}
+
+/// `zonda key …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Print a fresh key on standard error, once, and its [[clients]] entry on standard output
+    New {
+        /// The client's name: 1 to 64 letters, digits, _ . or -
+        name: String,
     },
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firmware_config::{
-    FilterConfig, HttpSection, McpApproval, McpServerConfig, McpToolConfig, MqttSection,
-    MqttVersion, Profile, Strictness,
+    ClientConfig, FilterConfig, HttpSection, McpApproval, McpServerConfig, McpToolConfig,
+    MqttSection, MqttVersion, Profile, Strictness,
 };
-use http_transport::{HttpConfig, HttpTransport};
+use http_transport::{HttpClient, HttpConfig, HttpTransport};
 use mqtt_transport::{EmbeddedBroker, MqttConfig, MqttTransport, TlsFiles};
 use protocol::{Filter, Tool, ToolSpec, Transport};
 use tools::mcp::{Approval, Grant, ServerConfig, Servers};
@@ -51,19 +51,41 @@ fn http(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
     }
     let transport = HttpTransport::bind(HttpConfig {
         address: section.address,
+        tcp: section.tcp,
+        unix_socket: section.unix_socket.clone(),
+        tls: section.tls.as_ref().map(|files| http_transport::TlsFiles {
+            cert_file: files.cert_file.clone(),
+            key_file: files.key_file.clone(),
+            client_ca_file: files.client_ca_file.clone(),
+        }),
+        insecure: section.insecure,
         token_sha256: section.token_sha256.clone(),
+        clients: profile.clients.iter().map(http_client).collect(),
         body_bytes_max: section.body_bytes_max as usize,
         connections_max: section.connections_max as usize,
-        strictness: match section.strictness {
-            Strictness::Lenient => chat_json::Strictness::Lenient,
-            Strictness::MistralStrict => chat_json::Strictness::MistralStrict,
-        },
+        strictness: strictness(section.strictness),
+        timeouts: http_transport::Timeouts::default(),
         drain: section.drain,
         batch_folder: section.batch_folder.clone(),
         batch_bytes_max: section.batch_bytes_max,
     })?;
-    let address = format!("http://{}", transport.address());
+    let address = transport.entrances();
     Ok(Some(Entrance { transport: Box::new(transport), address, broker: None }))
+}
+
+fn http_client(client: &ClientConfig) -> HttpClient {
+    HttpClient {
+        name: client.name.clone(),
+        key_sha256: client.key_sha256.clone(),
+        strictness: client.strictness.map(strictness),
+    }
+}
+
+fn strictness(strictness: Strictness) -> chat_json::Strictness {
+    match strictness {
+        Strictness::Lenient => chat_json::Strictness::Lenient,
+        Strictness::MistralStrict => chat_json::Strictness::MistralStrict,
+    }
 }
 
 fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {

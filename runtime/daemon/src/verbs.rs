@@ -9,11 +9,13 @@ use clap::Parser;
 use firmware_config::{Loaded, Override};
 
 use crate::assemble::load_profile;
-use crate::cli::{Cli, Command, ConfigCommand, ModelCommand, MqttCommand, Setup, ToolCommand};
+use crate::cli::{
+    Cli, Command, ConfigCommand, KeyCommand, ModelCommand, MqttCommand, Setup, ToolCommand,
+};
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
 use crate::{
-    approve, bench, devices, encode, foreign, inspect, logits, prepare, run as answers, serve,
+    approve, bench, devices, encode, foreign, inspect, key, logits, prepare, run as answers, serve,
 };
 
 /// Exit codes of sysexits.h that scripts and service files rely on.
@@ -119,6 +121,7 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
         Command::Tool(ToolCommand::Approve { server, tools, setup }) => {
             approve::approve(&configure(&setup)?.profile, &server, &tools, stdout)
         }
+        Command::Key(KeyCommand::New { name }) => key::new(&name, &mut std::io::stderr(), stdout),
         Command::Devices(arguments) => devices::print(arguments.json, stdout),
         Command::Plugin(command) => {
             let loaded = configure(command.setup())?;

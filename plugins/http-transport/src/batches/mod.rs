@@ -17,7 +17,8 @@ use journal::{BatchLimits, Batches, JournalError};
 use protocol::{Fault, FaultCode};
 use tokio::sync::Notify;
 
-use crate::routes::{Client, Shared, aside};
+use crate::guard::Client;
+use crate::routes::{Shared, aside};
 
 pub(crate) use runner::run;
 
@@ -86,7 +87,7 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Shared>>)> {
 
 /// Whose files and batches these are. Without tokens everybody on this box is the same.
 fn owner_of(request: &Request) -> String {
-    let client = request.extensions().get::<Client>().and_then(|client| client.0.clone());
+    let client = request.extensions().get::<Client>().and_then(|client| client.name.clone());
     client.unwrap_or_default()
 }
 

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::shapes::About;
-use crate::routes::{Client, Shared};
+use crate::routes::Shared;
 
 /// Requests of all batches together that wait or run.
 const RUNNING_MAX: usize = 4;
@@ -171,7 +171,7 @@ async fn answer(shared: &Shared, inner: &Router, job: &Job, body: &str) -> Optio
     while !shared.gate.is_closed() {
         let request = Request::post(about.endpoint())
             .header(header::CONTENT_TYPE, "application/json")
-            .extension(client_of(job, &about))
+            .extension(shared.guard.client_named(&job.owner))
             .body(Body::from(body.to_owned()))
             .ok()?;
         let Ok(response) = service.call(request).await;
@@ -190,11 +190,6 @@ async fn answer(shared: &Shared, inner: &Router, job: &Job, body: &str) -> Optio
         return Some(Answer { status, request_id, body });
     }
     None
-}
-
-/// The request is its owner's, as if it had come over a connection.
-fn client_of(job: &Job, _about: &About) -> Client {
-    Client(Some(job.owner.clone()).filter(|owner| !owner.is_empty()))
 }
 
 fn wait_of(headers: &HeaderMap) -> Duration {
