@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use firmware_config::{ClientConfig, ClientLimits};
 use protocol::{
-    Allowance, Description, EmbedRequest, Embeddings, Encoded, Event, Fault, FaultCode, ModelCard,
+    Allowance, Description, EmbedRequest, Embeddings, Encoded, Fault, FaultCode, ModelCard,
     ModerateRequest, Moderations, Remaining, Reply, Request, Service, TokenId,
 };
 

@@ -1,4 +1,4 @@
-use protocol::{EventSink, FinishReason, Input, RequestId, Task, Usage, reply_pair};
+use protocol::{Event, EventSink, FinishReason, Input, RequestId, Task, Usage, reply_pair};
 
 use super::*;
 

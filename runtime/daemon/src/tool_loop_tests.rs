@@ -216,11 +216,11 @@ impl Tool for Guest {
         deadline: Instant,
         wanted: &dyn Fn() -> bool,
     ) -> Result<String, ToolError> {
-        while arguments == "wait" {
-            if !wanted() {
-                return Err(ToolError("nobody wants it".into()));
+        if arguments == "wait" {
+            while wanted() {
+                thread::yield_now();
             }
-            thread::yield_now();
+            return Err(ToolError("nobody wants it".into()));
         }
         self.call(arguments, deadline)
     }
