@@ -335,7 +335,7 @@ pub(crate) fn fixed<const N: usize>(text: &str) -> [c_char; N] {
     }
     let mut field = [0; N];
     for (place, byte) in field.iter_mut().zip(&text.as_bytes()[..end]) {
-        *place = *byte as c_char;
+        *place = c_char::from_ne_bytes([*byte]);
     }
     field
 }

@@ -192,6 +192,11 @@ impl Stream {
                     "cached_tokens": cached_tokens,
                 });
                 self.pending.push_back(Shown::new(layout::EV_ACCEPTED, json.to_string()));
+                // What the client began the answer with is a part of it, here as over other entrances.
+                if !self.answer.text().is_empty() {
+                    let delta = Shown::new(layout::EV_DELTA, String::new());
+                    self.pending.push_back(Shown { text: self.answer.text().to_owned(), ..delta });
+                }
             }
             // It is part of the usage.
             Event::Reused(_) => {}
