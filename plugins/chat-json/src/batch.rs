@@ -42,7 +42,7 @@ pub struct BatchOrder {
     pub timeout_hours: u32,
     /// Files whose lines are requests.
     pub files: Vec<String>,
-    /// Requests of the body itself, as [`BatchOrder::item`] takes them.
+    /// Requests of the body itself, each as one line of a file would bring it.
     pub requests: Vec<Value>,
     has_ext: bool,
 }
