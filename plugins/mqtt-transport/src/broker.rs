@@ -13,11 +13,11 @@ use protocol::TransportError;
 
 const TRANSPORT: &str = "embedded broker";
 const PACKET_BYTES_MAX: usize = 1 << 20;
-const CLIENTS_MAX: usize = 128;
+const CLIENTS_MAX: usize = 256;
 const SUBSCRIPTIONS_MAX: usize = 64;
 const RETAINED_MAX: usize = 1024;
 const QUEUED_MAX: usize = 100;
-const QUEUED_BYTES_MAX: usize = 4 << 20;
+const QUEUED_BYTES_MAX: usize = 2 << 20;
 const CHANNEL_MAX: usize = 128;
 const INFLIGHT_MAX: u16 = 32;
 const SESSION_EXPIRY: Duration = Duration::from_secs(3600);
