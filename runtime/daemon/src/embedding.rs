@@ -5,12 +5,12 @@ use std::sync::Arc;
 use firmware_config::{OnnxConfig, OnnxRole};
 use onnx::Embedder;
 use protocol::{
-    Description, EmbedRequest, EmbedderCard, Embeddings, Encoded, Fault, FaultCode, ModelCard,
+    Description, EmbedRequest, EmbedderCard, Embeddings, Encoded, Fault, FaultCode,
     ModerateRequest, Moderations, Reply, Request, Service, TokenId,
 };
 
 use crate::error::AssembleError;
-use crate::networks::Networks;
+use crate::networks::{Networks, refuse_taken_names};
 
 /// Embedders beside a service.
 pub(crate) struct Embedding {
@@ -27,19 +27,9 @@ impl Embedding {
         networks: Arc<Networks>,
         configs: &[OnnxConfig],
     ) -> Result<Self, AssembleError> {
-        let description = inner.describe();
-        let names = |card: &ModelCard, name: &str| {
-            name == "default" || card.id == name || card.aliases.iter().any(|alias| alias == name)
-        };
-        let taken = |config: &&OnnxConfig| {
-            matches!(config.role, OnnxRole::Embedding { .. })
-                && (description.models.iter().any(|card| names(card, &config.name))
-                    || description.classifiers.iter().any(|card| card.name == config.name))
-        };
-        if let Some(OnnxConfig { name, origin, .. }) = configs.iter().find(taken) {
-            let message = format!("{origin}: something else is named {name:?}; rename the network");
-            return Err(AssembleError::Configuration { message });
-        }
+        let ours =
+            configs.iter().filter(|config| matches!(config.role, OnnxRole::Embedding { .. }));
+        refuse_taken_names(ours, &inner.describe())?;
         Ok(Self { inner, networks })
     }
 

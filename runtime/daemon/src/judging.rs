@@ -6,13 +6,13 @@ use firmware_config::{OnnxConfig, OnnxRole};
 use onnx::Judged;
 use protocol::{
     ClassifierCard, Classify, Description, EmbedRequest, Embeddings, Encoded, Event, Fault,
-    FaultCode, FinishReason, Input, LabelScore, Message, ModelCard, ModerateRequest, Moderations,
-    Reply, Request, Scores, Service, Task, TokenId, Usage, reply_pair,
+    FaultCode, FinishReason, Input, LabelScore, Message, ModerateRequest, Moderations, Reply,
+    Request, Scores, Service, Task, TokenId, Usage, reply_pair,
 };
 
 use crate::classifying::told;
 use crate::error::AssembleError;
-use crate::networks::{Classifier, Networks};
+use crate::networks::{Classifier, Networks, refuse_taken_names};
 
 /// What answers call the question that a network decides.
 const TARGET: &str = "label";
@@ -34,19 +34,9 @@ impl Judging {
         networks: Arc<Networks>,
         configs: &[OnnxConfig],
     ) -> Result<Self, AssembleError> {
-        let description = inner.describe();
-        let names = |card: &ModelCard, name: &str| {
-            name == "default" || card.id == name || card.aliases.iter().any(|alias| alias == name)
-        };
-        let taken = |config: &&OnnxConfig| {
-            matches!(config.role, OnnxRole::Classifier { .. })
-                && (description.models.iter().any(|card| names(card, &config.name))
-                    || description.classifiers.iter().any(|card| card.name == config.name))
-        };
-        if let Some(OnnxConfig { name, origin, .. }) = configs.iter().find(taken) {
-            let message = format!("{origin}: something else is named {name:?}; rename the network");
-            return Err(AssembleError::Configuration { message });
-        }
+        let ours =
+            configs.iter().filter(|config| matches!(config.role, OnnxRole::Classifier { .. }));
+        refuse_taken_names(ours, &inner.describe())?;
         Ok(Self { inner, networks })
     }
 

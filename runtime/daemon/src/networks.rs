@@ -8,7 +8,7 @@ use onnx::{
     Embedder, EmbedderConfig, Judged, OnnxError, Pooling, Scoring, TextClassifier,
     TextClassifierConfig, TextConfig, WorkError, Workers,
 };
-use protocol::{CategoryScore, Fault, FaultCode};
+use protocol::{CategoryScore, Description, Fault, FaultCode, ModelCard};
 
 use crate::error::AssembleError;
 
@@ -108,6 +108,28 @@ impl Networks {
     ) -> Result<Vec<Judged>, Fault> {
         let network = Arc::clone(&classifier.network);
         self.each(deadline, texts, move |text: String| network.judge(&text))
+    }
+}
+
+/// Refuses a network that is named like a model or a classifier that is there already; its
+/// configuration says where.
+pub(crate) fn refuse_taken_names<'a>(
+    mut networks: impl Iterator<Item = &'a OnnxConfig>,
+    there: &Description,
+) -> Result<(), AssembleError> {
+    let names = |card: &ModelCard, name: &str| {
+        name == "default" || card.id == name || card.aliases.iter().any(|alias| alias == name)
+    };
+    let taken = |config: &&OnnxConfig| {
+        there.models.iter().any(|card| names(card, &config.name))
+            || there.classifiers.iter().any(|card| card.name == config.name)
+    };
+    match networks.find(taken) {
+        None => Ok(()),
+        Some(OnnxConfig { name, origin, .. }) => {
+            let message = format!("{origin}: something else is named {name:?}; rename the network");
+            Err(AssembleError::Configuration { message })
+        }
     }
 }
 
