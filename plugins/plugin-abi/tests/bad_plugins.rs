@@ -10,20 +10,9 @@
 #[path = "native/bench.rs"]
 mod bench;
 
-use std::time::Instant;
-
-use bench::{Bench, PATIENCE, has, until};
-use plugin_abi::Plugin;
+use bench::{Bench, ONE_TRY, call, has, until};
 use protocol::{FaultCode, Input, Request};
 use serde_json::json;
-
-const ONE_TRY: &str = "[limits]\nmemory_mb = 64\ncall_ms = 2000\nrestarts = 0\n";
-
-fn call(plugin: &Plugin, deed: &str) -> Result<String, String> {
-    let tools = plugin.tools();
-    let tool = tools.first().ok_or("no function")?;
-    tool.call(&format!("\"{deed}\""), Instant::now() + PATIENCE).map_err(|error| error.0)
-}
 
 #[test]
 fn a_flood_of_lines_is_cut_and_harms_no_call() {

@@ -15,17 +15,9 @@ mod bench;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bench::{Bench, PATIENCE, children, has, own, until};
+use bench::{Bench, ONE_TRY, call, children, has, own, until};
 use plugin_abi::Plugin;
 use serde_json::json;
-
-const ONE_TRY: &str = "[limits]\nmemory_mb = 64\ncall_ms = 2000\nrestarts = 0\n";
-
-fn call(plugin: &Plugin, deed: &str) -> Result<String, String> {
-    let tools = plugin.tools();
-    let tool = tools.first().ok_or("no function")?;
-    tool.call(&format!("\"{deed}\""), Instant::now() + PATIENCE).map_err(|error| error.0)
-}
 
 /// Deeds in a call, and what is said of them.
 const CALLS: &[(&str, &str)] = &[

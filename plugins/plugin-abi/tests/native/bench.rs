@@ -11,6 +11,16 @@ use sha2::{Digest, Sha256};
 /// Longest wait for anything that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Limits of a manifest whose plugin is quarantined by its first failure.
+pub(crate) const ONE_TRY: &str = "[limits]\nmemory_mb = 64\ncall_ms = 2000\nrestarts = 0\n";
+
+/// Has the plugin of all bad deeds do one.
+pub(crate) fn call(plugin: &Plugin, deed: &str) -> Result<String, String> {
+    let tools = plugin.tools();
+    let tool = tools.first().ok_or("no function")?;
+    tool.call(&format!("\"{deed}\""), Instant::now() + PATIENCE).map_err(|error| error.0)
+}
+
 pub(crate) struct Bench {
     folder: tempfile::TempDir,
 }

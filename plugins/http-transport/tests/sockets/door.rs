@@ -1,5 +1,4 @@
 //! A server on real sockets with any service behind it, and a client that writes what it likes.
-#![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

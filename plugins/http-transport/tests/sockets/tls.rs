@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
-mod door;
-mod parrot;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,9 +12,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use door::{Door, ask, post, read_response};
+use crate::door::{Door, ask, post, read_response};
+use crate::parrot::{Parrot, SOON};
 use http_transport::{HttpConfig, HttpTransport, Timeouts, TlsFiles};
-use parrot::{Parrot, SOON};
 use protocol::TransportError;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned};

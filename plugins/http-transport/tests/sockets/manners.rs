@@ -2,16 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
-mod door;
-mod parrot;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use door::{Door, ask, post};
+use crate::door::{Door, ask, post};
+use crate::parrot::{Parrot, SOON, eventually};
 use http_transport::{HttpConfig, Timeouts};
-use parrot::{Parrot, SOON, eventually};
 use serde_json::{Value, json};
 
 const SHORT: Duration = Duration::from_millis(300);

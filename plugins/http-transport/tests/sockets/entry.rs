@@ -1,14 +1,10 @@
 //! Who is let in over real sockets, and how much: keys, limits, and what the answers tell of them.
 
-#[path = "door/mod.rs"]
-mod door;
-mod parrot;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::door::{Door, ask};
 use chat_json::Strictness;
-use door::{Door, ask};
 use http_transport::{HttpClient, HttpConfig};
 use protocol::{
     Allowance, Description, Encoded, Fault, FaultCode, Remaining, Reply, Request, Service,
@@ -19,7 +15,7 @@ use sha2::{Digest, Sha256};
 /// The parrot behind a limit that the test sets.
 #[derive(Default)]
 struct Limited {
-    parrot: parrot::Parrot,
+    parrot: crate::parrot::Parrot,
     /// Requests that are still let in for the client `few`.
     left: AtomicU64,
 }
