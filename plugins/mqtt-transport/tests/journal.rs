@@ -5,7 +5,7 @@ mod stage;
 use std::path::{Path, PathBuf};
 
 use mqtt_transport::MqttConfig;
-use stage::{CLIENT, Ear, Mosquitto, NODE, Node, Wire, config, say, until};
+use stage::{Asked, CLIENT, Ear, Mosquitto, NODE, Node, Wire, config, say, until};
 
 const HELLO: &str =
     r#"{"messages":[{"role":"user","content":"hello"}],"stream":true,"ext":{"ttl_s":300}}"#;
@@ -43,17 +43,30 @@ fn torn_away(journal: &Path, name: &str) -> PathBuf {
     copy
 }
 
+/// A node behind a wire, with one request that it has promised to answer.
+struct Accepted {
+    ear: Ear,
+    wire: Wire,
+    node: Node,
+    asked: Asked,
+}
+
+fn accepted(broker: u16, journal: &Path) -> Accepted {
+    let ear = replies(broker);
+    let wire = Wire::to(broker, false);
+    let node = Node::start(durable(wire.port, journal));
+    say(broker, "311", &request("1"), HELLO, &[]);
+    let asked = node.asked();
+    assert_eq!(ear.next().status(), 202);
+    Accepted { ear, wire, node, asked }
+}
+
 #[test]
 fn an_accepted_request_runs_again_and_its_final_is_the_same_for_ever() {
     let broker = mosquitto!();
     let folder = tempfile::tempdir().expect("a folder");
     let journal = folder.path().join("a");
-    let ear = replies(broker.port);
-    let wire = Wire::to(broker.port, false);
-    let dying = Node::start(durable(wire.port, &journal));
-    say(broker.port, "311", &request("1"), HELLO, &[]);
-    let lost = dying.asked();
-    assert_eq!(ear.next().status(), 202);
+    let Accepted { ear, wire, node: _dying, asked: lost } = accepted(broker.port, &journal);
     wire.cut();
     let left = torn_away(&journal, "b");
 
@@ -81,12 +94,7 @@ fn a_final_that_nobody_took_is_sent_by_the_next_life() {
     let broker = mosquitto!();
     let folder = tempfile::tempdir().expect("a folder");
     let journal = folder.path().join("a");
-    let ear = replies(broker.port);
-    let wire = Wire::to(broker.port, false);
-    let mut node = Node::start(durable(wire.port, &journal));
-    say(broker.port, "311", &request("1"), HELLO, &[]);
-    let asked = node.asked();
-    assert_eq!(ear.next().status(), 202);
+    let Accepted { ear, wire, mut node, asked } = accepted(broker.port, &journal);
     wire.cut();
     node.offline();
     asked.answer(&["kept"]);
@@ -139,12 +147,7 @@ fn a_cancel_is_not_forgotten_by_a_crash() {
     let broker = mosquitto!();
     let folder = tempfile::tempdir().expect("a folder");
     let journal = folder.path().join("a");
-    let ear = replies(broker.port);
-    let wire = Wire::to(broker.port, false);
-    let dying = Node::start(durable(wire.port, &journal));
-    say(broker.port, "311", &request("1"), HELLO, &[]);
-    let asked = dying.asked();
-    assert_eq!(ear.next().status(), 202);
+    let Accepted { ear, wire, node: _dying, asked } = accepted(broker.port, &journal);
     say(broker.port, "311", &format!("{NODE}/chat/cancel/plc7/1"), "", &[]);
     until("the answer is cancelled", || asked.sink.is_cancelled());
     // The mark is written at the moment the answer hears of it; the copy must have it whole.
