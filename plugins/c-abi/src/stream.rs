@@ -220,7 +220,9 @@ impl Stream {
                 let failed =
                     Shown::new(layout::EV_ERROR, chat_json::fault_body(&fault).to_string());
                 let status = status::status_of(fault.code);
-                self.pending.push_back(Shown { status, finish_reason: "error", ..failed });
+                let is_cancelled = fault.code == FaultCode::Cancelled;
+                let finish_reason = if is_cancelled { "cancelled" } else { "error" };
+                self.pending.push_back(Shown { status, finish_reason, ..failed });
             }
         }
     }
