@@ -7,13 +7,11 @@
 )]
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
-use suite::{
-    Daemon, NODE, Subscriber, built, http_exchange, installed, root, stdout_of, tiny_gguf,
-};
+use suite::library::Library;
+use suite::{Daemon, NODE, Subscriber, http_exchange, installed, root, tiny_gguf};
 
 /// What differs by contract: the case, the entrance, why. Everything else is equal.
 const DIFFERENCES: &[(&str, Entrance, &str)] = &[];
@@ -221,82 +219,25 @@ fn publish(daemon: &Daemon, version: &str, caller: &str, reply: &str, body: &str
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A C program that plays what it is told.
-struct Library {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-    _folder: tempfile::TempDir,
-}
-
-impl Library {
-    fn start() -> Option<Self> {
-        let library = built().join("libzonda.so");
-        if installed("cc").is_none() || !library.is_file() {
-            println!("skipped: no cc or no libzonda.so");
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("conformance");
-        stdout_of(
-            Command::new("cc")
-                .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-I"])
-                .arg(root().join("plugins/c-abi/include"))
-                .arg(root().join("tests/suite/clients/conformance.c"))
-                .arg("-o")
-                .arg(&program)
-                .arg("-L")
-                .arg(built())
-                .arg("-lzonda"),
-        );
-        // The library asks to be found by its ABI's name.
-        std::os::unix::fs::symlink(&library, folder.path().join("libzonda.so.1")).unwrap();
-        let mut child = Command::new(&program)
-            .env("LD_LIBRARY_PATH", folder.path())
-            .env(SETTINGS_OF_C.0, SETTINGS_OF_C.1)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Some(Self { child, stdin, stdout, _folder: folder })
-    }
-
-    fn play(&mut self, mode: &str, bytes: &str) -> Transcript {
-        let stdin = self.stdin.as_mut().unwrap();
-        write!(stdin, "{mode} {}\n{bytes}", bytes.len()).unwrap();
-        stdin.flush().unwrap();
-        let mut pieces = Pieces::default();
-        loop {
-            let mut head = String::new();
-            self.stdout.read_line(&mut head).unwrap();
-            let (kind, length) = head.trim_end().split_once(' ').expect("it ended early");
-            let mut text = vec![0; length.parse().unwrap()];
-            self.stdout.read_exact(&mut text).unwrap();
-            let text = String::from_utf8(text).unwrap();
-            let json = || serde_json::from_str::<Value>(&text).unwrap();
-            match kind {
-                "text" => pieces.text += &text,
-                "call" => pieces.calls.push(call(&json())),
-                "done" => return answered(&json(), (mode != "whole").then_some(pieces)),
-                _ => return refused(&json()),
-            }
+/// Plays a case with the library.
+fn over_c(library: &mut Library, mode: &str, bytes: &str) -> Transcript {
+    let mut pieces = Pieces::default();
+    for (kind, text) in library.play(mode, bytes) {
+        let json = || serde_json::from_str::<Value>(&text).unwrap();
+        match kind.as_str() {
+            "text" => pieces.text += &text,
+            "call" => pieces.calls.push(call(&json())),
+            "done" => return answered(&json(), (mode != "whole").then_some(pieces)),
+            _ => return refused(&json()),
         }
     }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ended = self.child.wait();
-    }
+    panic!("no end of {bytes} in C");
 }
 
 #[test]
 fn every_entrance_gives_the_same_answers_and_refusals() {
     let daemon = Daemon::start(&tiny_gguf(), &["--set", SETTINGS]);
-    let mut library = Library::start();
+    let mut library = Library::start(&[SETTINGS_OF_C]);
     let has_mqtt = installed("mosquitto_pub").is_some() && installed("stdbuf").is_some();
     if !has_mqtt {
         println!("skipped: no mosquitto_pub or stdbuf");
@@ -317,7 +258,7 @@ fn every_entrance_gives_the_same_answers_and_refusals() {
             }
             if let Some(library) = &mut library {
                 let word = if mode == Mode::Whole { "whole" } else { "stream" };
-                told.push((Entrance::C, library.play(word, &case.bytes)));
+                told.push((Entrance::C, over_c(library, word, &case.bytes)));
             }
             for (entrance, transcript) in told {
                 let is_known = DIFFERENCES
