@@ -77,8 +77,9 @@ fn read_texts(input: &Value) -> Result<Vec<Input>, Fault> {
     };
     let text = |(at, item): (usize, &Value)| match item {
         Value::String(text) => Ok(Input::Text(text.clone())),
-        // OpenAI's clients may send parts.
+        // OpenAI's clients may send parts; one without a type is text, as in messages.
         Value::Object(part) => match (part.get("type"), part.get("text")) {
+            (None | Some(Value::Null), Some(Value::String(text))) => Ok(Input::Text(text.clone())),
             (Some(Value::String(kind)), Some(Value::String(text))) if kind == "text" => {
                 Ok(Input::Text(text.clone()))
             }

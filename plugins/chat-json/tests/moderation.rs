@@ -21,6 +21,10 @@ fn texts_come_one_several_or_as_parts() {
     assert_eq!(read(json!("one")), [text("one")]);
     assert_eq!(read(json!(["one", "two"])), [text("one"), text("two")]);
     assert_eq!(read(json!([{"type": "text", "text": "one"}])), [text("one")]);
+    assert_eq!(
+        read(json!([{"type": null, "text": "one"}, {"text": "two"}])),
+        [text("one"), text("two")]
+    );
 }
 
 #[test]
