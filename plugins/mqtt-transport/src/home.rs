@@ -62,7 +62,6 @@ pub(crate) fn discovery(config: &MqttConfig, topics: &Topics) -> (String, String
             "payload_available": "online",
             "payload_not_available": "offline",
         }],
-        "qos": 1,
         "cmps": components(&unique, topics),
     });
     (format!("homeassistant/device/{level}/config"), body.to_string())
@@ -102,6 +101,8 @@ fn components(unique: &str, topics: &Topics) -> Value {
     if let Some(all) = components.as_object_mut() {
         for (name, component) in all {
             component["unique_id"] = format!("{unique}_{name}").into();
+            // Home Assistant does not hand a device's own down to its components.
+            component["qos"] = 1.into();
         }
     }
     components
@@ -169,14 +170,14 @@ mod tests {
         let (topic, body) = described();
         assert_eq!(topic, "homeassistant/device/jet_03/config");
         let none: Vec<&String> = Vec::new();
-        assert_eq!(strange(&body, &["dev", "o", "cmps", "availability", "qos"]), none);
+        assert_eq!(strange(&body, &["dev", "o", "cmps", "availability"]), none);
         let device = ["identifiers", "name", "manufacturer", "model", "sw_version"];
         assert_eq!(strange(&body["dev"], &device), none);
         assert!(body["dev"]["identifiers"].as_array().is_some_and(|ids| !ids.is_empty()));
         assert_eq!(strange(&body["o"], &["name", "sw_version", "support_url"]), none);
         assert!(body["o"]["name"].is_string());
         assert_eq!(body["availability"][0]["topic"], "zonda/v1/plant1/jet.03/status");
-        let both = ["p", "unique_id", "name"];
+        let all = ["p", "unique_id", "name", "qos"];
         let measured = ["state_topic", "value_template", "expire_after"];
         let shown = ["unit_of_measurement", "state_class", "device_class", "entity_category"];
         let attributes = ["json_attributes_topic", "json_attributes_template"];
@@ -190,8 +191,9 @@ mod tests {
                 Some("notify") => (&["command_topic"], vec!["command_topic"]),
                 other => panic!("{name} is of no known platform: {other:?}"),
             };
-            assert_eq!(strange(component, &[&both[..], &optional].concat()), none, "{name}");
-            for key in required.iter().chain(&both) {
+            assert_eq!(strange(component, &[&all[..], &optional].concat()), none, "{name}");
+            assert_eq!(component["qos"], 1, "{name}");
+            for key in required.iter().chain(&all[..3]) {
                 assert!(component[key].is_string(), "{name} has no {key}");
             }
             assert!(unique.insert(component["unique_id"].as_str()), "{name} is not unique");

@@ -54,6 +54,22 @@ pub fn tiny_gguf() -> PathBuf {
     root().join("runtime/daemon/models/tiny.gguf")
 }
 
+/// A configuration of the fixtures' embedder and classifier.
+pub fn small_networks() -> String {
+    let fixtures = root().join("tests/fixtures/onnx");
+    let path = |name: &str| fixtures.join(name).display().to_string();
+    format!(
+        "[[onnx]]\nname = \"vectors\"\nrole = \"embedding\"\npath = {:?}\ntokens_max = 64\n\n\
+         [[onnx]]\nname = \"guard\"\nrole = \"classifier\"\npath = {:?}\ntokens_max = 64\n\
+         labels = [\"harmless\", \"injection\", \"personal\"]\n\n\
+         [[onnx.categories]]\nname = \"pii\"\nlabels = [\"personal\"]\n\n\
+         [[onnx.categories]]\nname = \"dangerous_and_criminal_content\"\nlabels = [\"injection\"]\n\
+         threshold = 0.9\n\n",
+        path("embedder.onnx"),
+        path("classifier.onnx"),
+    )
+}
+
 /// Runs a command to its end, feeding it `input`.
 pub fn run_with(command: &mut Command, input: &str) -> Output {
     let mut child = command
@@ -96,6 +112,7 @@ pub fn python_with(module: &str) -> Option<PathBuf> {
         .into_iter()
         .chain(cache.iter().map(|cache| cache.join("zonda/python/bin/python3")))
         .chain(cache.iter().map(|cache| cache.join("zonda/python-clients/bin/python3")))
+        .chain(cache.iter().map(|cache| cache.join("zonda/python-home/bin/python3")))
         .chain([PathBuf::from("python3")]);
     candidates.into_iter().find(|python| {
         Command::new(python)

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 #![allow(clippy::print_stdout, reason = "the table is shown, and what is skipped is counted")]
 
+use std::path::Path;
 use std::process::Command;
 
-use suite::{Daemon, python_with, root, tiny_gguf};
+use suite::{Daemon, python_with, root, small_networks, tiny_gguf};
 
 /// Runs a script of `tests/suite/clients` on a program of its own and gives its table.
 ///
@@ -22,16 +23,21 @@ fn table(script: &str, modules: &[&str], arguments: &[&str]) -> Option<String> {
     }
     let queue = ["--set", "engine.sequences_max=4", "--set", "engine.queue_requests_max=12"];
     let daemon = Daemon::start(&tiny_gguf(), &[&queue, arguments].concat());
-    let output = Command::new(python?)
+    Some(told(&python?, script, &[&format!("http://{}", daemon.http), "default"]))
+}
+
+/// The table of a script, of which every line has to hold.
+fn told(python: &Path, script: &str, arguments: &[&str]) -> String {
+    let output = Command::new(python)
         .arg(root().join("tests/suite/clients").join(script))
-        .args([&format!("http://{}", daemon.http), "default"])
+        .args(arguments)
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{told}");
     let why = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}\n{why}");
-    Some(told)
+    told
 }
 
 /// Every line of the table is green, and there are as many as belong to it.
@@ -64,12 +70,30 @@ fn langchain_and_litellm_get_what_they_expect() {
 }
 
 #[test]
+fn home_assistants_own_code_takes_what_is_announced() {
+    let Some(python) = python_with("homeassistant") else {
+        println!(
+            "skipped: not installed: homeassistant (cargo xtask setup --clients, Python 3.13)"
+        );
+        return;
+    };
+    let daemon = Daemon::start(&tiny_gguf(), &["--set", "mqtt.home_assistant=true"]);
+    let port = daemon.mqtt_port.to_string();
+    all_hold(&told(&python, "home_assistant.py", &[&port]), 9);
+}
+
+#[test]
 fn the_document_holds_under_generated_requests() {
     let Some(python) = python_with("schemathesis") else {
         println!("skipped: not installed: schemathesis (cargo xtask setup --clients)");
         return;
     };
-    let daemon = Daemon::start(&tiny_gguf(), &["--set", "engine.context_tokens_max=64"]);
+    let place = tempfile::tempdir().unwrap();
+    let config = place.path().join("zonda.toml");
+    std::fs::write(&config, small_networks()).unwrap();
+    let config = ["--config", &config.display().to_string()];
+    let short = ["--set", "engine.context_tokens_max=64"];
+    let daemon = Daemon::start(&tiny_gguf(), &[config, short].concat());
     let folder = root().join("tests/suite/clients");
     let output = Command::new(python.with_file_name("schemathesis"))
         .arg("--config-file")
@@ -77,7 +101,7 @@ fn the_document_holds_under_generated_requests() {
         .args(["run", &format!("http://{}/openapi.json", daemon.http), "--checks", "all"])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--seed", "1"])
         .args(["--continue-on-failure", "--no-color", "--suppress-health-check", "all"])
-        .current_dir(tempfile::tempdir().unwrap().path())
+        .current_dir(place.path())
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -4,23 +4,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use suite::{Daemon, python_with, root, stdout_of, tiny_gguf};
+use suite::{Daemon, python_with, root, small_networks, stdout_of, tiny_gguf};
 
 /// A daemon with the fixtures' embedder and classifier.
 fn daemon(more: &str) -> (Daemon, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a fresh folder");
-    let fixtures = root().join("tests/fixtures/onnx");
-    let path = |name: &str| fixtures.join(name).display().to_string();
-    let text = format!(
-        "[[onnx]]\nname = \"vectors\"\nrole = \"embedding\"\npath = {:?}\ntokens_max = 64\n\n\
-         [[onnx]]\nname = \"guard\"\nrole = \"classifier\"\npath = {:?}\ntokens_max = 64\n\
-         labels = [\"harmless\", \"injection\", \"personal\"]\n\n\
-         [[onnx.categories]]\nname = \"pii\"\nlabels = [\"personal\"]\n\n\
-         [[onnx.categories]]\nname = \"dangerous_and_criminal_content\"\nlabels = [\"injection\"]\n\
-         threshold = 0.9\n\n{more}",
-        path("embedder.onnx"),
-        path("classifier.onnx"),
-    );
+    let text = format!("{}{more}", small_networks());
     let config: PathBuf = folder.path().join("zonda.toml");
     std::fs::write(&config, text).expect("a fresh file");
     let daemon = Daemon::start(&tiny_gguf(), &["--config", &config.display().to_string()]);

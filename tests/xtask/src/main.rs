@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools
-cargo xtask setup --clients   LangChain, LiteLLM and schemathesis in a venv of their own (450 MB)
+cargo xtask setup --clients   LangChain, LiteLLM, schemathesis, Home Assistant, in venvs of their own (700 MB)
 cargo xtask check          format, tidy, lints, every test, documentation; the kernels on an emulated aarch64
 cargo xtask check --gpu    the tensor tests again through wgpu (on a software Vulkan device: half an hour)
 cargo xtask tidy           limits of files and functions, names in the documents
