@@ -41,6 +41,8 @@ const DTYPES: &[(&str, Dtype)] = &[
 pub struct Embedding {
     /// What is asked.
     pub request: EmbedRequest,
+    /// Settings of the delivery.
+    pub ext: Ext,
     /// Paths of fields that were sent and have no effect.
     pub ignored: Vec<String>,
     dtype: Dtype,
@@ -70,7 +72,7 @@ pub fn parse_embeddings(body: &[u8], strictness: Strictness) -> Result<Embedding
         deadline: deadline(&ext),
         ..EmbedRequest::default()
     };
-    Ok(Embedding { request, ignored: notes.ignored, dtype, is_base64 })
+    Ok(Embedding { request, ext, ignored: notes.ignored, dtype, is_base64 })
 }
 
 impl Embedding {

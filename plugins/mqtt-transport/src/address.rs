@@ -130,13 +130,21 @@ impl Address {
 
     /// The end of an answer that came to one: its body with our `ext` in it.
     pub(crate) fn closing(&self, mut body: Value, seq: u32, status: u16, cut: bool) -> Closing {
-        let mut ext = json!({
-            "id": self.id, "seq": seq, "fin": true, "status": status, "node": &*self.node,
-        });
+        let mut ext = self.end_ext(seq, status);
         if cut {
             ext["truncated"] = Value::Bool(true);
         }
         body["ext"] = ext;
+        Closing { payload: Bytes::from(body.to_string()), status, seq }
+    }
+
+    /// The vectors of texts, of which so many were longer than what is read of one.
+    pub(crate) fn vectors(&self, mut body: Value, truncated_texts: u32) -> Closing {
+        let (seq, status) = (1, 200);
+        body["ext"] = self.end_ext(seq, status);
+        if truncated_texts > 0 {
+            body["ext"]["truncated_inputs"] = json!(truncated_texts);
+        }
         Closing { payload: Bytes::from(body.to_string()), status, seq }
     }
 
@@ -173,6 +181,10 @@ impl Address {
             compact::shrink_fault(&mut body, compact::room(&self.end_topic()));
         }
         self.parcel(self.end_topic(), body.to_string(), true, FINAL_EXPIRY, JSON, properties)
+    }
+
+    fn end_ext(&self, seq: u32, status: u16) -> Value {
+        json!({"id": self.id, "seq": seq, "fin": true, "status": status, "node": &*self.node})
     }
 
     fn end_topic(&self) -> String {

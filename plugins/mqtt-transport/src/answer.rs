@@ -39,6 +39,11 @@ pub(crate) enum Note {
         parcel: Parcel,
         closing: Option<Closing>,
     },
+    /// The answer to a request that is not written down; its repeats are computed anew.
+    Computed {
+        number: u64,
+        parcel: Parcel,
+    },
 }
 
 /// One accepted request and how its answer is delivered.

@@ -410,6 +410,10 @@ impl Courier {
         match note {
             Note::Send(parcel) => self.post(parcel, now),
             Note::Ended { key, parcel, closing } => self.ended(key, parcel, closing, now),
+            Note::Computed { number, parcel } => {
+                let (_, lost) = self.outbox.push(parcel, Some(number), now);
+                self.lost(lost, now);
+            }
         }
     }
 

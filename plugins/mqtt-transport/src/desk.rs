@@ -1,7 +1,10 @@
 //! Where a message becomes a request, or is refused.
 
+mod addressing;
 mod admission;
+mod embedding;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -9,10 +12,11 @@ use std::time::{Duration, Instant};
 use chat_json::{Chat, Mode, Strictness, parse_chat};
 use protocol::{Fault, FaultCode, RequestId, Service};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::address::{Address, Closing, Parcel, TEXT};
 use crate::answer::{Job, Note, answer};
-use crate::archive::hex;
+use crate::archive::{Receipt, hex};
 use crate::config::MqttConfig;
 use crate::gauge::{Count, MqttGauge};
 use crate::home;
@@ -20,6 +24,7 @@ use crate::ledger::{Digest, Key, Ledger};
 use crate::link::Message;
 use crate::onward;
 use crate::topics::{Caller, Route, Topics};
+use crate::vectors::VECTORS_RUNNING_MAX;
 use crate::watch::Watches;
 
 const CORRELATION_BYTES_MAX: usize = 64;
@@ -32,6 +37,9 @@ pub(crate) struct Desk {
     pub(crate) topics: Topics,
     pub(crate) ledger: Ledger,
     pub(crate) watches: Watches,
+    /// Requests that are not written down, by number: they are confirmed when their answer is
+    /// delivered.
+    pub(crate) held: HashMap<u64, (Key, Receipt)>,
     /// Refuses new requests: the program is shutting down.
     pub(crate) closed: bool,
     pub(crate) payload_bytes_max: Arc<AtomicUsize>,
@@ -40,6 +48,8 @@ pub(crate) struct Desk {
     gauge: MqttGauge,
     service: Arc<dyn Service>,
     notes: flume::Sender<Note>,
+    /// Turns of requests for vectors.
+    turns: Arc<Semaphore>,
 }
 
 /// The members of a body that decide whom an error can be told to, when the body is refused.
@@ -86,6 +96,9 @@ pub(crate) enum Taken {
     Done(Option<Parcel>),
     /// It cancelled what is known by this.
     Cancel(Key),
+    /// It runs, or did already, and is not written down: it is confirmed when the broker has its
+    /// answer.
+    Held { number: u64, key: Key },
     /// It is a request that is let in, and is to be written down before it begins.
     Request(Box<Opened>),
 }
@@ -117,6 +130,7 @@ impl Desk {
             topics,
             ledger: Ledger::default(),
             watches: Watches::default(),
+            held: HashMap::new(),
             closed: false,
             payload_bytes_max: Arc::new(AtomicUsize::new(config.send_bytes_max)),
             node: Arc::from(config.node.as_str()),
@@ -124,6 +138,7 @@ impl Desk {
             gauge,
             service,
             notes,
+            turns: Arc::new(Semaphore::new(VECTORS_RUNNING_MAX)),
         }
     }
 
@@ -131,7 +146,7 @@ impl Desk {
     pub(crate) fn receive(&mut self, arrival: Arrival<'_>) -> Taken {
         let message = arrival.message;
         match self.topics.route(&message.topic) {
-            Some(Route::Request(None)) if !self.config.plain_requests => {
+            Some(Route::Request(None) | Route::Embed(None)) if !self.config.plain_requests => {
                 let why = "its topic names no client, and mqtt.plain_requests is off";
                 Taken::Done(self.drop_it(why))
             }
@@ -143,6 +158,7 @@ impl Desk {
                 Taken::Done(None)
             }
             Some(Route::Request(caller)) => self.request(arrival, caller.as_ref()),
+            Some(Route::Embed(caller)) => self.embed(arrival, caller.as_ref()),
             Some(Route::Cancel(caller)) => match self.cancelled(message, caller.as_ref()) {
                 Some(key) => {
                     self.ledger.cancel(&key.client, &key.id, Instant::now());
@@ -204,31 +220,6 @@ impl Desk {
     pub(crate) fn give_up(&mut self, opened: &Opened, fault: &Fault) -> Option<Parcel> {
         self.ended(&opened.key, None, Instant::now());
         self.refuse(&opened.address, fault)
-    }
-
-    /// Where the end of a request goes that is not read again.
-    pub(crate) fn return_address(&self, message: &Message) -> Option<Address> {
-        let caller = match self.topics.route(&message.topic)? {
-            Route::Request(caller) => caller,
-            Route::HomeAsk => {
-                return Some(self.address(self.topics.home_answer(), message, None, None));
-            }
-            Route::Cancel(_) | Route::HomeCancel => return None,
-        };
-        let caller = caller.as_ref();
-        let peek = self.peek(message);
-        let provisional = self.provisional(message, caller).ok()?;
-        let mut address = match (&message.response_topic, peek.ext.reply_to) {
-            (None, Some(topic)) if self.topics.admits_reply(&topic, caller) => {
-                self.address(topic, message, caller, None)
-            }
-            _ => provisional?,
-        };
-        if let Some(id) = peek.ext.id.filter(|id| id.len() <= 128) {
-            address.id = id;
-        }
-        address.compact = peek.ext.mode == Some("text".into());
-        Some(address)
     }
 
     /// Whom a cancel means.
@@ -296,35 +287,7 @@ impl Desk {
             self.gauge.count(Count::PassedOn);
             return Taken::Done(Some(onward));
         }
-        let address = provisional.or_else(|| {
-            let reply_to = self.peek(message).ext.reply_to?;
-            let admitted = self.topics.admits_reply(&reply_to, caller);
-            admitted.then(|| self.address(reply_to, message, caller, None))
-        });
-        Taken::Done(match address {
-            Some(mut address) => {
-                if let Some(id) = self.peek(message).ext.id.filter(|id| id.len() <= 128) {
-                    address.id = id;
-                }
-                self.refuse(&address, &fault)
-            }
-            None => self.drop_it("it is not valid and names no reply topic"),
-        })
-    }
-
-    /// Where errors go as long as the body is not read: the Response Topic, or the caller's own.
-    fn provisional(
-        &self,
-        message: &Message,
-        caller: Option<&Caller>,
-    ) -> Result<Option<Address>, Unanswerable> {
-        let topic = match (&message.response_topic, caller) {
-            (Some(topic), _) if self.topics.admits_reply(topic, caller) => topic.clone(),
-            (Some(_), _) => return Err(Unanswerable("its Response Topic is not allowed")),
-            (None, Some(caller)) => self.topics.default_reply(caller),
-            (None, None) => return Ok(None),
-        };
-        Ok(Some(self.address(topic, message, caller, None)))
+        Taken::Done(self.refuse_unread(message, caller, provisional, &fault))
     }
 
     fn check(&self, message: &Message) -> Result<(), Fault> {
@@ -361,22 +324,11 @@ impl Desk {
 
     fn parse(&self, message: &Message, caller: Option<&Caller>) -> Result<Chat, Fault> {
         let id = RequestId(uuid::Uuid::now_v7().simple().to_string());
-        let kind = message.content_type.as_deref().unwrap_or("application/json");
-        let mut parts = kind.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let mut chat = match kind.as_str() {
-            "application/json" | "" => parse_chat(&message.payload, id, Strictness::Lenient)?,
-            "text/plain" => {
-                let text = std::str::from_utf8(&message.payload)
-                    .map_err(|_| Fault::bad_request("text/plain that is not UTF-8"))?;
+        let mut chat = match plain_text(message)? {
+            None => parse_chat(&message.payload, id, Strictness::Lenient)?,
+            Some(text) => {
                 let body = serde_json::json!({"messages": [{"role": "user", "content": text}]});
                 parse_chat(body.to_string().as_bytes(), id, Strictness::Lenient)?
-            }
-            _ => {
-                return Err(Fault::new(
-                    FaultCode::Unsupported,
-                    "this content type is not read here: send application/json or text/plain",
-                ));
             }
         };
         chat.check_single()?;
@@ -420,52 +372,11 @@ impl Desk {
         onward::parcel(message, self.config.deadline_max)
     }
 
-    fn address(
-        &self,
-        topic: String,
-        message: &Message,
-        caller: Option<&Caller>,
-        id: Option<&str>,
-    ) -> Address {
-        let id = id.map(str::to_owned);
-        let id = id.or_else(|| caller.map(|caller| caller.rid.clone()));
-        let correlation = message.correlation.clone();
-        // A client that gave too much gets it cut, not repeated.
-        let correlation = correlation.map(|c| c.slice(..c.len().min(CORRELATION_BYTES_MAX)));
-        Address {
-            topic,
-            id: id.or_else(|| correlation.as_deref().map(spelled)).unwrap_or_default(),
-            correlation,
-            compact: false,
-            node: Arc::clone(&self.node),
-        }
-    }
-
-    /// The client that a reply topic belongs to; a topic that belongs to none is one by itself.
-    fn client_of(&self, topic: &str) -> String {
-        self.topics.reply_client(topic).unwrap_or(topic).to_owned()
-    }
-
     fn peek(&self, message: &Message) -> Peek {
         if message.payload.len() > self.config.request_bytes_max {
             return Peek::default();
         }
         Peek::into(&message.payload)
-    }
-
-    fn foreign(
-        &self,
-        caller: Option<&Caller>,
-        message: &Message,
-        why: &'static str,
-    ) -> Option<Parcel> {
-        let Some(caller) = caller else {
-            return self.drop_it(why);
-        };
-        let address = self.address(self.topics.default_reply(caller), message, Some(caller), None);
-        let fault =
-            Fault::bad_request(format!("the reply topic is not allowed: use {}", address.topic,));
-        self.refuse(&address, &fault)
     }
 
     fn refuse(&self, address: &Address, fault: &Fault) -> Option<Parcel> {
@@ -478,6 +389,22 @@ impl Desk {
         self.gauge.count(Count::Unanswerable);
         tracing::warn!(why, "a message was dropped, nobody could be told");
         None
+    }
+}
+
+/// The text of a request that is not JSON.
+fn plain_text(message: &Message) -> Result<Option<&str>, Fault> {
+    let kind = message.content_type.as_deref().unwrap_or("application/json");
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        "application/json" | "" => Ok(None),
+        "text/plain" => std::str::from_utf8(&message.payload)
+            .map(Some)
+            .map_err(|_| Fault::bad_request("text/plain that is not UTF-8")),
+        _ => Err(Fault::new(
+            FaultCode::Unsupported,
+            "this content type is not read here: send application/json or text/plain",
+        )),
     }
 }
 

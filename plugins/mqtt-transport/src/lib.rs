@@ -36,6 +36,7 @@ mod rules;
 mod tls;
 mod topics;
 mod transport;
+mod vectors;
 mod vitals;
 mod watch;
 

@@ -99,6 +99,11 @@ impl Presence {
                 .iter()
                 .map(|card| json!({ "id": card.name, "targets": card.targets }))
                 .collect::<Vec<_>>(),
+            "embedders": description
+                .embedders
+                .iter()
+                .map(|card| json!({ "id": card.name, "dimensions": card.dimensions }))
+                .collect::<Vec<_>>(),
             "limits": {
                 "request_bytes_max": config.request_bytes_max,
                 "send_bytes_max": config.send_bytes_max,

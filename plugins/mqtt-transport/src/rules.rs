@@ -31,6 +31,7 @@ impl MqttConfig {
             line(&format!("pattern write {place}/+/{tail}/%u/#"));
             line(&format!("pattern write {place}/pool/+/{tail}/%u/#"));
         }
+        line(&format!("pattern write {place}/+/embed/request/%u/#"));
         line(&format!("pattern read {place}/client/%u/#"));
         line(&format!("pattern write {place}/client/%u/status"));
         for statement in ["status", "birth", "state", "event/+"] {

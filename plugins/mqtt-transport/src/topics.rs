@@ -30,6 +30,8 @@ pub(crate) struct Caller {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     Request(Option<Caller>),
+    /// Texts whose vectors are wanted.
+    Embed(Option<Caller>),
     Cancel(Option<Caller>),
     /// A prompt of Home Assistant.
     HomeAsk,
@@ -108,15 +110,15 @@ impl Topics {
 
     /// What to subscribe to.
     pub(crate) fn subscriptions(&self, plain: bool) -> Vec<String> {
-        let mut filters = Vec::with_capacity(7);
+        let mut filters = Vec::with_capacity(9);
         if self.home {
             filters.extend([self.home_ask(), self.home_cancel(), STATUS.to_owned()]);
         }
-        for verb in ["request", "cancel"] {
+        for door in ["chat/request", "chat/cancel", "embed/request"] {
             if plain {
-                filters.push(format!("{}/chat/{verb}", self.node));
+                filters.push(format!("{}/{door}", self.node));
             }
-            filters.push(format!("{}/chat/{verb}/+/+", self.node));
+            filters.push(format!("{}/{door}/+/+", self.node));
         }
         filters
     }
@@ -154,9 +156,8 @@ impl Topics {
         }
         let pool = self.pool.as_ref().and_then(|(_, prefix)| topic.strip_prefix(prefix.as_str()));
         let tail = pool.or_else(|| topic.strip_prefix(self.node.as_str()))?;
-        let tail = tail.strip_prefix("/chat/")?;
-        let mut levels = tail.split('/');
-        let verb = levels.next()?;
+        let mut levels = tail.strip_prefix('/')?.split('/');
+        let (room, verb) = (levels.next()?, levels.next()?);
         let caller = match (levels.next(), levels.next(), levels.next()) {
             (None, ..) => None,
             (Some(client), Some(rid), None) if is_level(client) && is_level(rid) => {
@@ -164,9 +165,10 @@ impl Topics {
             }
             _ => return None,
         };
-        match verb {
-            "request" => Some(Route::Request(caller)),
-            "cancel" => Some(Route::Cancel(caller)),
+        match (room, verb) {
+            ("chat", "request") => Some(Route::Request(caller)),
+            ("chat", "cancel") => Some(Route::Cancel(caller)),
+            ("embed", "request") if pool.is_none() => Some(Route::Embed(caller)),
             _ => None,
         }
     }
@@ -277,6 +279,11 @@ mod tests {
         {
             assert_eq!(route(foreign), None, "{foreign}");
         }
+        let embed = |tail: &str| topics.route(&format!("zonda/v1/plant1/jet-03/embed/{tail}"));
+        assert_eq!(embed("request"), Some(Route::Embed(None)));
+        assert_eq!(embed("request/plc7/17"), Some(Route::Embed(Some(caller()))));
+        assert_eq!((embed("cancel/plc7/17"), embed("request/plc7")), (None, None));
+        assert_eq!(topics.route("zonda/v1/plant1/pool/gpu/embed/request/plc7/17"), None);
         assert_eq!(topics.route(""), None);
         assert_eq!(topics.route("zonda/v1/plant1/jet-031/chat/request"), None);
     }

@@ -78,6 +78,8 @@ fn a_client_reaches_what_is_its_own_and_nothing_else() {
         format!("{NODE}/chat/request"),
         format!("{NODE}/chat/request/plc8/1"),
         format!("{NODE}/chat/cancel/plc8/1"),
+        format!("{NODE}/embed/request"),
+        format!("{NODE}/embed/request/plc8/1"),
         format!("{CLIENT}/plc7/reply/1"),
         format!("{CLIENT}/plc8/reply/1"),
         format!("{CLIENT}/plc8/status"),
@@ -132,6 +134,16 @@ fn the_stock_requester_gets_its_answer_through_the_rules() {
     let asking = ask(port, &format!("{NODE}/chat/request/plc7/1"), &reply, HELLO, &named);
     node.asked().answer(&["through ", "the rules"]);
     assert_eq!(answer_of(asking)["choices"][0]["message"]["content"], "through the rules");
+}
+
+#[test]
+fn vectors_come_through_the_rules() {
+    let Some((ruled, _node, _ear)) = open() else { return };
+    let reply = format!("{CLIENT}/plc7/reply/rr");
+    let named = ["-u", "plc7", "-P", "plc7"];
+    let topic = format!("{NODE}/embed/request/plc7/1");
+    let asking = ask(ruled.broker.port, &topic, &reply, r#"{"input":"four"}"#, &named);
+    assert_eq!(answer_of(asking)["ext"]["status"], 200);
 }
 
 #[test]

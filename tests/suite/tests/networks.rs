@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use suite::{Daemon, python_with, root, small_networks, stdout_of, tiny_gguf};
+use suite::{
+    Daemon, NODE, Subscriber, installed, python_with, root, small_networks, stdout_of, tiny_gguf,
+};
 
 /// A daemon with the fixtures' embedder and classifier.
 fn daemon(more: &str) -> (Daemon, tempfile::TempDir) {
@@ -82,4 +84,48 @@ fn real_clients_get_vectors_and_verdicts() {
         let told = stdout_of(Command::new(python).arg(client).arg(base).arg(module));
         assert_eq!(told.trim(), "ok");
     }
+}
+
+/// The same vector over every entrance: mosquitto's own clients, with MQTT 5 and 3.1.1, and HTTP.
+#[test]
+fn vectors_come_over_mqtt() {
+    if installed("mosquitto_rr").is_none() {
+        println!("skipped: mosquitto_rr is not installed");
+        return;
+    }
+    let (daemon, _folder) = daemon("");
+    let text = "Turn on the kitchen light.";
+    let body = json!({"model": "vectors", "input": text}).to_string();
+    let (_, over_http) = daemon.post("/v1/embeddings", &body);
+    let port = daemon.mqtt_port.to_string();
+    let command = |program: &str, version: &str| {
+        let mut command = Command::new(program);
+        command.args(["-h", "127.0.0.1", "-p", &port, "-V", version, "-q", "1"]);
+        command
+    };
+    let reply = "zonda/v1/plant1/client/plc7/reply/rr";
+    let topic = format!("{NODE}/embed/request");
+    let mut asking = command("mosquitto_rr", "5");
+    asking.args(["-W", "20", "-t", &topic, "-e", reply, "-m", &body]);
+    let over_5: Value = serde_json::from_str(&stdout_of(&mut asking)).expect("JSON");
+    assert_eq!((&over_5["ext"]["status"], &over_5["ext"]["fin"]), (&json!(200), &json!(true)));
+    assert_eq!(over_5["data"], over_http["data"]);
+    assert_eq!(over_5["usage"], over_http["usage"]);
+
+    let mut ear = Subscriber::start("311", daemon.mqtt_port, "zonda/v1/plant1/client/plc7/reply/+");
+    let mut asking = command("mosquitto_pub", "311");
+    stdout_of(asking.args(["-t", &format!("{topic}/plc7/17"), "-m", &body]));
+    let over_311 = ear.next_message();
+    assert_eq!(over_311["ext"]["id"], "17");
+    assert_eq!(over_311["data"], over_http["data"]);
+
+    stdout_of(command("mosquitto_pub", "311").args([
+        "-t",
+        &format!("{topic}/plc7/18"),
+        "-m",
+        r#"{"model":"nobody","input":"a"}"#,
+    ]));
+    let refused = ear.next_message();
+    assert_eq!((&refused["ext"]["status"], &refused["ext"]["id"]), (&json!(404), &json!("18")));
+    assert_eq!(refused["error"]["code"], "model_not_found");
 }

@@ -40,6 +40,12 @@ impl Courier {
                 }
                 self.confirm(receipt);
             }
+            Taken::Held { number, key } => {
+                // It came again: the later copy stands for both.
+                if let Some((_, earlier)) = self.desk.held.insert(number, (key, receipt)) {
+                    self.confirm(earlier);
+                }
+            }
             Taken::Cancel(key) => self.write(mark(key), Then::Confirm(receipt), now),
             Taken::Request(opened) => {
                 let change = opening(&opened, message);
@@ -67,6 +73,10 @@ impl Courier {
 
     /// The final of this number is delivered or given up.
     pub(super) fn settle(&mut self, number: u64, now: Instant) {
+        if let Some((key, receipt)) = self.desk.held.remove(&number) {
+            self.desk.ended(&key, None, now);
+            return self.confirm(receipt);
+        }
         self.write(Change::Settle { number, keep: true }, Then::Settled(number), now);
     }
 

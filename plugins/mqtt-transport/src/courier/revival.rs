@@ -99,7 +99,7 @@ impl Courier {
             }
             // What was let in before may not be any more: the configuration changed.
             Taken::Done(Some(parcel)) => self.conclude_with(entry, parcel, now),
-            Taken::Done(None) | Taken::Cancel(_) => {
+            Taken::Done(None) | Taken::Cancel(_) | Taken::Held { .. } => {
                 let reason = "nobody may be told of its end any more";
                 self.dead_letter(&entry.key, reason, &hex(&entry.key.digest), None);
                 self.forget(entry.number, now);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chat_json::{Chat, Mode};
+use chat_json::{Chat, Ext, Mode};
 use protocol::{Fault, FaultCode};
 use serde::Deserialize;
 
@@ -24,14 +24,9 @@ impl Desk {
         chat: Chat,
     ) -> Taken {
         let message = arrival.message;
-        let topic = match (&message.response_topic, &chat.ext.reply_to, provisional) {
-            (None, Some(topic), _) if self.topics.admits_reply(topic, caller) => topic.clone(),
-            (None, Some(_), _) => {
-                let why = "its ext.reply_to is not allowed";
-                return Taken::Done(self.foreign(caller, message, why));
-            }
-            (_, _, Some(address)) => address.topic,
-            (_, _, None) => return Taken::Done(self.drop_it("it names no reply topic")),
+        let topic = match self.reply_topic(message, caller, provisional, &chat.ext) {
+            Ok(topic) => topic,
+            Err(unanswered) => return *unanswered,
         };
         let mut address = self.address(topic, message, caller, chat.ext.id.as_deref());
         address.compact = chat.ext.mode == Mode::Text;
@@ -39,7 +34,7 @@ impl Desk {
             address.id.clone_from(&chat.request.id.0);
         }
         let rid = caller.map(|caller| caller.rid.as_str());
-        let key = self.key_of(message, caller, &chat, &address);
+        let key = self.key_of(message, caller, &chat.ext, &address);
         let digest = onward::digest(&message.payload);
         let streams = self.streams(message, &chat);
         if let Some(known) = self.known(&key, rid, &digest, &address, streams) {
@@ -53,7 +48,7 @@ impl Desk {
             }
             return Taken::Done(self.refuse(&address, &fault));
         }
-        let patience = self.patience(message, &chat);
+        let patience = self.patience(message, &chat.ext);
         let Arrival { number, promised, .. } = arrival;
         // What was promised here is not given away.
         let onward = if promised { None } else { self.onward(message) };
@@ -79,15 +74,15 @@ impl Desk {
         &self,
         message: &Message,
         caller: Option<&Caller>,
-        chat: &Chat,
+        ext: &Ext,
         address: &Address,
     ) -> Key {
-        let named =
-            message.correlation.as_deref().or_else(|| chat.ext.id.as_deref().map(str::as_bytes));
+        let named = message.correlation.as_deref().or_else(|| ext.id.as_deref().map(str::as_bytes));
         let named = named.or_else(|| caller.map(|caller| caller.rid.as_bytes()));
         Key {
             client: caller.map_or_else(|| self.client_of(&address.topic), |c| c.client.clone()),
-            id: named.map_or_else(|| chat.request.id.0.clone().into_bytes(), <[u8]>::to_vec),
+            // Without any name of the client's, the answer has the request's own.
+            id: named.map_or_else(|| address.id.clone().into_bytes(), <[u8]>::to_vec),
         }
     }
 
@@ -173,8 +168,8 @@ impl Desk {
     }
 
     /// How long the request may wait and run.
-    pub(super) fn patience(&self, message: &Message, chat: &Chat) -> Duration {
-        let ttl = chat.ext.ttl_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    pub(super) fn patience(&self, message: &Message, ext: &Ext) -> Duration {
+        let ttl = ext.ttl_s.map(|seconds| Duration::from_secs(u64::from(seconds)));
         let longest = self.config.deadline_max;
         [message.expiry, ttl].into_iter().flatten().min().unwrap_or(longest).min(longest)
     }

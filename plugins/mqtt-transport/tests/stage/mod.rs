@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use mqtt_transport::{MqttConfig, MqttGauge, MqttTransport};
 use protocol::{
-    Description, Event, EventSink, Fault, FinishReason, Load, ModelCard, Reply, Request, Service,
-    Stop, StopHandle, Transport, TransportError, Usage, reply_pair,
+    Description, EmbedRequest, Embeddings, Event, EventSink, Fault, FinishReason, Load, ModelCard,
+    Reply, Request, Service, Stop, StopHandle, Transport, TransportError, Usage, reply_pair,
 };
 use serde_json::Value;
 
@@ -292,6 +292,9 @@ pub struct ByHand {
     requests: flume::Sender<(Request, EventSink)>,
     pub refuses: Mutex<Option<Fault>>,
     pub model: Mutex<String>,
+    /// Each request for vectors waits here until the test opens the door.
+    pub door: Mutex<Option<flume::Receiver<()>>>,
+    pub embedded: AtomicU32,
 }
 
 impl Service for ByHand {
@@ -302,6 +305,30 @@ impl Service for ByHand {
         let (sink, reply) = reply_pair(request.id.clone(), 64);
         self.requests.send((request, sink)).expect("the test listens");
         Ok(reply)
+    }
+
+    fn embed(&self, request: EmbedRequest) -> Result<Embeddings, Fault> {
+        self.embedded.fetch_add(1, Ordering::SeqCst);
+        if let Some(fault) = self.refuses.lock().expect("not poisoned").clone() {
+            return Err(fault);
+        }
+        let door = self.door.lock().expect("not poisoned").clone();
+        if let Some(door) = door {
+            door.recv_timeout(PATIENCE).expect("opened");
+        }
+        let client = request.client.map_or(0, |client| client.len());
+        let dimensions = request.dimensions.unwrap_or(2) as usize;
+        let vector = |text: &String| {
+            let mut vector = vec![0.5; dimensions];
+            vector[0] = text.len() as f32;
+            vector
+        };
+        Ok(Embeddings {
+            model: "vectors".into(),
+            vectors: request.texts.iter().map(vector).collect(),
+            prompt_tokens: client as u32,
+            truncated_texts: request.texts.iter().filter(|text| text.len() > 100).count() as u32,
+        })
     }
 
     fn describe(&self) -> Description {
@@ -395,6 +422,8 @@ impl Node {
             requests: sender,
             refuses: Mutex::new(None),
             model: Mutex::new("tiny".into()),
+            door: Mutex::new(None),
+            embedded: AtomicU32::new(0),
         });
         let (handle, stop) = Stop::pair();
         let served: Arc<dyn Service> = Arc::clone(&service) as Arc<dyn Service>;
