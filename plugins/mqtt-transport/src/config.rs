@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 
 use crate::NAME;
 use crate::tls::TlsFiles;
-use crate::topics::{Topics, is_level};
+use crate::topics::{Topics, is_level, is_name};
 
 /// Keep alive below this makes the client library panic.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(5);
@@ -60,6 +60,8 @@ pub struct MqttConfig {
     pub pool: Option<String>,
     /// Topic filters that replies may go to, besides the clients' own reply topics.
     pub reply_filters: Vec<String>,
+    /// Topics of sensors, which a [`Lookout`](protocol::Lookout) listens to.
+    pub sources: Vec<String>,
     /// Describes this node to Home Assistant, and answers what is asked there.
     pub home_assistant: bool,
     /// Allows a connection without TLS to a broker that is not on loopback.
@@ -109,6 +111,7 @@ impl MqttConfig {
             plain_requests: true,
             pool: None,
             reply_filters: Vec::new(),
+            sources: Vec::new(),
             home_assistant: false,
             insecure: false,
             accept_stale: false,
@@ -130,6 +133,7 @@ impl MqttConfig {
     pub(crate) fn check(&self) -> Result<Checked, TransportError> {
         let (host, port, tls) = self.broker()?;
         self.check_names()?;
+        self.check_sources()?;
         self.check_limits()?;
         let pool = self.pool.as_deref();
         let mut topics = Topics::new(&self.root, &self.site, &self.node, pool, &self.reply_filters)
@@ -201,6 +205,32 @@ impl MqttConfig {
             ));
         }
         Ok(())
+    }
+
+    /// What comes from a topic of a node, or of Home Assistant's discovery, could be what a node
+    /// made of it before.
+    fn check_sources(&self) -> Result<(), TransportError> {
+        let is_ours = |topic: &&String| {
+            let below = |prefix: &str| {
+                topic
+                    .strip_prefix(prefix)
+                    .is_some_and(|tail| tail.is_empty() || tail.starts_with('/'))
+            };
+            below(&self.root) || below("homeassistant")
+        };
+        if let Some(topic) = self.sources.iter().find(|topic| !is_name(topic)) {
+            return refuse(format!(
+                "`{topic}` is no topic of a sensor: 1 to 512 bytes without + and #, no $ in front"
+            ));
+        }
+        match self.sources.iter().find(is_ours) {
+            Some(topic) => refuse(format!(
+                "the sensor's topic `{topic}` is one that zonda writes to: what is published below \
+                 `{}` and `homeassistant` is not listened to",
+                self.root
+            )),
+            None => Ok(()),
+        }
     }
 
     fn check_limits(&self) -> Result<(), TransportError> {
@@ -350,6 +380,21 @@ mod tests {
         strange.node = "jet-03".into();
         strange.pool = Some("a/#".into());
         assert!(complaint(&strange).contains("pool"));
+    }
+
+    #[test]
+    fn nobody_listens_to_what_nodes_write() {
+        let mut config = config("mqtt://localhost");
+        config.sources = vec!["plant/pump/vibration".into(), "zonda/v10/x".into()];
+        assert!(config.check().is_ok());
+        for own in ["zonda/v1/plant1/jet-03/event/alarm", "zonda/v1", "homeassistant/status"] {
+            config.sources[1] = own.into();
+            assert!(complaint(&config).contains("zonda writes to"), "{own}");
+        }
+        for wrong in ["", "plant/+/x", "plant/#", "$SYS/load", "a\nb"] {
+            config.sources[1] = wrong.into();
+            assert!(complaint(&config).contains("no topic of a sensor"), "{wrong:?}");
+        }
     }
 
     #[test]

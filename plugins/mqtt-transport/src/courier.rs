@@ -4,6 +4,7 @@ mod delivery;
 mod filing;
 mod parting;
 mod revival;
+mod statements;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
@@ -23,6 +24,7 @@ use crate::desk::Desk;
 use crate::gauge::{Count, MqttGauge};
 use crate::home::{self, Announcement};
 use crate::link::{Break, Dialect, Link, LinkOptions, Signal, Up};
+use crate::newsroom::Newsroom;
 use crate::outbox::{Outbox, Ticket};
 use crate::pool::{Heard, Pool};
 use crate::presence::Presence;
@@ -36,10 +38,6 @@ const PIECES_MAX: usize = 64;
 /// Confirmations that may wait for room in the client library.
 const CONFIRMATIONS_MAX: usize = 4096;
 const TICK: Duration = Duration::from_secs(1);
-/// A retained state that nobody renews vanishes after this.
-const STATE_EXPIRY: Duration = Duration::from_secs(120);
-/// What happened is of interest this long.
-const EVENT_EXPIRY: Duration = Duration::from_secs(600);
 /// A connection that lasted this long begins the waiting times anew.
 const STEADY: Duration = Duration::from_secs(60);
 /// At shutdown, cancelled answers and the goodbye may each take this long.
@@ -90,6 +88,7 @@ pub(crate) struct Courier {
     /// The next connection throws away what the broker kept, for it cannot be read.
     clean: bool,
     announcement: Announcement,
+    newsroom: Newsroom,
     tick_at: Instant,
     phase: Phase,
 }
@@ -166,10 +165,16 @@ impl Courier {
             choice: Choice::new(config.version),
             clean: false,
             announcement: Announcement::default(),
+            newsroom: Newsroom::default(),
             tick_at: now,
             phase: Phase::Serving,
             config,
         }
+    }
+
+    pub(crate) fn with_news(mut self, newsroom: Newsroom) -> Self {
+        self.newsroom = newsroom;
+        self
     }
 
     /// Goes on with what an earlier life left, and serves until `stop` is raised and the goodbye
@@ -185,6 +190,7 @@ impl Courier {
                 signal = next_signal(self.link.as_ref()) => self.hear(signal),
                 signal = next_pooled(self.pool.as_ref()) => self.hear_pool(signal),
                 Ok(note) = self.notes.recv_async(), if listens => self.note(note),
+                news = self.newsroom.next() => self.tell(news, Instant::now()),
                 (ticket, result) = self.archive.decision() => self.decided(ticket, result),
                 () = stop.wait_async(), if !stopping => {
                     stopping = true;
@@ -280,6 +286,9 @@ impl Courier {
                 // comes behind it.
                 let stale = !line.subscribed && line.up.is_some_and(|(up, _)| up.resumed);
                 let receipt = Receipt { line: line.number, packet_id: message.packet_id };
+                if self.newsroom.hear(&message) {
+                    return self.confirm(receipt);
+                }
                 if self.config.home_assistant && message.topic == home::STATUS {
                     let wait = jittered(home::ANNOUNCE_WITHIN);
                     self.announcement.hear(&message.payload, wait, now);
@@ -342,7 +351,8 @@ impl Courier {
 
     fn subscribed(&mut self, refused: &[usize], now: Instant) {
         if !refused.is_empty() && self.link.as_ref().is_some_and(|line| line.subscribed) {
-            tracing::warn!("the broker refuses a client's status topic: check its access rules");
+            let why = "the broker refuses a client's status topic, or a sensor's";
+            tracing::warn!("{why}: check its access rules");
             return;
         }
         if !refused.is_empty() {
@@ -369,6 +379,10 @@ impl Courier {
         self.give_birth(dialect, now);
         self.post(status(self.desk.topics.status(), "online"), now);
         self.describe_to_home(now);
+        self.listen_to_sensors();
+        for parcel in self.newsroom.statements() {
+            self.post(parcel, now);
+        }
         self.look(now);
     }
 
@@ -414,44 +428,6 @@ impl Courier {
                 let (_, lost) = self.outbox.push(parcel, Some(number), now);
                 self.lost(lost, now);
             }
-        }
-    }
-
-    fn give_birth(&mut self, dialect: Dialect, now: Instant) {
-        let description = self.service.describe();
-        let birth = self.presence.birth(&self.config, dialect, &description);
-        self.post(Parcel::retained(self.desk.topics.birth(), birth, true), now);
-    }
-
-    fn describe_to_home(&mut self, now: Instant) {
-        if self.config.home_assistant {
-            let (topic, payload) = home::discovery(&self.config, &self.desk.topics);
-            self.post(Parcel::retained(topic, payload, true), now);
-        }
-    }
-
-    /// Tells how busy we are, on change and every 15 seconds, and what has happened.
-    fn look(&mut self, now: Instant) {
-        let Some(line) = self.link.as_ref().filter(|line| line.subscribed) else { return };
-        let dialect = line.dialect;
-        let description = self.service.describe();
-        for happening in self.presence.look(&description, now) {
-            let topic = self.desk.topics.event(happening.kind);
-            let mut parcel = Parcel::retained(topic, happening.payload, true);
-            parcel.retain = false;
-            parcel.expiry = Some(EVENT_EXPIRY);
-            self.post(parcel, now);
-            if happening.kind == "model_changed" {
-                self.give_birth(dialect, now);
-            }
-        }
-        if self.announcement.is_due(now) {
-            self.describe_to_home(now);
-        }
-        if let Some(state) = self.presence.state(description.load, now) {
-            let mut parcel = Parcel::retained(self.desk.topics.state(), state, false);
-            parcel.expiry = Some(STATE_EXPIRY);
-            self.post(parcel, now);
         }
     }
 }

@@ -170,7 +170,13 @@ impl Desk {
                 self.hear_status(message);
                 Taken::Done(None)
             }
-            None => Taken::Done(self.drop_it("its topic is none of ours")),
+            None => {
+                // The broker kept a subscription of an earlier configuration.
+                if !self.topics.is_of_site(&message.topic) {
+                    self.watches.forget(&message.topic);
+                }
+                Taken::Done(self.drop_it("its topic is none of ours"))
+            }
         }
     }
 

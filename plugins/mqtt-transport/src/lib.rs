@@ -28,6 +28,7 @@ mod gauge;
 mod home;
 mod ledger;
 mod link;
+mod newsroom;
 mod onward;
 mod outbox;
 mod pool;

@@ -230,20 +230,23 @@ impl Link {
 
     /// Asks for everything that `filters` match, at QoS 1.
     pub(crate) fn subscribe(&self, filters: Vec<String>) -> bool {
+        self.subscribe_at(filters, (v5::mqttbytes::QoS::AtLeastOnce, rumqttc::QoS::AtLeastOnce))
+    }
+
+    /// Asks for what is worth nothing later, at QoS 0: the broker keeps none of it.
+    pub(crate) fn subscribe_loosely(&self, filters: Vec<String>) -> bool {
+        self.subscribe_at(filters, (v5::mqttbytes::QoS::AtMostOnce, rumqttc::QoS::AtMostOnce))
+    }
+
+    fn subscribe_at(&self, filters: Vec<String>, qos: (v5::mqttbytes::QoS, rumqttc::QoS)) -> bool {
         match &self.client {
-            Client::V5(client) => client
-                .try_subscribe_many(
-                    filters
-                        .into_iter()
-                        .map(|path| packets5::Filter::new(path, v5::mqttbytes::QoS::AtLeastOnce)),
-                )
-                .is_ok(),
+            Client::V5(client) => {
+                let filter = |path| packets5::Filter::new(path, qos.0);
+                client.try_subscribe_many(filters.into_iter().map(filter)).is_ok()
+            }
             Client::V311(client) => {
-                client
-                    .try_subscribe_many(filters.into_iter().map(|path| {
-                        packets4::SubscribeFilter::new(path, rumqttc::QoS::AtLeastOnce)
-                    }))
-                    .is_ok()
+                let filter = |path| packets4::SubscribeFilter::new(path, qos.1);
+                client.try_subscribe_many(filters.into_iter().map(filter)).is_ok()
             }
         }
     }

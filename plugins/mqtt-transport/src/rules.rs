@@ -34,7 +34,7 @@ impl MqttConfig {
         line(&format!("pattern write {place}/+/embed/request/%u/#"));
         line(&format!("pattern read {place}/client/%u/#"));
         line(&format!("pattern write {place}/client/%u/status"));
-        for statement in ["status", "birth", "state", "event/+"] {
+        for statement in ["status", "birth", "state", "event/+", "alarm/+"] {
             line(&format!("pattern read {place}/+/{statement}"));
         }
         line("");
@@ -43,6 +43,9 @@ impl MqttConfig {
         line(&format!("topic readwrite {place}/{node}/#"));
         line(&format!("topic read {place}/client/#"));
         line(&format!("topic write {place}/client/+/reply/#"));
+        for source in &self.sources {
+            line(&format!("topic read {source}"));
+        }
         if let Some(pool) = &self.pool {
             line(&format!("topic read {place}/pool/{pool}/#"));
             line(&format!("topic write {place}/pool/{pool}/chat/request/#"));

@@ -93,6 +93,16 @@ impl Topics {
         format!("{}/event/{kind}", self.node)
     }
 
+    /// How something of this node stands.
+    pub(crate) fn statement(&self, kind: &str, name: &str) -> String {
+        format!("{}/{kind}/{name}", self.node)
+    }
+
+    /// Whether `topic` is one of this site.
+    pub(crate) fn is_of_site(&self, topic: &str) -> bool {
+        topic.strip_prefix(self.site.as_str()).is_some_and(|tail| tail.starts_with('/'))
+    }
+
     /// Where Home Assistant sends prompts.
     pub(crate) fn home_ask(&self) -> String {
         format!("{}/ha/ask", self.node)
@@ -222,7 +232,7 @@ pub(crate) fn is_level(level: &str) -> bool {
 }
 
 /// Whether something may be published to `topic`.
-fn is_name(topic: &str) -> bool {
+pub(crate) fn is_name(topic: &str) -> bool {
     (1..=REPLY_BYTES_MAX).contains(&topic.len())
         && !topic.starts_with('$')
         && !topic.contains(|c: char| c == '+' || c == '#' || c.is_control())

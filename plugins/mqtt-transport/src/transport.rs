@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use journal::{Journal, Limits};
 
-use protocol::{Service, Stop, Transport, TransportError};
+use protocol::{Lookout, NewsFeed, Service, Stop, Transport, TransportError};
 
 use crate::NAME;
 use crate::archive::{Archive, Earlier};
 use crate::config::{Checked, MqttConfig};
 use crate::courier::Courier;
 use crate::gauge::MqttGauge;
+use crate::newsroom::Newsroom;
 
 /// Threads for the text work of requests, which may block, and for name look-ups.
 const BLOCKING_THREADS: usize = 4;
@@ -23,6 +24,7 @@ pub struct MqttTransport {
     checked: Checked,
     gauge: MqttGauge,
     earlier: Option<Earlier>,
+    newsroom: Newsroom,
 }
 
 /// Leaves out what the journal holds: it is people's words.
@@ -47,7 +49,15 @@ impl MqttTransport {
             Ok(Earlier { journal, recovered })
         };
         let earlier = config.journal.as_ref().map(open).transpose()?;
-        Ok(Self { config, checked, gauge: MqttGauge::default(), earlier })
+        let newsroom = Newsroom::default();
+        Ok(Self { config, checked, gauge: MqttGauge::default(), earlier, newsroom })
+    }
+
+    /// Shows `lookout` what comes from the configuration's sources, and publishes what `feed` brings.
+    #[must_use]
+    pub fn with_news(mut self, lookout: Option<Arc<dyn Lookout>>, feed: Option<NewsFeed>) -> Self {
+        self.newsroom = Newsroom::new(self.config.sources.clone(), lookout, feed);
+        self
     }
 
     /// Its counters, which outlive the move into [`Transport::serve`].
@@ -71,10 +81,11 @@ impl Transport for MqttTransport {
                 transport: NAME,
                 message: format!("cannot start its event loop: {error}"),
             })?;
-        let Self { config, checked, gauge, earlier } = *self;
+        let Self { config, checked, gauge, earlier, newsroom } = *self;
         let (journal, recovered) =
             earlier.map(|earlier| (earlier.journal, earlier.recovered)).unzip();
-        let courier = Courier::new(config, checked, gauge, service, Archive::new(journal));
+        let archive = Archive::new(journal);
+        let courier = Courier::new(config, checked, gauge, service, archive).with_news(newsroom);
         runtime.block_on(courier.run(stop, recovered.unwrap_or_default()));
         // A submit that hangs in the service must not hold the program.
         runtime.shutdown_background();

@@ -57,6 +57,11 @@ impl Watches {
         self.bound.contains_key(topic)
     }
 
+    /// Nobody here listens to `topic`, and the broker is told so.
+    pub(crate) fn forget(&mut self, topic: &str) {
+        self.change(Change::Unsubscribe(topic.to_owned()));
+    }
+
     /// The requests that are bound to `topic`.
     pub(crate) fn bound_to(&self, topic: &str) -> Vec<Key> {
         self.bound.get(topic).cloned().unwrap_or_default()

@@ -10,6 +10,7 @@ mod classify;
 mod embedding;
 mod event;
 mod fault;
+mod lookout;
 mod moderation;
 mod plugin;
 mod request;
@@ -20,6 +21,7 @@ pub use classify::{Classify, LabelScore, Scores, Task};
 pub use embedding::{EmbedRequest, EmbedderCard, Embeddings};
 pub use event::{Event, FinishReason, Likelihood, Reuse, ReuseEnd, TokenLogprob, ToolCall, Usage};
 pub use fault::{Fault, FaultCode};
+pub use lookout::{Lookout, News, NewsFeed, NewsSink, news_pair};
 pub use moderation::{CategoryScore, ModerateRequest, Moderations};
 pub use plugin::{
     Asked, Filter, Observation, Observer, Stop, StopHandle, Tool, ToolError, Toolbox, Transport,
