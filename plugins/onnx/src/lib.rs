@@ -11,18 +11,22 @@
 #![forbid(unsafe_code)]
 
 mod classifier;
+mod detector;
 mod embedder;
 mod error;
 mod files;
 mod graph;
 mod plans;
+mod stream;
 mod text_network;
 mod words;
 mod workers;
 
 pub use classifier::{Judged, Scoring, TextClassifier, TextClassifierConfig};
+pub use detector::{Detector, DetectorConfig, WINDOW_MAX, WINDOW_MIN};
 pub use embedder::{Embedded, Embedder, EmbedderConfig, Pooling};
 pub use error::OnnxError;
 pub use files::{NETWORK_BYTES_MAX, TOKENIZER_BYTES_MAX};
+pub use stream::{Alarm, AlarmRule, Pace, Standing, Window, read_number};
 pub use text_network::{TOKENS_MAX, TOKENS_MIN, TextConfig};
 pub use workers::{WorkError, Workers};
