@@ -13,6 +13,7 @@
 mod amount;
 mod classifiers;
 mod clients;
+mod detectors;
 mod device;
 mod hardware;
 mod layer;
@@ -29,6 +30,7 @@ mod sources;
 
 pub use classifiers::{ClassifierConfig, TargetConfig};
 pub use clients::{ClientConfig, ClientLimits};
+pub use detectors::DetectorConfig;
 pub use device::{Expect, HardwareFacts, Match, ModelFacts, ProfileFile, detect, profiles};
 pub use hardware::Hardware;
 pub use mcp_servers::{McpApproval, McpServerConfig, McpToolConfig};

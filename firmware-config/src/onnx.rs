@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::detectors::{self, DetectorConfig};
 use crate::layer::Layer;
 use crate::reader::Reader;
 use crate::{Origin, Problem};
@@ -36,6 +37,8 @@ pub enum OnnxRole {
         /// What moderations are told of.
         categories: Vec<OnnxCategory>,
     },
+    /// Alarms over numbers that machines publish.
+    Detector(DetectorConfig),
 }
 
 /// How the vectors of tokens become one.
@@ -76,9 +79,9 @@ pub struct OnnxConfig {
     pub role: OnnxRole,
     /// Its file.
     pub path: PathBuf,
-    /// Its `tokenizer.json`.
+    /// Its `tokenizer.json`; of no meaning for a detector.
     pub tokenizer: PathBuf,
-    /// Tokens of a text that it reads at once.
+    /// Tokens of a text that it reads at once; of no meaning for a detector.
     pub tokens_max: u32,
     /// Where it is configured, for errors of its files.
     pub origin: Origin,
@@ -106,8 +109,17 @@ fn network(reader: &mut Reader, layer: Layer, origin: Origin) -> Option<OnnxConf
     let name = name(&mut inner);
     let role = role(&mut inner, &origin);
     let path = inner.path("path");
-    let tokenizer = inner.path("tokenizer");
-    let tokens_max = inner.count("tokens_max", 256, 8..=8192);
+    // A detector reads no texts, so these keys are unknown there.
+    let (tokenizer, tokens_max) = match role {
+        Some(OnnxRole::Detector(_)) => (None, 0),
+        _ => (inner.path("tokenizer"), inner.count("tokens_max", 256, 8..=8192)),
+    };
+    if let (Some(OnnxRole::Detector(_)), Some(name)) = (&role, &name)
+        && !detectors::is_level(name)
+    {
+        let rule = "the name of a detector is a level of topics: 1 to 64 of A-Z a-z 0-9 _ . -";
+        inner.problem(origin.clone(), rule);
+    }
     for (key, missing) in [("name", name.is_none()), ("path", path.is_none())] {
         if missing && inner.problems.is_empty() {
             inner.problem(origin.clone(), format!("{key} is missing"));
@@ -122,14 +134,16 @@ fn network(reader: &mut Reader, layer: Layer, origin: Origin) -> Option<OnnxConf
 
 /// Keys that are another role's stay unread, and become problems like any unknown key.
 fn role(reader: &mut Reader, origin: &Origin) -> Option<OnnxRole> {
-    let rule = "embedding or classifier";
-    let role = reader.text("role", rule, |role| role == "embedding" || role == "classifier");
+    let rule = "embedding, classifier or detector";
+    let roles = ["embedding", "classifier", "detector"];
+    let role = reader.text("role", rule, |role| roles.contains(&role));
     match role.as_deref() {
         Some("embedding") => Some(OnnxRole::Embedding {
             pooling: reader
                 .choice("pooling", &[("mean", OnnxPooling::Mean), ("cls", OnnxPooling::Cls)]),
             normalize: reader.flag("normalize", true),
         }),
+        Some("detector") => detectors::read(reader, origin).map(OnnxRole::Detector),
         Some(_) => Some(classifier(reader, origin)),
         None if reader.problems.is_empty() => {
             reader.problem(origin.clone(), format!("role is missing: {rule}"));

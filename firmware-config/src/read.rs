@@ -11,7 +11,7 @@ use crate::profile::{
     TlsFiles, ToolsSection,
 };
 use crate::reader::Reader;
-use crate::{Hardware, Origin, Problem, ProfileFile};
+use crate::{Hardware, OnnxConfig, OnnxRole, Origin, Problem, ProfileFile};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -337,6 +337,12 @@ fn check(reader: &mut Reader, profile: &Profile) {
         "engine.prompt_chunk_tokens",
         engine.prompt_chunk_tokens > engine.batch_tokens_max,
         "engine.prompt_chunk_tokens is more than engine.batch_tokens_max",
+    );
+    let is_detector = |config: &OnnxConfig| matches!(config.role, OnnxRole::Detector(_));
+    refuse(
+        "mqtt.enabled",
+        !mqtt.enabled && profile.onnx.iter().any(is_detector),
+        "mqtt.enabled is false, and a detector of [[onnx]] listens to MQTT",
     );
     refuse(
         "mqtt.broker_address",

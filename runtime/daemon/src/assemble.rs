@@ -36,6 +36,7 @@ pub struct House {
     tools: Arc<ToolLoop>,
     /// Programs that bring tools.
     servers: Option<Arc<Servers>>,
+    networks: Option<Arc<Networks>>,
     service: Arc<dyn Service>,
 }
 
@@ -301,9 +302,9 @@ impl House {
         service = Arc::clone(&tools) as Arc<dyn Service>;
         let classifiers = profile.classifiers.clone();
         service = Arc::new(Classifying::new(service, classifiers, answers_max(profile))?);
-        if let Some(networks) = networks {
-            service = Arc::new(Judging::new(service, Arc::clone(&networks), &profile.onnx)?);
-            service = Arc::new(Embedding::new(service, networks, &profile.onnx)?);
+        if let Some(networks) = &networks {
+            service = Arc::new(Judging::new(service, Arc::clone(networks), &profile.onnx)?);
+            service = Arc::new(Embedding::new(service, Arc::clone(networks), &profile.onnx)?);
         }
         if !filters.is_empty() || !foreign.observers.is_empty() {
             let observers = foreign.observers;
@@ -311,12 +312,17 @@ impl House {
         }
         service = Arc::new(Quotas::new(service, profile.clients.clone()));
         let card = engine.describe().models.into_iter().next().unwrap_or(card);
-        Ok(Self { archive, codec, card, device, engine, tools, servers, service })
+        Ok(Self { archive, codec, card, device, engine, tools, servers, networks, service })
     }
 
     /// What answers requests.
     pub fn service(&self) -> Arc<dyn Service> {
         Arc::clone(&self.service)
+    }
+
+    /// Small networks beside the model.
+    pub(crate) fn networks(&self) -> Option<&Arc<Networks>> {
+        self.networks.as_ref()
     }
 
     /// How this model's conversations become tokens.

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use firmware_config::{OnnxCategory, OnnxConfig, OnnxPooling, OnnxRole, OnnxScores, Profile};
 use onnx::{
-    Embedder, EmbedderConfig, Judged, OnnxError, Pooling, Scoring, TextClassifier,
-    TextClassifierConfig, TextConfig, WorkError, Workers,
+    Detector, DetectorConfig, Embedder, EmbedderConfig, Judged, OnnxError, Pooling, Scoring,
+    TextClassifier, TextClassifierConfig, TextConfig, WorkError, Workers,
 };
 use protocol::{CategoryScore, Description, Fault, FaultCode, ModelCard};
 
@@ -23,6 +23,8 @@ pub(crate) struct Networks {
     pub(crate) embedders: Vec<(String, Arc<Embedder>)>,
     /// Those that tell texts apart.
     pub(crate) classifiers: Vec<Classifier>,
+    /// Those that watch numbers, each with its name.
+    pub(crate) detectors: Vec<(String, Arc<Detector>)>,
     workers: Workers,
 }
 
@@ -46,7 +48,7 @@ impl Networks {
         if profile.onnx.is_empty() {
             return Ok(None);
         }
-        let (mut embedders, mut classifiers) = (Vec::new(), Vec::new());
+        let (mut embedders, mut classifiers, mut detectors) = (Vec::new(), Vec::new(), Vec::new());
         for config in &profile.onnx {
             let unusable = |error: OnnxError| {
                 let message = format!("{}: onnx {:?}: {error}", config.origin, config.name);
@@ -66,10 +68,16 @@ impl Networks {
                         network: Arc::new(network),
                     });
                 }
+                OnnxRole::Detector(settings) => {
+                    let (network, window) = (config.path.clone(), settings.window);
+                    let detector = Detector::open(&DetectorConfig { network, window });
+                    let detector = detector.map_err(unusable)?;
+                    detectors.push((config.name.clone(), Arc::new(detector)));
+                }
             }
         }
         let workers = Workers::start(profile.device.onnx_threads, CALLERS_MAX)?;
-        Ok(Some(Arc::new(Self { embedders, classifiers, workers })))
+        Ok(Some(Arc::new(Self { embedders, classifiers, detectors, workers })))
     }
 
     /// Runs `work` once for each of `items`, in their order, on the threads of the networks. Other
@@ -90,6 +98,15 @@ impl Networks {
             done.push(outcome.map_err(|error| fault(&error))?);
         }
         Ok(done)
+    }
+
+    /// How odd a window of numbers is.
+    ///
+    /// Errors: as [`Self::each`].
+    pub(crate) fn detect(&self, detector: &Arc<Detector>, window: Vec<f32>) -> Result<f64, Fault> {
+        let detector = Arc::clone(detector);
+        let scores = self.each(None, vec![window], move |window: Vec<f32>| detector.score(&window));
+        Ok(scores?.into_iter().next().expect("one window has one score"))
     }
 
     /// The classifier of this name.

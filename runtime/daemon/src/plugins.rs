@@ -15,6 +15,7 @@ use tools::mcp::{Approval, Grant, ServerConfig, Servers};
 use crate::error::AssembleError;
 use crate::guard::{self, Guard, GuardSettings};
 use crate::networks::Networks;
+use crate::sensing::Sensing;
 use crate::tool_loop::ToolLimits;
 
 /// A transport that is ready to serve, and what to tell people of it.
@@ -28,23 +29,26 @@ pub(crate) struct Entrance {
 }
 
 /// Builds one entrance; `None` when the profile turns it off.
-type Build = fn(&Profile) -> Result<Option<Entrance>, AssembleError>;
+type Build = fn(&Profile, &mut Sensing) -> Result<Option<Entrance>, AssembleError>;
 
 /// Every transport of this build, in the order of the ready line.
 const TRANSPORTS: &[(&str, Build)] = &[("http", http), ("mqtt", mqtt)];
 
 /// Opens every entrance that the profile turns on; addresses are taken from here on.
-pub(crate) fn entrances(profile: &Profile) -> Result<Vec<(&'static str, Entrance)>, AssembleError> {
+pub(crate) fn entrances(
+    profile: &Profile,
+    sensing: &mut Sensing,
+) -> Result<Vec<(&'static str, Entrance)>, AssembleError> {
     let mut entrances = Vec::new();
     for (name, build) in TRANSPORTS {
-        if let Some(entrance) = build(profile)? {
+        if let Some(entrance) = build(profile, sensing)? {
             entrances.push((*name, entrance));
         }
     }
     Ok(entrances)
 }
 
-fn http(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
+fn http(profile: &Profile, _: &mut Sensing) -> Result<Option<Entrance>, AssembleError> {
     let section: &HttpSection = &profile.http;
     if !section.enabled {
         return Ok(None);
@@ -88,7 +92,7 @@ fn strictness(strictness: Strictness) -> chat_json::Strictness {
     }
 }
 
-fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
+fn mqtt(profile: &Profile, sensing: &mut Sensing) -> Result<Option<Entrance>, AssembleError> {
     let section: &MqttSection = &profile.mqtt;
     if !section.enabled {
         return Ok(None);
@@ -102,7 +106,10 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
         (None, Some(broker)) => format!("mqtt://{}", broker.address()),
         (None, None) => unreachable!("a broker was started because no URL is configured"),
     };
-    let transport = MqttTransport::new(mqtt_config(section, url.clone()))?;
+    let mut config = mqtt_config(section, url.clone());
+    config.sources = sensing.topics();
+    let transport = MqttTransport::new(config)?;
+    let transport = transport.with_news(sensing.lookout(), sensing.take_feed());
     let address = if broker.is_some() { format!("{url} (embedded broker)") } else { url };
     Ok(Some(Entrance { transport: Box::new(transport), address, broker }))
 }
@@ -110,7 +117,8 @@ fn mqtt(profile: &Profile) -> Result<Option<Entrance>, AssembleError> {
 /// What mosquitto must be told for this configuration: access rules, or a drop-in that uses them.
 pub(crate) fn broker_rules(profile: &Profile, drop_in: bool) -> String {
     let section = &profile.mqtt;
-    let config = mqtt_config(section, section.url.clone().unwrap_or_default());
+    let mut config = mqtt_config(section, section.url.clone().unwrap_or_default());
+    config.sources = Sensing::new(profile).topics();
     if drop_in { config.broker_drop_in() } else { config.broker_acl() }
 }
 

@@ -10,9 +10,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::assemble::House;
+use crate::detecting::Detecting;
 use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
 use crate::plugins::{self, Entrance};
+use crate::sensing::Sensing;
 
 /// What the engine is given to finish after the entrances have closed.
 const ENGINE_DRAIN: Duration = Duration::from_secs(5);
@@ -27,10 +29,12 @@ pub(crate) fn serve(
 ) -> Result<(), AssembleError> {
     let signals = Signals::new([SIGTERM, SIGINT])?;
     // Addresses are taken before the load, which may be long: a taken port shows at once.
-    let entrances = plugins::entrances(profile)?;
+    let mut sensing = Sensing::new(profile);
+    let entrances = plugins::entrances(profile, &mut sensing)?;
     let house = House::build(profile, model, &mut crate::progress::bar("loading"))?;
     let addresses: Vec<String> =
         entrances.iter().map(|(name, entrance)| format!("{name}={}", entrance.address)).collect();
+    let detecting = Detecting::start(&sensing, &house, profile)?;
     let (stop_handle, stop) = Stop::pair();
     let running = start(&house, entrances, &stop)?;
     writeln!(
@@ -44,6 +48,8 @@ pub(crate) fn serve(
     output.flush()?;
     let outcome = wait(signals, stop_handle, running);
     house.shutdown(ENGINE_DRAIN);
+    // Behind the engine, which ends the answer that it may wait for.
+    drop(detecting);
     outcome
 }
 
