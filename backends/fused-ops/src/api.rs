@@ -2,7 +2,7 @@
 
 use burn::backend::Dispatch;
 use burn::tensor::activation::silu;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use weights::RopePairing;
 
 use crate::{FusedOps, Products, STACK_MAX, Stack, Weight, reference};
@@ -18,6 +18,32 @@ pub struct PageMap {
     pub spans: Vec<PageSpan>,
     /// Tokens that one page holds.
     pub page_tokens: usize,
+    /// The same as `spans`, where the device has it. `[4 * spans]`
+    pub(crate) span_table: Tensor<1, Int>,
+}
+
+impl PageMap {
+    /// Sends what the device has to know of the spans: once for a step, not once for a layer.
+    pub fn new(
+        pages: Tensor<1, Int>,
+        positions: Tensor<1, Int>,
+        spans: Vec<PageSpan>,
+        page_tokens: usize,
+    ) -> Self {
+        // Every number is below a limit that fits, or the span points outside.
+        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let row = |span: &PageSpan| {
+            let PageSpan { query_start, query_tokens, context_tokens, first_page } = *span;
+            [query_start, query_tokens, context_tokens, first_page].map(number)
+        };
+        let mut table: Vec<i32> = spans.iter().flat_map(row).collect();
+        // No device has a tensor of nothing.
+        table.resize(table.len().max(4), 0);
+        let count = table.len();
+        let data = TensorData::new(table, [count]);
+        let span_table = Tensor::from_data(data, (&positions.device(), DType::I32));
+        Self { pages, positions, spans, page_tokens, span_table }
+    }
 }
 
 /// One sequence's share of a step.

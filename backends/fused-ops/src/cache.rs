@@ -40,9 +40,9 @@ pub enum KvPool {
         /// As `keys`.
         values: Tensor<2>,
     },
-    /// In the pages of `cpu_kernels`.
+    /// In the pages of `cpu_kernels`, the same bytes on every device.
     Packed {
-        /// `[bytes]` of type U8
+        /// `[bytes]` of type U8; on GPUs `[words]` of type U32, each four of the bytes.
         pages: Tensor<1, Int>,
         /// How they lie there.
         layout: KvLayout,
@@ -102,12 +102,7 @@ impl KvPool {
         let kv_heads = heads.options.kv_heads;
         if device.reads_packed_weights() {
             let layout = KvLayout { kv_heads, head_dim: heads.head_dim, page_tokens, encoding };
-            let bytes = pages * layout.page_bytes();
-            // Zeros that the system gives occupy nothing until something is stored in them.
-            let mut zeros = vec![0u8; bytes];
-            prefer_large_pages(&mut zeros);
-            let data = TensorData::new(zeros, [bytes]);
-            Self::Packed { pages: Tensor::from_data(data, (&device.device, DType::U8)), layout }
+            Self::Packed { pages: zeros(device, pages * layout.page_bytes()), layout }
         } else {
             let shape = [pages * page_tokens, kv_heads * heads.head_dim];
             let zeros = || Tensor::zeros(shape, &device.device);
@@ -134,8 +129,8 @@ impl KvPool {
     ) -> Result<(), String> {
         match self {
             Self::Packed { pages, layout } => {
-                let page_bytes = layout.page_bytes();
-                let page = pages.clone().narrow(0, page * page_bytes, page_bytes);
+                let numbers = layout.page_bytes() / pages.dtype().size();
+                let page = pages.clone().narrow(0, page * numbers, numbers);
                 let data = page.try_into_data().map_err(|error| error.to_string())?;
                 bytes.extend_from_slice(data.as_bytes());
             }
@@ -157,10 +152,12 @@ impl KvPool {
         assert_eq!(bytes.len(), self.page_bytes(page_tokens), "a page of another size");
         match self {
             Self::Packed { pages, .. } => {
-                let from = page * bytes.len();
-                let data = TensorData::new(bytes.to_vec(), [bytes.len()]);
-                let new = Tensor::from_data(data, (&pages.device(), DType::U8));
-                pages.inplace(|pages| pages.slice_assign(from..from + bytes.len(), new));
+                let dtype = pages.dtype();
+                let numbers = bytes.len() / dtype.size();
+                let from = page * numbers;
+                let data = TensorData::from_bytes_vec(bytes.to_vec(), [numbers], dtype);
+                let new = Tensor::from_data(data, (&pages.device(), dtype));
+                pages.inplace(|pages| pages.slice_assign([from..from + numbers], new));
             }
             Self::Dense { keys, values } => {
                 let (width, from) = (keys.dims()[1], page * page_tokens);
@@ -237,6 +234,7 @@ impl KvPool {
                     map.pages.clone().into_dispatch(),
                     map.positions.clone().into_dispatch(),
                     rotation.table.clone().into_dispatch(),
+                    map.span_table.clone().into_dispatch(),
                     map.spans.clone(),
                     heads.layout(*layout, rotation),
                 ))
@@ -251,6 +249,18 @@ impl KvPool {
             }
         }
     }
+}
+
+/// So many bytes of zeros, made where they stay.
+fn zeros(device: &OpenDevice, bytes: usize) -> Tensor<1, Int> {
+    if !device.is_cpu() {
+        assert!(bytes.is_multiple_of(4), "{bytes} bytes are not whole words");
+        return Tensor::zeros([bytes / 4], (&device.device, DType::U32));
+    }
+    // Zeros that the system gives occupy nothing until something is stored in them.
+    let mut zeros = vec![0u8; bytes];
+    prefer_large_pages(&mut zeros);
+    Tensor::from_data(TensorData::new(zeros, [bytes]), (&device.device, DType::U8))
 }
 
 #[cfg(test)]

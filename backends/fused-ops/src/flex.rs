@@ -96,6 +96,7 @@ impl FusedOps for Flex {
         pages: FlexTensor,
         positions: FlexTensor,
         angles: FlexTensor,
+        _span_table: FlexTensor,
         spans: Vec<PageSpan>,
         layout: HeadLayout,
     ) -> FlexTensor {

@@ -107,6 +107,7 @@ impl FusedOps for NdArray {
         pages: NdArrayTensor,
         positions: NdArrayTensor,
         angles: NdArrayTensor,
+        _span_table: NdArrayTensor,
         spans: Vec<PageSpan>,
         layout: HeadLayout,
     ) -> NdArrayTensor {

@@ -70,9 +70,10 @@ pub trait FusedOps: Backend {
 
     /// See [`KvPool::store`](crate::KvPool::store).
     ///
-    /// Shapes: `pool: [bytes]` of type U8, `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`,
-    /// `slots: [tokens]`, `positions: [tokens]`, `angles: [context, head_dim]` → as `pool`, in
-    /// place when it is not shared.
+    /// Shapes: `pool: [bytes]` of type U8, on GPUs `[words]` of type U32,
+    /// `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`, `slots: [tokens]`,
+    /// `positions: [tokens]`, `angles: [context, head_dim]` → as `pool`, in place when it is not
+    /// shared.
     fn store_packed_kv(
         pool: IntTensor<Self>,
         qkv: FloatTensor<Self>,
@@ -84,14 +85,16 @@ pub trait FusedOps: Backend {
 
     /// See [`KvPool::attend`](crate::KvPool::attend).
     ///
-    /// Shapes: as [`store_packed_kv`](Self::store_packed_kv), `pages: [pages]` →
-    /// `[tokens, heads · head_dim]`.
+    /// Shapes: as [`store_packed_kv`](Self::store_packed_kv), `pages: [pages]`,
+    /// `span_table: [4 · spans]`, the same as `spans` → `[tokens, heads · head_dim]`.
+    #[allow(clippy::too_many_arguments, reason = "the macro finds tensors as arguments only")]
     fn attend_packed_kv(
         pool: IntTensor<Self>,
         qkv: FloatTensor<Self>,
         pages: IntTensor<Self>,
         positions: IntTensor<Self>,
         angles: FloatTensor<Self>,
+        span_table: IntTensor<Self>,
         spans: Vec<PageSpan>,
         layout: HeadLayout,
     ) -> FloatTensor<Self>;

@@ -151,17 +151,18 @@ fn pool_stays_where_it_is_when_it_is_written_and_read() {
         for step in 0..3 {
             let rows = floats(noise(step, width), [1, width], &device);
             pool = store_kv(pool, rows, indices(&[step as usize], &device));
-            let map = PageMap {
-                pages: indices(&[0], &device),
-                positions: indices(&[step as usize], &device),
-                spans: vec![PageSpan {
-                    query_start: 0,
-                    query_tokens: 1,
-                    context_tokens: step as usize + 1,
-                    first_page: 0,
-                }],
-                page_tokens,
+            let span = PageSpan {
+                query_start: 0,
+                query_tokens: 1,
+                context_tokens: step as usize + 1,
+                first_page: 0,
             };
+            let map = PageMap::new(
+                indices(&[0], &device),
+                indices(&[step as usize], &device),
+                vec![span],
+                page_tokens,
+            );
             let query = floats(noise(9, 8), [1, 2, 4], &device);
             let options = AttentionOptions { kv_heads: 2, scale: 0.5, window_tokens: None };
             let seen = paged_attention(query, pool.clone(), pool.clone(), &map, options);
@@ -262,12 +263,12 @@ impl Step {
         let expected = self.expected(&drawn);
         let (tokens, width) = (drawn.positions.len(), self.kv_heads * self.head_dim);
         for device in devices() {
-            let map = PageMap {
-                pages: indices(&drawn.pages, &device),
-                positions: indices(&drawn.positions, &device),
-                spans: drawn.spans.clone(),
-                page_tokens: self.page_tokens,
-            };
+            let map = PageMap::new(
+                indices(&drawn.pages, &device),
+                indices(&drawn.positions, &device),
+                drawn.spans.clone(),
+                self.page_tokens,
+            );
             let options = AttentionOptions {
                 kv_heads: self.kv_heads,
                 scale: 1.0 / (self.head_dim as f64).sqrt(),

@@ -43,12 +43,12 @@ pub(crate) fn upload(
     Ok(StepTensors {
         embedded: Tensor::from_data(TensorData::new(rows, [tokens, hidden]), device),
         slots: indices(&batch.slots),
-        map: PageMap {
-            pages: indices(&batch.pages),
-            positions: indices(&batch.positions),
+        map: PageMap::new(
+            indices(&batch.pages),
+            indices(&batch.positions),
             spans,
-            page_tokens: capacity.page_tokens as usize,
-        },
+            capacity.page_tokens as usize,
+        ),
         rows: (!wanted.is_empty()).then(|| indices(&wanted)),
     })
 }
