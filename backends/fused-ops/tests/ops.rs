@@ -11,6 +11,9 @@ use fused_ops::{
 };
 use weights::{Encoding, RawTensor, RopePairing, TensorLayout};
 
+#[path = "ops/cache.rs"]
+mod cache;
+
 /// Normalised mean square error of f32 arithmetic against f64.
 const CLOSE: f64 = 1e-10;
 
