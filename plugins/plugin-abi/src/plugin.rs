@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use protocol::{Filter, Observer, Tool};
+use protocol::{Filter, NewsSink, Observer, Tool};
 use serde_json::{Map, Value};
 
 use crate::child::HostProgram;
@@ -32,6 +32,8 @@ pub struct Surroundings {
     pub state: StateFolder,
     /// What hosts them.
     pub host: HostProgram,
+    /// Who is told when one of them fails.
+    pub news: Option<NewsSink>,
 }
 
 /// A supervised plugin. The last clone to go, of it and of what came out of it, ends its process.
@@ -64,6 +66,7 @@ impl Plugin {
             settings_json: Value::Object(settings.clone()).to_string(),
             state: surroundings.state.clone(),
             host: surroundings.host.clone(),
+            news: surroundings.news.clone(),
             journal: journal.clone(),
             manifest: manifest.clone(),
         };

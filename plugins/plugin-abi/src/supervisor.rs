@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use protocol::{News, NewsSink};
+use serde_json::json;
 
 use crate::child::{HostProgram, Process, Readers};
 use crate::journal::{Journal, Level};
@@ -20,6 +23,8 @@ use crate::restarts::Restarts;
 use crate::state::{Quarantine, Remembered, StateFolder};
 use crate::wire::{self, Ask, PROTOCOL, Ready, Say, Start};
 
+/// What a failure is called in news.
+const CRASHED: &str = "plugin_crashed";
 /// How often a quarantined plugin's state is looked at, when it is called.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -32,6 +37,7 @@ pub(crate) struct Charge {
     pub(crate) state: StateFolder,
     pub(crate) host: HostProgram,
     pub(crate) journal: Journal,
+    pub(crate) news: Option<NewsSink>,
 }
 
 /// Why a call has no result.
@@ -279,7 +285,7 @@ impl Supervisor {
 
     /// The error says whether another try is of no use.
     fn try_start(&mut self) -> Result<(), (String, bool)> {
-        let Charge { manifest, folder, settings_json, state, host, journal } = &self.charge;
+        let Charge { manifest, folder, settings_json, state, host, journal, .. } = &self.charge;
         let remembered = state.read(&manifest.id).map_err(|error| (error.to_string(), true))?;
         if remembered.disabled {
             return Err(("it is disabled; zonda plugin enable".into(), true));
@@ -390,6 +396,7 @@ impl Supervisor {
             Some(wait) => {
                 let line = format!("{why}; it starts again in {} s", wait.as_secs());
                 self.charge.journal.own(Level::Warn, &line);
+                self.tell_of_failure(Some(wait));
                 self.phase = Phase::Resting { until: now + wait };
                 self.is_down(format!("it failed and starts again soon: {why}"), false);
             }
@@ -404,7 +411,24 @@ impl Supervisor {
             let line = format!("the quarantine will not survive a restart of the daemon: {error}");
             self.charge.journal.own(Level::Error, &line);
         }
+        self.tell_of_failure(None);
         self.give_up(&format!("it is in quarantine: {why}; zonda plugin enable"));
+    }
+
+    /// Says that it failed; why, the log tells, for a plugin's own words stay on this box. `wait`:
+    /// when it starts again, or that it is in quarantine.
+    fn tell_of_failure(&self, wait: Option<Duration>) {
+        let Some(news) = &self.charge.news else { return };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let body = json!({
+            "kind": CRASHED,
+            "plugin": self.charge.manifest.id,
+            "version": self.charge.manifest.version,
+            "quarantined": wait.is_none(),
+            "restart_in_s": wait.map(|wait| wait.as_secs()),
+            "time_s": now.map_or(0, |since| since.as_secs()),
+        });
+        news.tell(News::Event { kind: CRASHED.into(), body: body.to_string() });
     }
 
     fn give_up(&mut self, why: &str) {

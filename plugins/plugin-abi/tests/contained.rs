@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use bench::{Bench, ONE_TRY, call, children, has, own, until};
 use plugin_abi::Plugin;
-use serde_json::json;
+use protocol::News;
+use serde_json::{Value, json};
 
 /// Deeds in a call, and what is said of them.
 const CALLS: &[(&str, &str)] = &[
@@ -123,7 +124,7 @@ fn quarantined_by_call(bench: &Bench, deed: &str, why: &str) {
     assert!(call(&plugin, "work").is_err(), "{deed}");
 }
 
-fn quarantined_at_start(bench: &Bench, settings: &serde_json::Value, why: &str) {
+fn quarantined_at_start(bench: &Bench, settings: &Value, why: &str) {
     bench.state().write("bad", &Default::default()).unwrap();
     let plugin = bench.start("bad", settings);
     until(why, || plugin.is_given_up());
@@ -136,6 +137,12 @@ fn is_quarantined(bench: &Bench, plugin: &Plugin, why: &str) {
     assert!(down.contains(why), "{down:?} is not {why:?}");
     let quarantine = bench.state().read("bad").unwrap().quarantine.unwrap();
     assert!(quarantine.reason.contains(why), "{quarantine:?} is not {why:?}");
+    let told = bench.news.1.try_next();
+    let Some(News::Event { kind, body }) = told else { panic!("{why}: {told:?} is no event") };
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((kind.as_str(), &body["kind"]), ("plugin_crashed", &json!("plugin_crashed")));
+    assert_eq!((&body["plugin"], &body["quarantined"]), (&json!("bad"), &json!(true)), "{body}");
+    assert_eq!(bench.news.1.try_next(), None, "{why}: one failure, one event");
     // A new daemon does not try it again.
     let again = bench.start("bad", &json!({}));
     assert!(again.is_given_up() && again.down().unwrap().contains("zonda plugin enable"));

@@ -10,7 +10,7 @@ use engine::{
 };
 use firmware_config::{KvDtype, Loaded, Profile};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
-use protocol::{ModelCard, Service, Toolbox};
+use protocol::{ModelCard, NewsSink, Service, Toolbox};
 use text::{Codec, TemplateVersion, TextError};
 use tools::mcp::Servers;
 use weights::Archive;
@@ -38,6 +38,15 @@ pub struct House {
     servers: Option<Arc<Servers>>,
     networks: Option<Arc<Networks>>,
     service: Arc<dyn Service>,
+}
+
+/// What others bring to the line of rooms.
+#[derive(Default)]
+struct Guests {
+    /// Functions of the program that loads this library.
+    toolbox: Option<Arc<dyn Toolbox>>,
+    /// Who hears of what happens.
+    news: Option<NewsSink>,
 }
 
 /// What comes out of the files before anything is computed: a network, and what reads and writes
@@ -242,7 +251,18 @@ impl House {
         files: &ModelFiles,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, AssembleError> {
-        Self::build_with(profile, files, None, progress)
+        Self::build_all(profile, files, Guests::default(), progress)
+    }
+
+    /// As [`build`](Self::build), and `news` hears of what happens to plugins.
+    pub(crate) fn build_telling(
+        profile: &Profile,
+        files: &ModelFiles,
+        news: &NewsSink,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, AssembleError> {
+        let guests = Guests { news: Some(news.clone()), ..Guests::default() };
+        Self::build_all(profile, files, guests, progress)
     }
 
     /// As [`build`](Self::build), with functions of the program that loads this library.
@@ -252,11 +272,21 @@ impl House {
         toolbox: Option<Arc<dyn Toolbox>>,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, AssembleError> {
+        Self::build_all(profile, files, Guests { toolbox, news: None }, progress)
+    }
+
+    fn build_all(
+        profile: &Profile,
+        files: &ModelFiles,
+        guests: Guests,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, AssembleError> {
+        let Guests { toolbox, news } = guests;
         // What is cheap to check comes before what takes minutes.
         let networks = Networks::open(profile)?;
         let mut filters = crate::plugins::filters(profile, networks.as_ref())?;
         let mut tools = crate::plugins::tools(profile)?;
-        let mut foreign = Foreign::start(profile)?;
+        let mut foreign = Foreign::start(profile, news.as_ref())?;
         filters.append(&mut foreign.filters);
         foreign.add_tools(&mut tools);
         // They start while the weights load.
@@ -266,20 +296,7 @@ impl House {
             serving(profile, files, archive.as_ref())?
         };
         let Opened { archive, network, device, .. } = open_model(profile, files, progress)?;
-        let limits = EngineLimits {
-            sequences_max: profile.engine.sequences_max,
-            queue_requests_max: profile.engine.queue_requests_max,
-            batch_tokens_max: profile.engine.batch_tokens_max,
-            prompt_chunk_tokens: profile.engine.prompt_chunk_tokens,
-            slowdown_max: profile.engine.slowdown_max,
-            draft_tokens_max: profile.engine.draft_tokens_max,
-            prefix_sharing: match profile.engine.prefix_sharing {
-                firmware_config::PrefixSharing::All => PrefixSharing::All,
-                firmware_config::PrefixSharing::Client => PrefixSharing::Client,
-                firmware_config::PrefixSharing::Off => PrefixSharing::Off,
-            },
-            reply_events_max: profile.engine.reply_events_max,
-        };
+        let limits = engine_limits(profile);
         let (codec, card) = (serving.codec.clone(), serving.card.clone());
         let bytes_max = profile.engine.prefix_folder_bytes;
         let prefix_folder = profile.engine.prefix_folder.clone();
@@ -359,6 +376,24 @@ impl House {
         if let Some(servers) = &self.servers {
             servers.stop();
         }
+    }
+}
+
+/// What the profile grants the engine.
+fn engine_limits(profile: &Profile) -> EngineLimits {
+    EngineLimits {
+        sequences_max: profile.engine.sequences_max,
+        queue_requests_max: profile.engine.queue_requests_max,
+        batch_tokens_max: profile.engine.batch_tokens_max,
+        prompt_chunk_tokens: profile.engine.prompt_chunk_tokens,
+        slowdown_max: profile.engine.slowdown_max,
+        draft_tokens_max: profile.engine.draft_tokens_max,
+        prefix_sharing: match profile.engine.prefix_sharing {
+            firmware_config::PrefixSharing::All => PrefixSharing::All,
+            firmware_config::PrefixSharing::Client => PrefixSharing::Client,
+            firmware_config::PrefixSharing::Off => PrefixSharing::Off,
+        },
+        reply_events_max: profile.engine.reply_events_max,
     }
 }
 

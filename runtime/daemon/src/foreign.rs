@@ -8,7 +8,7 @@ use firmware_config::{PluginsSection, Profile};
 use plugin_abi::{
     Found, HostProgram, Kind, Manifest, Plugin, Remembered, StateFolder, Surroundings,
 };
-use protocol::{Filter, Observer, Tool};
+use protocol::{Filter, NewsSink, Observer, Tool};
 use serde_json::Map;
 
 use crate::cli::{PluginCommand, Setup};
@@ -47,14 +47,15 @@ impl Foreign {
     /// starts again, or is given up, and a filter refuses requests meanwhile if it fails closed.
     ///
     /// Errors: a plugin that is not there or whose manifest is wrong.
-    pub(crate) fn start(profile: &Profile) -> Result<Self, AssembleError> {
+    pub(crate) fn start(profile: &Profile, news: Option<&NewsSink>) -> Result<Self, AssembleError> {
         let section = &profile.plugins;
         let mut foreign = Self::default();
         if section.enabled.is_empty() {
             return Ok(foreign);
         }
         let manifests = manifests(section)?;
-        let surroundings = surroundings(section)?;
+        let mut surroundings = surroundings(section)?;
+        surroundings.news = news.cloned();
         for manifest in manifests {
             let (id, kind) = (manifest.id.clone(), manifest.kind);
             let settings = section.settings.iter().find(|settings| settings.id == id);
@@ -140,7 +141,7 @@ fn surroundings(section: &PluginsSection) -> Result<Surroundings, AssembleError>
     let host = HostProgram { path: path.clone(), arguments: vec![VERB.into()] };
     // The process of a plugin starts in its folder, so a relative path would lead astray.
     let folder = std::path::absolute(folder(section)?)?;
-    Ok(Surroundings { folder, state: state(section)?, host })
+    Ok(Surroundings { folder, state: state(section)?, host, news: None })
 }
 
 impl PluginCommand {

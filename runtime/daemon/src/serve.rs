@@ -31,7 +31,8 @@ pub(crate) fn serve(
     // Addresses are taken before the load, which may be long: a taken port shows at once.
     let mut sensing = Sensing::new(profile);
     let entrances = plugins::entrances(profile, &mut sensing)?;
-    let house = House::build(profile, model, &mut crate::progress::bar("loading"))?;
+    let mut progress = crate::progress::bar("loading");
+    let house = House::build_telling(profile, model, sensing.news(), &mut progress)?;
     let addresses: Vec<String> =
         entrances.iter().map(|(name, entrance)| format!("{name}={}", entrance.address)).collect();
     let detecting = Detecting::start(&sensing, &house, profile)?;

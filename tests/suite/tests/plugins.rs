@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use suite::{Daemon, PATIENCE, installed, root, run_with, stdout_of, tiny_gguf, zonda};
+use suite::{
+    Daemon, NODE, PATIENCE, Subscriber, installed, root, run_with, stdout_of, tiny_gguf, zonda,
+};
 
 /// Plugins, their state, and the configuration that enables them.
 struct Place {
@@ -140,6 +142,8 @@ fn a_crashing_filter_is_quarantined_and_requests_past_it_go_on() {
     let config = place.enable(&["bad"]);
     let flags = config.each_ref().map(String::as_str);
     let daemon = Daemon::start(&tiny_gguf(), &flags);
+    let mut events = installed("mosquitto_sub")
+        .map(|_| Subscriber::start("5", daemon.mqtt_port, &format!("{NODE}/event/+")));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let stream = scope.spawn(|| {
@@ -157,6 +161,11 @@ fn a_crashing_filter_is_quarantined_and_requests_past_it_go_on() {
         stop.store(true, Ordering::Relaxed);
         assert!(stream.join().unwrap() > 0);
     });
+    if let Some(events) = &mut events {
+        let told = events.next_message();
+        assert_eq!((&told["kind"], &told["plugin"]), (&json!("plugin_crashed"), &json!("bad")));
+        assert_eq!((&told["quarantined"], &told["restart_in_s"]), (&json!(true), &Value::Null));
+    }
     let (_, listed) = place.plugin(&["list"]);
     assert!(listed.contains("quarantined") && listed.contains("signal 11"), "{listed}");
     drop(daemon);

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use plugin_abi::{HostProgram, Manifest, Plugin, StateFolder, Surroundings};
+use protocol::{NewsFeed, NewsSink, news_pair};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -23,6 +24,8 @@ pub(crate) fn call(plugin: &Plugin, deed: &str) -> Result<String, String> {
 
 pub(crate) struct Bench {
     folder: tempfile::TempDir,
+    /// What is told of plugins that fail, and where that comes out.
+    pub(crate) news: (NewsSink, NewsFeed),
 }
 
 /// A file of this crate. Tests run in its folder.
@@ -41,7 +44,7 @@ pub(crate) fn has(program: &str) -> bool {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), news: news_pair(64) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -105,6 +108,7 @@ impl Bench {
                 path: PathBuf::from(env!("CARGO_BIN_EXE_plugin-host")),
                 arguments: Vec::new(),
             },
+            news: Some(self.news.0.clone()),
         };
         let manifest = Manifest::read(&self.path("plugins").join(id)).unwrap();
         let settings = settings.as_object().cloned().unwrap_or_else(Map::new);
