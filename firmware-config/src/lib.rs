@@ -25,6 +25,7 @@ mod plugins;
 mod profile;
 mod read;
 mod reader;
+mod router;
 mod secret;
 mod sources;
 
@@ -42,5 +43,6 @@ pub use profile::{
     MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
     TlsFiles, ToolsSection,
 };
+pub use router::{RouteAction, RouteConfig, RouterConfig};
 pub use secret::Secret;
 pub use sources::{Loaded, Override, Setting, Sources};

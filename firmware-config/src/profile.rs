@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     ClassifierConfig, ClientConfig, Expect, HardwareFacts, McpServerConfig, ModelFacts, OnnxConfig,
-    Origin, PluginsSection, Secret,
+    Origin, PluginsSection, RouterConfig, Secret,
 };
 
 /// Everything that this box is told about itself.
@@ -40,6 +40,8 @@ pub struct Profile {
     pub classifiers: Vec<ClassifierConfig>,
     /// Small networks beside the model.
     pub onnx: Vec<OnnxConfig>,
+    /// What decides before the model.
+    pub router: Option<RouterConfig>,
     /// Who may ask, and how much.
     pub clients: Vec<ClientConfig>,
     /// What is written down.

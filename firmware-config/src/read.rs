@@ -50,6 +50,7 @@ pub(crate) fn profile(
         filters: filters(reader),
         classifiers: crate::classifiers::read(reader),
         onnx: crate::onnx::read(reader),
+        router: crate::router::read(reader),
         clients,
         log: LogSection {
             level: reader.text_or("log.level", "info", &one_of(LEVELS), |l| LEVELS.contains(&l)),

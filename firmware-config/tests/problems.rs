@@ -45,7 +45,7 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
             /etc/zonda/zonda.toml:2: unknown key engine.sequences_mx; did you mean engine.sequences_max?
             /etc/zonda/zonda.toml:5: unknown key egine.page_tokens; did you mean engine.page_tokens?
             /etc/zonda/zonda.toml:8: unknown key http.port; [http] has token_sha256, enabled, address, unix_socket, tcp, tls_cert_file, tls_key_file, tls_client_ca_file, insecure, strictness, body_bytes_max, connections_max, drain_ms, batch_folder, batch_bytes_max
-            /etc/zonda/zonda.toml:11: unknown key bluetooth.on; sections are device, memory, engine, model, http, mqtt, tools, plugins, log
+            /etc/zonda/zonda.toml:11: unknown key bluetooth.on; sections are device, memory, engine, model, http, mqtt, tools, plugins, router, log
         "#]],
     );
     check_file(

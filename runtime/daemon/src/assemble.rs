@@ -24,6 +24,7 @@ use crate::judging::Judging;
 use crate::model_files::ModelFiles;
 use crate::networks::Networks;
 use crate::quotas::Quotas;
+use crate::routing::Routing;
 use crate::tool_loop::ToolLoop;
 
 /// One loaded model with its line of rooms. Dropping it stops the engine.
@@ -322,6 +323,9 @@ impl House {
         if let Some(networks) = &networks {
             service = Arc::new(Judging::new(service, Arc::clone(networks), &profile.onnx)?);
             service = Arc::new(Embedding::new(service, Arc::clone(networks), &profile.onnx)?);
+        }
+        if let Some(router) = &profile.router {
+            service = Arc::new(Routing::new(service, networks.as_ref(), router)?);
         }
         if !filters.is_empty() || !foreign.observers.is_empty() {
             let observers = foreign.observers;

@@ -34,6 +34,7 @@ mod quotas;
 mod relay;
 mod reporting;
 mod request_log;
+mod routing;
 mod run;
 mod sensing;
 mod serve;

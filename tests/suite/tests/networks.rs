@@ -129,3 +129,70 @@ fn vectors_come_over_mqtt() {
     assert_eq!((&refused["ext"]["status"], &refused["ext"]["id"]), (&json!(404), &json!("18")));
     assert_eq!(refused["error"]["code"], "model_not_found");
 }
+
+/// One short wish over every entrance that a browser or a controller has: whole and in pieces.
+fn is_answered(daemon: &Daemon, wish: &str, answer: &str) {
+    let messages = json!([{"role": "user", "content": wish}]);
+    let body =
+        json!({"model": "default", "messages": messages, "temperature": 0, "max_tokens": 48});
+    let (status, whole) = daemon.post("/v1/chat/completions", &body.to_string());
+    assert_eq!(status, 200, "{whole}");
+    assert_eq!(whole["choices"][0]["message"]["content"], answer);
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let (status, _, text) =
+        daemon.http("POST /v1/chat/completions", streamed.to_string().as_bytes());
+    assert_eq!(status, 200, "{text}");
+    let chunks = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let chunks: Vec<Value> = chunks.filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let delta = |chunk: &Value| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned);
+    assert_eq!(chunks.iter().filter_map(delta).collect::<String>(), answer, "{text}");
+    let usage = chunks.iter().rev().find(|chunk| chunk["usage"].is_object()).expect("a usage");
+    assert_eq!(usage["usage"]["total_tokens"], whole["usage"]["total_tokens"]);
+    if installed("mosquitto_pub").is_none() {
+        return;
+    }
+    let reply = "zonda/v1/plant1/client/plc7/reply/+";
+    let mut ear = Subscriber::start("311", daemon.mqtt_port, reply);
+    let port = daemon.mqtt_port.to_string();
+    let topic = format!("{NODE}/chat/request/plc7/{}", wish.len());
+    let mut asking = Command::new("mosquitto_pub");
+    asking.args(["-h", "127.0.0.1", "-p", &port, "-V", "311", "-q", "1", "-t", &topic]);
+    stdout_of(asking.args(["-m", &body.to_string()]));
+    let last = ear.last();
+    assert_eq!(last["choices"][0]["message"]["content"], answer);
+    assert_eq!(last["usage"]["total_tokens"], whole["usage"]["total_tokens"]);
+}
+
+const INFO: &str = "I am the box in the cellar.";
+
+#[test]
+fn a_router_answers_refuses_or_goes_on_by_labels() {
+    let (daemon, _folder) = daemon(&format!(
+        "[router]\nnetwork = \"guard\"\nthreshold = 0.9\n\n\
+         [[router.routes]]\nlabel = \"personal\"\nanswer = \"{INFO}\"\n\n\
+         [[router.routes]]\nlabel = \"injection\"\nrefuse = \"Not here.\"\n",
+    ));
+    is_answered(&daemon, "My address is 12 Mill Street, call Anna.", INFO);
+    assert_eq!(daemon.chat("Turn on the kitchen light."), "The kitchen light is on.");
+    let messages = json!([{"role": "user", "content": INJECTION}]);
+    let body = json!({"model": "default", "messages": messages});
+    let (status, refused) = daemon.post("/v1/chat/completions", &body.to_string());
+    assert_eq!((status, &refused["error"]["message"]), (403, &json!("Not here.")), "{refused}");
+    // Another model than there is gets no answer from here either.
+    let messages = json!([{"role": "user", "content": "My address is 12 Mill Street, call Anna."}]);
+    let body = json!({"model": "nobody", "messages": messages});
+    assert_eq!(daemon.post("/v1/chat/completions", &body.to_string()).0, 404);
+}
+
+#[test]
+fn a_router_answers_or_goes_on_by_examples() {
+    let (daemon, _folder) = daemon(&format!(
+        "[router]\nnetwork = \"vectors\"\nthreshold = 0.999\n\n\
+         [[router.routes]]\nlabel = \"who\"\nexamples = [\"Who are you?\", \"What is this box?\"]\n\
+         answer = \"{INFO}\"\n",
+    ));
+    is_answered(&daemon, "who are you?", INFO);
+    assert_eq!(daemon.chat("Turn on the kitchen light."), "The kitchen light is on.");
+}
