@@ -97,7 +97,7 @@ fn watched(profile: &Profile, networks: &Networks, ear: &Ear) -> Vec<Watched> {
     let one = |((name, config), (_, network)): (_, &(String, Arc<Detector>))| {
         let (name, config): (&str, &firmware_config::DetectorConfig) = (name, config);
         let length = network.window();
-        let stride = config.stride.map_or((length / 4).max(1), |stride| stride as usize);
+        let stride = config.stride.map_or_else(|| (length / 4).max(1), |stride| stride as usize);
         let source = |topic: &String| Source {
             topic: topic.clone(),
             window: Window::new(length, stride),

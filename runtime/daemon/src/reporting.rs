@@ -59,8 +59,8 @@ impl Reporting {
 
     /// Asks, without waiting.
     pub(crate) fn ask(&self, question: Question) {
-        let asked = self.questions.as_ref().map(|questions| questions.try_send(question));
-        if !matches!(asked, Some(Ok(()))) {
+        let Some(questions) = &self.questions else { return };
+        if questions.try_send(question).is_err() {
             tracing::warn!("the model says nothing of an alarm: too many wait for it");
         }
     }
