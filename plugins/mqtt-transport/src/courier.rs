@@ -76,7 +76,8 @@ pub(crate) struct Courier {
     unwritten: Vec<Ending>,
     /// Numbers of delivered finals of which the journal was not told.
     unsettled: VecDeque<u64>,
-    pieces: VecDeque<Parcel>,
+    /// Each with what the outbox had taken before it: who comes first goes first.
+    pieces: VecDeque<(Ticket, Parcel)>,
     link: Option<Line>,
     pool: Option<Pool>,
     lines: u64,

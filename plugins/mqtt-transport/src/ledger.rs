@@ -67,6 +67,8 @@ pub(crate) struct Ledger {
     done: VecDeque<(Instant, Key)>,
     done_bytes: usize,
     running: usize,
+    /// The same by client; who runs nothing is not in it.
+    running_of: HashMap<String, usize>,
     tombstones: VecDeque<(Instant, Key)>,
 }
 
@@ -78,10 +80,7 @@ impl Ledger {
 
     /// Requests of `client` that have not ended.
     pub(crate) fn running_of(&self, client: &str) -> usize {
-        let runs = |(key, entry): &(&Key, &Entry)| {
-            matches!(entry, Entry::Running { .. }) && key.client == client
-        };
-        self.entries.iter().filter(runs).count()
+        self.running_of.get(client).copied().unwrap_or(0)
     }
 
     /// What is known of the request with `key`, whose topic also calls it `rid`.
@@ -121,6 +120,7 @@ impl Ledger {
         let (cancel, cancelled) = oneshot::channel();
         let rid = rid.map(|rid| rid.as_bytes().to_vec());
         let running = Running { digest, rid, number, accepted: false, cancel: Some(cancel) };
+        *self.running_of.entry(key.client.clone()).or_default() += 1;
         self.entries.insert(key, Entry::Running(running));
         self.running += 1;
         cancelled
@@ -168,6 +168,12 @@ impl Ledger {
         };
         let digest = *digest;
         self.running -= 1;
+        if let Some(count) = self.running_of.get_mut(&key.client) {
+            *count -= 1;
+            if *count == 0 {
+                self.running_of.remove(&key.client);
+            }
+        }
         match closing {
             Some(closing) if closing.payload.len() <= DONE_BYTES_MAX => {
                 self.done_bytes += closing.payload.len();
@@ -272,6 +278,20 @@ mod tests {
         let later = now + DONE_KEPT + Duration::from_secs(1);
         assert_eq!(ledger.look(&key("a"), None, &BODY, later), Known::No);
         assert_eq!(ledger.done_bytes, 0);
+    }
+
+    #[test]
+    fn running_requests_are_counted_by_client() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let _cancelled =
+            [ledger.open(key("a"), None, BODY, 1), ledger.open(key("b"), None, BODY, 2)];
+        assert_eq!((ledger.running_of("plc7"), ledger.running_of("plc8")), (2, 0));
+        ledger.close(&key("a"), Some(closing(5)), now);
+        ledger.close(&key("a"), None, now);
+        assert_eq!(ledger.running_of("plc7"), 1, "an end counts once");
+        ledger.close(&key("b"), None, now);
+        assert_eq!(ledger.running_of("plc7"), 0);
+        assert!(ledger.running_of.is_empty());
     }
 
     #[test]

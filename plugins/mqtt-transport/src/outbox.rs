@@ -24,7 +24,7 @@ const SMALL_BYTES: usize = 4096;
 const STATEMENT_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Names one message while it is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
 #[derive(Debug)]
@@ -105,14 +105,27 @@ impl Outbox {
         self.entries.len() + more >= CROWDED_PARCELS || self.bytes >= CROWDED_BYTES
     }
 
-    /// The next message for the wire, when fewer than `window` are on it; its expiry is what is
-    /// left of it.
-    pub(crate) fn hand(&mut self, window: usize, now: Instant) -> Option<Parcel> {
+    /// The ticket of what came last.
+    pub(crate) fn latest(&self) -> Ticket {
+        Ticket(self.tickets)
+    }
+
+    /// The next message for the wire, when fewer than `window` are on it, and it came no later than
+    /// `until`; its expiry is what is left of it.
+    pub(crate) fn hand(
+        &mut self,
+        until: Option<Ticket>,
+        window: usize,
+        now: Instant,
+    ) -> Option<Parcel> {
         let busy = self.entries.iter().filter(|entry| entry.stage != Stage::Waiting).count();
         if busy >= window {
             return None;
         }
         let entry = self.entries.iter_mut().find(|entry| entry.stage == Stage::Waiting)?;
+        if until.is_some_and(|until| entry.ticket > until) {
+            return None;
+        }
         entry.stage = Stage::Handed;
         let mut parcel = entry.parcel.clone();
         if parcel.expiry.is_some() {
@@ -223,6 +236,18 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_came_later_waits_for_a_piece_that_came_before() {
+        let (mut outbox, now) = (Outbox::default(), Instant::now());
+        outbox.push(parcel("before"), None, now);
+        let piece = outbox.latest();
+        outbox.push(parcel("behind"), None, now);
+        let topic = |parcel: Option<Parcel>| parcel.map(|parcel| parcel.topic);
+        assert_eq!(topic(outbox.hand(Some(piece), 8, now)).as_deref(), Some("before"));
+        assert_eq!(topic(outbox.hand(Some(piece), 8, now)), None);
+        assert_eq!(topic(outbox.hand(None, 8, now)).as_deref(), Some("behind"));
+    }
+
     fn parcel(name: &str) -> Parcel {
         let mut parcel = Parcel::retained(name.into(), vec![0; 10], true);
         parcel.retain = false;
@@ -231,7 +256,7 @@ mod tests {
     }
 
     fn topics(outbox: &mut Outbox, now: Instant) -> Vec<String> {
-        std::iter::from_fn(|| outbox.hand(100, now)).map(|parcel| parcel.topic).collect()
+        std::iter::from_fn(|| outbox.hand(None, 100, now)).map(|parcel| parcel.topic).collect()
     }
 
     #[test]
@@ -240,12 +265,12 @@ mod tests {
         for name in ["a", "b", "c"] {
             outbox.push(parcel(name), None, now);
         }
-        assert_eq!(outbox.hand(2, now).map(|p| p.topic), Some("a".into()));
-        assert_eq!(outbox.hand(2, now).map(|p| p.topic), Some("b".into()));
-        assert_eq!(outbox.hand(2, now), None);
+        assert_eq!(outbox.hand(None, 2, now).map(|p| p.topic), Some("a".into()));
+        assert_eq!(outbox.hand(None, 2, now).map(|p| p.topic), Some("b".into()));
+        assert_eq!(outbox.hand(None, 2, now), None);
         outbox.sent(7);
         outbox.acknowledged(7);
-        assert_eq!(outbox.hand(2, now).map(|p| p.topic), Some("c".into()));
+        assert_eq!(outbox.hand(None, 2, now).map(|p| p.topic), Some("c".into()));
     }
 
     #[test]
@@ -255,7 +280,7 @@ mod tests {
             outbox.push(parcel(name), None, now);
         }
         for packet_id in 1..=3 {
-            assert!(outbox.hand(3, now).is_some());
+            assert!(outbox.hand(None, 3, now).is_some());
             outbox.sent(packet_id);
         }
         outbox.acknowledged(2);
@@ -269,7 +294,7 @@ mod tests {
         let (first, _) = outbox.push(parcel("a"), None, now);
         let (second, _) = outbox.push(parcel("b"), None, now);
         for packet_id in [1, 2] {
-            assert!(outbox.hand(2, now).is_some());
+            assert!(outbox.hand(None, 2, now).is_some());
             outbox.sent(packet_id);
         }
         outbox.acknowledged(2);
@@ -295,7 +320,10 @@ mod tests {
         outbox.push(parcel("a"), None, now);
         let later = now + Duration::from_secs(590);
         assert_eq!(outbox.expire(later), Lost::default());
-        assert_eq!(outbox.hand(1, later).and_then(|p| p.expiry), Some(Duration::from_secs(10)));
+        assert_eq!(
+            outbox.hand(None, 1, later).and_then(|p| p.expiry),
+            Some(Duration::from_secs(10))
+        );
         outbox.disconnected();
         assert_eq!(outbox.expire(now + Duration::from_secs(601)).count, 1);
         assert!(outbox.is_empty());
@@ -305,7 +333,7 @@ mod tests {
     fn newer_messages_push_out_the_oldest_waiting() {
         let (mut outbox, now) = (Outbox::default(), Instant::now());
         outbox.push(parcel("flying"), None, now);
-        assert!(outbox.hand(1, now).is_some());
+        assert!(outbox.hand(None, 1, now).is_some());
         for name in 0..PARCELS_MAX {
             outbox.push(parcel(&name.to_string()), None, now);
         }
@@ -331,7 +359,7 @@ mod tests {
     fn a_confirmed_final_gives_its_number_once() {
         let (mut outbox, now) = (Outbox::default(), Instant::now());
         outbox.push(parcel("final"), Some(7), now);
-        assert!(outbox.hand(1, now).is_some());
+        assert!(outbox.hand(None, 1, now).is_some());
         outbox.sent(1);
         assert_eq!(outbox.acknowledged(1), Some(7));
         assert_eq!(outbox.acknowledged(1), None);
@@ -343,7 +371,7 @@ mod tests {
         let large = |size| Parcel { payload: vec![0; size].into(), ..parcel("final") };
         outbox.push(large(9000), Some(7), now);
         outbox.push(parcel("next"), None, now);
-        assert!(outbox.hand(8, now).is_some());
+        assert!(outbox.hand(None, 8, now).is_some());
         assert_eq!(outbox.withdraw(|_| Some(large(5000))), Lost::default());
         for _ in 0..FALLS_MAX {
             assert_eq!(topics(&mut outbox, now), ["final", "next"]);
@@ -351,7 +379,7 @@ mod tests {
             outbox.disconnected();
         }
         assert_eq!(outbox.shrink_breakers(|_| Some(large(1))), 1);
-        assert_eq!(outbox.hand(8, now).map(|parcel| parcel.payload.len()), Some(1));
+        assert_eq!(outbox.hand(None, 8, now).map(|parcel| parcel.payload.len()), Some(1));
         assert_eq!(outbox.withdraw(|_| None).numbers, [7]);
         assert_eq!(outbox.bytes, 10);
     }

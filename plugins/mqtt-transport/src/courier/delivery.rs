@@ -16,7 +16,7 @@ impl Courier {
             let (_, lost) = self.outbox.push(parcel, None, now);
             self.lost(lost, now);
         } else if self.link.as_ref().is_some_and(|line| line.subscribed) {
-            self.pieces.push_back(parcel);
+            self.pieces.push_back((self.outbox.latest(), parcel));
         } else {
             self.gauge.count(Count::DeltaDropped);
         }
@@ -61,7 +61,9 @@ impl Courier {
         }
     }
 
-    /// Gives the client library what it has room for: confirmations, pieces, ends.
+    /// Gives the client library what it has room for: confirmations, then pieces and ends as they
+    /// came. An end so follows the pieces of its answer, and does not wait for those of others, which
+    /// may never stop; where it waits for the broker, pieces pass it.
     pub(super) fn hand_over(&mut self) {
         self.hand_confirmations();
         let now = Instant::now();
@@ -86,10 +88,11 @@ impl Courier {
             };
         }
         while line.handed < HANDED_MAX {
-            let (parcel, reliable) = match self.pieces.pop_front() {
-                Some(piece) => (piece, false),
-                None => match self.outbox.hand(window, now) {
-                    Some(parcel) => (parcel, true),
+            let until = self.pieces.front().map(|(before, _)| *before);
+            let (parcel, reliable) = match self.outbox.hand(until, window, now) {
+                Some(parcel) => (parcel, true),
+                None => match self.pieces.pop_front() {
+                    Some((_, piece)) => (piece, false),
                     None => return,
                 },
             };
