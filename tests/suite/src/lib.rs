@@ -329,6 +329,11 @@ impl Broker {
         self.child = spawn_broker(self.folder.path(), self.port).unwrap();
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its address as the daemon wants it.
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)

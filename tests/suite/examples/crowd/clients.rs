@@ -27,8 +27,8 @@ impl Served {
     }
 }
 
-/// Asks again and again on one connection.
-pub(crate) fn http_client(address: &str, over: &AtomicBool) -> Served {
+/// Asks again and again on one connection, not sooner than `every` after the last time.
+pub(crate) fn http_client(address: &str, every: Duration, over: &AtomicBool) -> Served {
     let mut served = Served::default();
     let outcome = (|| {
         let mut stream = connect(address)?;
@@ -37,6 +37,7 @@ pub(crate) fn http_client(address: &str, over: &AtomicBool) -> Served {
             let begun = Instant::now();
             stream.write_all(post(BODY).as_bytes())?;
             served.note(read_answer(&mut reader), begun)?;
+            std::thread::sleep(every.saturating_sub(begun.elapsed()));
         }
         io::Result::Ok(())
     })();
@@ -44,48 +45,124 @@ pub(crate) fn http_client(address: &str, over: &AtomicBool) -> Served {
     served
 }
 
-/// Asks for a long answer and takes a byte of it now and then.
-pub(crate) fn slow_client(address: &str, over: &AtomicBool) {
+/// How a client that was given a long answer reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// As it comes.
+    Brisk,
+    /// A byte now and then.
+    Slow,
+}
+
+impl Pace {
+    /// Reads in this way until it is over; gives the bytes that it took.
+    fn read(self, stream: &mut TcpStream, over: &AtomicBool) -> io::Result<usize> {
+        let (mut taken, mut buffer) = (0, [0; 64 << 10]);
+        stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+        while !over.load(Ordering::Relaxed) {
+            let room = if self == Self::Slow { 1 } else { buffer.len() };
+            match stream.read(&mut buffer[..room]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if self == Self::Slow {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// Asks for a long answer over HTTP.
+pub(crate) fn http_reader(address: &str, pace: Pace, over: &AtomicBool) {
     let body =
         r#"{"messages":[{"role":"user","content":"hello"}],"stream":true,"max_tokens":9000000}"#;
     let taken = connect(address).and_then(|mut stream| {
         stream.write_all(post(body).as_bytes())?;
-        while !over.load(Ordering::Relaxed) {
-            let _byte = stream.read(&mut [0])?;
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        Ok(())
+        pace.read(&mut stream, over)
     });
     if let Err(error) = taken {
-        eprintln!("a slow client was cut off: {error}");
+        eprintln!("a {pace:?} reader over HTTP was cut off: {error}");
     }
 }
 
-/// Asks again and again over MQTT 3.1.1, and waits for the end of each answer.
-pub(crate) fn mqtt_client(address: &str, number: usize, over: &AtomicBool) -> Served {
+/// Asks for a long answer over MQTT; a watcher subscribes to the answers of all others, too.
+pub(crate) fn mqtt_reader(address: &str, name: &str, watches: bool, pace: Pace, over: &AtomicBool) {
+    let filter = if watches { WATCHED.to_owned() } else { replies_of(name) };
+    let taken = Link::open(address, name, &filter).and_then(|mut link| {
+        // It ends by itself, should the cancel be lost.
+        let body = r#"{"messages":[{"role":"user","content":"hello"}],"stream":true,
+            "max_tokens":9000000,"ext":{"flush_ms":10,"ttl_s":120}}"#;
+        link.publish(&format!("zonda/v1/crowd/box/chat/request/{name}/long"), body)?;
+        pace.read(&mut link.stream, over)
+    });
+    // On a line of its own: what lies unread on the other makes its close an abrupt one, which takes
+    // along what was sent before.
+    let cancelled =
+        Link::open(address, &format!("{name}x"), &replies_of("nobody")).and_then(|mut link| {
+            link.confirmed(&format!("zonda/v1/crowd/box/chat/cancel/{name}/long"))
+        });
+    let taken = taken.and_then(|bytes| cancelled.map(|()| bytes));
+    if let Err(error) = taken {
+        eprintln!("a {pace:?} reader over MQTT was cut off: {error}");
+    }
+}
+
+/// As [`http_client`], over MQTT 3.1.1.
+pub(crate) fn mqtt_client(address: &str, name: &str, every: Duration, over: &AtomicBool) -> Served {
     let mut served = Served::default();
-    let outcome = (|| {
-        let mut stream = connect(address)?;
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let name = format!("c{number}");
-        let connect = [text("MQTT"), vec![4, 2, 0, 60], text(&name)].concat();
-        stream.write_all(&packet(0x10, &connect))?;
-        wait_for(&mut reader, 2)?;
-        let own = format!("zonda/v1/crowd/client/{name}/reply/+");
-        stream.write_all(&packet(0x82, &[vec![0, 1], text(&own), vec![0]].concat()))?;
-        wait_for(&mut reader, 9)?;
+    let outcome = Link::open(address, name, &replies_of(name)).and_then(|mut link| {
         let mut request = 0_u64;
         while !over.load(Ordering::Relaxed) {
             request += 1;
             let begun = Instant::now();
             let topic = format!("zonda/v1/crowd/box/chat/request/{name}/{request}");
-            stream.write_all(&packet(0x30, &[text(&topic), BODY.into()].concat()))?;
-            served.note(wait_for_end(&mut reader), begun)?;
+            link.publish(&topic, BODY)?;
+            served.note(wait_for_end(&mut link.reader), begun)?;
+            std::thread::sleep(every.saturating_sub(begun.elapsed()));
         }
-        io::Result::Ok(())
-    })();
+        Ok(())
+    });
     served.failed += usize::from(outcome.is_err());
     served
+}
+
+/// The answers of all clients.
+const WATCHED: &str = "zonda/v1/crowd/client/+/reply/+";
+
+fn replies_of(name: &str) -> String {
+    format!("zonda/v1/crowd/client/{name}/reply/+")
+}
+
+/// A connection with one subscription.
+struct Link {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Link {
+    fn open(address: &str, name: &str, filter: &str) -> io::Result<Self> {
+        let mut stream = connect(address)?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let connect = [text("MQTT"), vec![4, 2, 0, 60], text(name)].concat();
+        stream.write_all(&packet(0x10, &connect))?;
+        wait_for(&mut reader, 2)?;
+        stream.write_all(&packet(0x82, &[vec![0, 1], text(filter), vec![0]].concat()))?;
+        wait_for(&mut reader, 9)?;
+        Ok(Self { stream, reader })
+    }
+
+    /// Publishes nothing at QoS 1, and waits until the broker has it.
+    fn confirmed(&mut self, topic: &str) -> io::Result<()> {
+        self.stream.write_all(&packet(0x32, &[text(topic), vec![0, 7]].concat()))?;
+        wait_for(&mut self.reader, 4)
+    }
+
+    fn publish(&mut self, topic: &str, payload: &str) -> io::Result<()> {
+        self.stream.write_all(&packet(0x30, &[text(topic), payload.into()].concat()))
+    }
 }
 
 fn connect(address: &str) -> io::Result<TcpStream> {

@@ -55,13 +55,14 @@ impl Service for Paced {
 
 /// One step of one answer; whether there is a next.
 fn step(answer: &mut Answer) -> bool {
+    let usage = Usage { prompt_tokens: 5, completion_tokens: TOKENS, ..Usage::default() };
+    if answer.sink.is_cancelled() {
+        answer.kept = Some(Event::Finished { reason: FinishReason::Cancelled, usage });
+    }
     let event = answer.kept.take().unwrap_or_else(|| {
         answer.left = answer.left.saturating_sub(1);
         match answer.left {
-            0 => Event::Finished {
-                reason: FinishReason::Stop,
-                usage: Usage { prompt_tokens: 5, completion_tokens: TOKENS, ..Usage::default() },
-            },
+            0 => Event::Finished { reason: FinishReason::Stop, usage },
             _ => Event::text("token ", 1),
         }
     });
@@ -90,20 +91,24 @@ fn run(queue: &flume::Receiver<Answer>) {
     }
 }
 
-/// Serves until it is killed; prints where.
-pub(crate) fn serve() {
+/// Serves until it is killed; prints where. `broker` is a URL, or nothing for the embedded one;
+/// `journal` a file that keeps requests and answers, if there is one.
+pub(crate) fn serve(broker: &str, journal: Option<&str>) {
     let (sender, queue) = flume::bounded(QUEUE_MAX);
     std::thread::spawn(move || run(&queue));
     let service: Arc<dyn Service> = Arc::new(Paced(sender));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = HttpConfig { address: any, connections_max: 1024, ..HttpConfig::default() };
     let http = HttpTransport::bind(config).unwrap();
-    let broker = EmbeddedBroker::start(any).unwrap();
-    let mut config = MqttConfig::new(format!("mqtt://{}", broker.address()), "crowd", "box");
+    let embedded = broker.is_empty().then(|| EmbeddedBroker::start(any).unwrap());
+    let url = embedded.as_ref().map(|embedded| format!("mqtt://{}", embedded.address()));
+    let url = url.unwrap_or_else(|| broker.to_owned());
+    let mut config = MqttConfig::new(&url, "crowd", "box");
+    config.journal = journal.map(Into::into);
     config.queue_requests_max = 1024;
     config.client_requests_max = 1024;
     let mqtt = MqttTransport::new(config).unwrap();
-    println!("{} {}", http.address(), broker.address());
+    println!("{} {}", http.address(), url.trim_start_matches("mqtt://"));
     let (_running, stop) = Stop::pair();
     let (behind, stopped) = (Arc::clone(&service), stop.clone());
     let thread = std::thread::spawn(move || Box::new(mqtt).serve(behind, stopped));
