@@ -92,9 +92,11 @@ broker = Broker(int(sys.argv[1]))
 announced = broker.until(lambda message: message.topic.startswith("homeassistant/"))
 body = json.loads(announced.payload)
 components = body["cmps"]
-for wanted in {component[key] for component in components.values() for key in ("state_topic",) if key in component}:
-    if not wanted.endswith("/answer") and wanted not in broker.latest:
-        broker.until(lambda message: message.topic == wanted)
+wanted = {body["availability"][0]["topic"]} | {c["state_topic"] for c in components.values() if "state_topic" in c}
+wanted.discard(components["last_answer"]["state_topic"])
+for topic in wanted:
+    if topic not in broker.latest:
+        broker.until(lambda message: message.topic == topic)
 
 
 def received(message):
