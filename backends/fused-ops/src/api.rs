@@ -1,11 +1,8 @@
 //! What the model calls: functions over tensors, the same on every device.
 
+use crate::{FusedOps, Products, Weight};
 use burn::backend::Dispatch;
-use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use weights::RopePairing;
-
-use crate::{FusedOps, Products, STACK_MAX, Stack, Weight, reference};
 
 /// Where the keys and values of a step's sequences lie.
 #[derive(Debug, Clone)]
@@ -81,15 +78,10 @@ pub struct Norm {
 
 /// Multiplies the normed vectors with each matrix of a stack.
 ///
-/// Shapes: `x: [tokens, cols]` → `[tokens, rows of all]`. Sums in f32; where weights are packed,
+/// Shapes: `x: [tokens, cols]` → `[tokens, rows of all]`. Sums in f32; where weights are integers,
 /// activations are rounded to 8 bits.
 pub fn norm_linear(x: Tensor<2>, norm: &Norm, weight: &Weight) -> Tensor<2> {
-    match weight {
-        Weight::Dense(weight) => dense_norm_linear(x, norm, weight),
-        Weight::Packed { panels, stack } => {
-            packed_norm_linear(x, norm, panels, stack, Products::Stacked)
-        }
-    }
+    products(x, norm, weight, Products::Stacked)
 }
 
 /// The two halves of a gated feed-forward: `silu(gate · normed) * (up · normed)`, with `gate` and
@@ -98,79 +90,33 @@ pub fn norm_linear(x: Tensor<2>, norm: &Norm, weight: &Weight) -> Tensor<2> {
 /// Shapes: `x: [tokens, cols]` → `[tokens, rows of one]`. Numbers as in [`norm_linear`].
 /// Source: Shazeer 2020, arXiv:2002.05202, `SwiGLU`.
 pub fn norm_gated(x: Tensor<2>, norm: &Norm, gate_up: &Weight) -> Tensor<2> {
-    match gate_up {
-        Weight::Dense(weight) => {
-            let both = dense_norm_linear(x, norm, weight);
-            let rows = both.dims()[1] / 2;
-            silu(both.clone().narrow(1, 0, rows)) * both.narrow(1, rows, rows)
-        }
-        Weight::Packed { panels, stack } => {
-            packed_norm_linear(x, norm, panels, stack, Products::Gated)
-        }
-    }
+    products(x, norm, gate_up, Products::Gated)
 }
 
 /// `sum + x · Wᵀ`, with a stack of one matrix.
 ///
 /// Shapes: `x: [tokens, cols]`, `sum: [tokens, rows]` → as `sum`. Numbers as in [`norm_linear`].
 pub fn linear_add(x: Tensor<2>, weight: &Weight, sum: Tensor<2>) -> Tensor<2> {
-    match weight {
-        Weight::Dense(weight) => sum + x.matmul(weight.clone().transpose()),
-        Weight::Packed { panels, stack } => {
-            Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
-                x.into_dispatch(),
-                panels[0].clone().into_dispatch(),
-                *stack,
-                sum.into_dispatch(),
-            ))
-        }
-    }
+    Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
+        x.into_dispatch(),
+        weight.panels[0].clone().into_dispatch(),
+        weight.stack,
+        sum.into_dispatch(),
+    ))
 }
 
-fn dense_norm_linear(x: Tensor<2>, norm: &Norm, weight: &Tensor<2>) -> Tensor<2> {
-    rms_norm(x, norm.gain.clone(), norm.epsilon).matmul(weight.clone().transpose())
-}
-
-fn packed_norm_linear(
-    x: Tensor<2>,
-    norm: &Norm,
-    panels: &[Tensor<1, Int>; STACK_MAX],
-    stack: &Stack,
-    products: Products,
-) -> Tensor<2> {
+fn products(x: Tensor<2>, norm: &Norm, weight: &Weight, products: Products) -> Tensor<2> {
+    let panels = &weight.panels;
     Tensor::from_dispatch(<Dispatch as FusedOps>::norm_linear(
         x.into_dispatch(),
         norm.gain.clone().into_dispatch(),
         panels[0].clone().into_dispatch(),
         panels[1].clone().into_dispatch(),
         panels[2].clone().into_dispatch(),
-        *stack,
+        weight.stack,
         norm.epsilon as f32,
         products,
     ))
-}
-
-/// Scales each token's vector to a mean square of one, then by `gain`.
-///
-/// Shapes: `x: [tokens, width]`, `gain: [width]` → as `x`. Computed in f32.
-/// Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
-pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f64) -> Tensor<2> {
-    reference::rms_norm(x, gain, epsilon)
-}
-
-/// Rotates pairs of each head's vector by an angle that grows with the token's position.
-///
-/// Shapes: `x: [tokens, heads, head_dim]`, `positions: [tokens]`,
-/// `table: [context, head_dim]` from [`rope_table`] → as `x`. Computed in f32.
-/// Pairing: `Adjacent` (GGUF, Mistral) or `HalfSplit` (Hugging Face); the archive says which.
-/// Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
-pub fn rope(
-    x: Tensor<3>,
-    positions: Tensor<1, Int>,
-    table: Tensor<2>,
-    pairing: RopePairing,
-) -> Tensor<3> {
-    reference::rope(x, positions, table, pairing)
 }
 
 /// The cosines, then the sines, of every pair's angle at every position.
@@ -194,26 +140,9 @@ pub fn rope_table(
     Tensor::from_data(TensorData::new(table, [context_tokens, 2 * half]), device)
 }
 
-/// Writes one row for each token into its slot of the cache, in place when the pool is not shared.
+/// The lowest index among those with the highest number, of each row.
 ///
-/// Shapes: `pool: [slots, width]`, `rows: [tokens, width]`, `slots: [tokens]`, all different →
-/// as `pool`.
-pub fn store_kv(pool: Tensor<2>, rows: Tensor<2>, slots: Tensor<1, Int>) -> Tensor<2> {
-    reference::store_kv(pool, rows, slots)
-}
-
-/// Softmax attention of each sequence's new tokens over its own pages of the cache.
-///
-/// Shapes: `query: [tokens, heads, head_dim]`, `keys` and `values: [slots, kv_heads * head_dim]` →
-/// as `query`. Query head `h` reads key head `h * kv_heads / heads`. Softmax in f32.
-/// Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245 (grouped
-/// heads); Kwon et al. 2023, arXiv:2309.06180 (pages).
-pub fn paged_attention(
-    query: Tensor<3>,
-    keys: Tensor<2>,
-    values: Tensor<2>,
-    map: &PageMap,
-    options: AttentionOptions,
-) -> Tensor<3> {
-    reference::paged_attention(query, keys, values, map, options)
+/// Shapes: `logits: [rows, width]` → `[rows]` of type I32.
+pub fn argmax(logits: Tensor<2>) -> Tensor<1, Int> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::argmax(logits.into_dispatch()))
 }

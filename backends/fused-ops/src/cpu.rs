@@ -90,3 +90,17 @@ pub(crate) fn attend_kv(
     );
     out
 }
+
+/// The lowest index among those with the highest number, of each row of `width`.
+pub(crate) fn argmax(logits: &[f32], width: usize) -> Vec<i32> {
+    let likeliest = |row: &[f32]| {
+        let mut best = (0, f32::NEG_INFINITY);
+        for (index, value) in (0..).zip(row) {
+            if *value > best.1 {
+                best = (index, *value);
+            }
+        }
+        best.0
+    };
+    logits.chunks_exact(width).map(likeliest).collect()
+}

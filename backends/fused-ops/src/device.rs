@@ -2,13 +2,16 @@
 //!
 //! Burn opens a device on first use and panics when there is none, so every device is looked for
 //! before it is touched. `auto` takes a real GPU or the CPU, never a software GPU: drivers of that
-//! kind are known to compute wrong numbers and to crash. A GPU of either kind has to multiply two
-//! matrices correctly before it counts as open.
+//! kind are known to compute wrong numbers and to crash. A GPU of either kind has to multiply
+//! correctly before it counts as open.
 
 use std::fmt;
 use std::str::FromStr;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
+
+#[cfg(feature = "cube")]
+use crate::{Weight, linear_add};
 
 /// Where a model computes, as a profile or a flag says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -41,6 +44,8 @@ pub struct OpenDevice {
     pub choice: BackendChoice,
     /// Whether it is a driver that pretends to be a GPU.
     pub software: bool,
+    /// Whether its memory is that of the box, as a CPU's is and that of a GPU beside it on one chip.
+    pub shares_memory: bool,
 }
 
 /// A device that [`open`] would find.
@@ -100,7 +105,7 @@ pub enum DeviceError {
 
 impl BackendChoice {
     /// Every choice that names one backend, the ones that `auto` prefers first.
-    const NAMED: [Self; 6] =
+    pub const NAMED: [Self; 6] =
         [Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::NdArray];
 
     /// The word for it in profiles and flags.
@@ -116,7 +121,8 @@ impl BackendChoice {
         }
     }
 
-    fn is_built(self) -> bool {
+    /// Whether this program has it.
+    pub fn is_built(self) -> bool {
         match self {
             Self::Auto => true,
             Self::Flex => cfg!(feature = "flex"),
@@ -147,12 +153,6 @@ impl FromStr for BackendChoice {
 }
 
 impl OpenDevice {
-    /// Whether its kernels read weights in the encoding of the file. Where they do not, weights
-    /// are unpacked to f32 at loading.
-    pub fn reads_packed_weights(&self) -> bool {
-        self.is_cpu()
-    }
-
     /// Whether its tensors lie in the memory of the program.
     pub fn is_cpu(&self) -> bool {
         matches!(self.choice, BackendChoice::Flex | BackendChoice::NdArray)
@@ -222,38 +222,86 @@ impl Candidate {
     /// Touches the device for the first time; a driver that panics gives its words.
     fn start(self) -> Result<OpenDevice, String> {
         let Self { choice, device, software } = self;
-        let touched = device.clone();
-        let adapter = quietly(move || {
-            let adapter = adapter_name(&touched);
-            if adapter.is_some() {
-                check_product(&touched)?;
+        #[cfg(feature = "cuda")]
+        if choice == BackendChoice::Cuda {
+            cube_kernels::check_cuda()?;
+        }
+        quietly(move || {
+            let name = match adapter_name(&device) {
+                None => choice.name().into(),
+                Some(adapter) => format!("{choice}: {adapter}"),
+            };
+            let open = OpenDevice {
+                shares_memory: shares_memory(&device),
+                device,
+                name,
+                choice,
+                software,
+            };
+            if !open.is_cpu() {
+                check_products(&open)?;
             }
-            Ok::<_, String>(adapter)
-        })??;
-        let name = match adapter {
-            None => choice.name().into(),
-            Some(adapter) => format!("{choice}: {adapter}"),
-        };
-        Ok(OpenDevice { device, name, choice, software })
+            Ok(open)
+        })?
     }
 }
 
-/// Multiplies two small matrices of whole numbers, because there are drivers that answer zeros
-/// without an error.
-fn check_product(device: &Device) -> Result<(), String> {
-    const SIDE: usize = 40;
-    let number = |i: usize| (i * i % 7) as f32 - 3.0;
-    let numbers: Vec<f32> = (0..SIDE * SIDE).map(number).collect();
-    let matrix = Tensor::<2>::from_data(TensorData::new(numbers.clone(), [SIDE, SIDE]), device);
-    let product = matrix.clone().matmul(matrix.transpose());
-    let data = product.try_into_data().map_err(|error| error.to_string())?;
-    let found: Vec<f32> = data.try_into_vec().map_err(|error| format!("{error:?}"))?;
-    let rows = || numbers.chunks_exact(SIDE);
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    if rows().flat_map(|a| rows().map(move |b| dot(a, b))).eq(found) {
-        return Ok(());
+/// Multiplies whole numbers by each kernel, because there are drivers that answer zeros without an
+/// error.
+#[cfg(feature = "cube")]
+fn check_products(open: &OpenDevice) -> Result<(), String> {
+    use burn::tensor::{Tensor, TensorData};
+    use weights::{Encoding, RawTensor, TensorLayout};
+    const ROWS: usize = 40;
+    const COLS: usize = 64;
+    // Blocks of 32 with a scale of one. One activation of each 32 is the greatest integer, so that
+    // rounding changes none.
+    let weight = |row: usize, col: usize| ((row * 7 + col * col) % 15) as i8 - 7;
+    let x = |token: usize, col: usize| match col % 32 {
+        5 => 127.0,
+        _ => ((token + col * 3) % 11) as f32 - 5.0,
+    };
+    let block = |row: usize, block: usize| {
+        let values = (0..32).map(move |col| weight(row, block * 32 + col).to_le_bytes()[0]);
+        [0x00, 0x3c].into_iter().chain(values)
+    };
+    let bytes: Vec<u8> = (0..ROWS * COLS / 32)
+        .flat_map(|index| block(index / (COLS / 32), index % (COLS / 32)))
+        .collect();
+    let raw = RawTensor {
+        shape: vec![ROWS, COLS],
+        encoding: Encoding::Q8_0,
+        bytes: bytes.into(),
+        layout: TensorLayout::Rows,
+    };
+    let matrix = Weight::new(&[raw], open).map_err(|error| error.to_string())?;
+    for tokens in [1, 9] {
+        let values: Vec<f32> =
+            (0..tokens * COLS).map(|index| x(index / COLS, index % COLS)).collect();
+        let product = linear_add(
+            Tensor::from_data(TensorData::new(values, [tokens, COLS]), &open.device),
+            &matrix,
+            Tensor::zeros([tokens, ROWS], &open.device),
+        );
+        let data = product.try_into_data().map_err(|error| error.to_string())?;
+        let found: Vec<f32> = data.try_into_vec().map_err(|error| format!("{error:?}"))?;
+        let expected = (0..tokens * ROWS).map(|index| {
+            let (token, row) = (index / ROWS, index % ROWS);
+            (0..COLS).map(|col| x(token, col) * f32::from(weight(row, col))).sum::<f32>()
+        });
+        if !expected.eq(found) {
+            return Err(
+                "its driver computes wrong numbers; update the driver, or use another backend"
+                    .into(),
+            );
+        }
     }
-    Err("its driver computes wrong numbers; update the driver, or use another backend".into())
+    Ok(())
+}
+
+#[cfg(not(feature = "cube"))]
+fn check_products(_open: &OpenDevice) -> Result<(), String> {
+    Ok(())
 }
 
 /// Lists without opening. A driver that panics here has no devices.
@@ -318,6 +366,30 @@ fn is_software(device: &Device) -> bool {
 #[cfg(not(feature = "wgpu"))]
 fn is_software(_device: &Device) -> bool {
     false
+}
+
+/// Software and integrated GPUs, and those of NVIDIA's boards with one memory.
+#[cfg(feature = "cube")]
+fn shares_memory(device: &Device) -> bool {
+    use burn::backend::{CubeDevice, DispatchDevice};
+    match device.as_dispatch() {
+        #[cfg(feature = "wgpu")]
+        DispatchDevice::Cube(CubeDevice::Wgpu(wgpu)) => !matches!(
+            wgpu.kind,
+            burn::backend::WgpuDeviceKind::DiscreteGpu(_)
+                | burn::backend::WgpuDeviceKind::VirtualGpu(_)
+        ),
+        #[cfg(feature = "cuda")]
+        DispatchDevice::Cube(CubeDevice::Cuda(_)) => std::fs::read("/proc/device-tree/compatible")
+            .is_ok_and(|words| String::from_utf8_lossy(&words).contains("nvidia,tegra")),
+        DispatchDevice::Cube(_) => false,
+        _ => true,
+    }
+}
+
+#[cfg(not(feature = "cube"))]
+fn shares_memory(_device: &Device) -> bool {
+    true
 }
 
 #[cfg(feature = "cube")]

@@ -112,4 +112,12 @@ impl FusedOps for Flex {
         );
         tensor(out, tokens(&qkv))
     }
+
+    fn argmax(logits: FlexTensor) -> FlexTensor {
+        let logits = logits.to_contiguous();
+        let width = logits.layout().shape()[1];
+        let found = cpu::argmax(floats(&logits), width);
+        let rows = found.len();
+        FlexTensor::from_data(TensorData::new(found, [rows]))
+    }
 }

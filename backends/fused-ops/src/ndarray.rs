@@ -121,4 +121,10 @@ impl FusedOps for NdArray {
         });
         tensor(out, tokens(&qkv))
     }
+
+    fn argmax(logits: NdArrayTensor) -> NdArrayTensor {
+        let rows = tokens(&logits);
+        let found = with_floats(&logits, |logits| cpu::argmax(logits, logits.len() / rows.max(1)));
+        NdArrayTensor::from_data(TensorData::new(found, [rows]))
+    }
 }

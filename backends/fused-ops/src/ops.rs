@@ -36,16 +36,19 @@ pub struct HeadLayout {
 
 /// What a backend computes by a kernel instead of by Burn's own operations.
 ///
-/// No default bodies: a backend that is listed and lacks one does not compile. The GPU backends
-/// are not listed, because their weights are dense, see [`OpenDevice::reads_packed_weights`].
-///
-/// [`OpenDevice::reads_packed_weights`]: crate::OpenDevice::reads_packed_weights
-#[backend_extension(Flex: cfg(feature = "flex"), NdArray: cfg(feature = "ndarray"))]
+/// No default bodies: a backend that is listed and lacks one does not compile. Panels and pages are
+/// bytes on the CPU and words of 32 bits on GPUs, which have no smaller type; in memory they are the
+/// same.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(feature = "cube"),
+)]
 pub trait FusedOps: Backend {
     /// See [`norm_linear`](crate::norm_linear) and [`norm_gated`](crate::norm_gated).
     ///
     /// Shapes: `x: [tokens, cols]`, `gain: [cols]`, the panels of each matrix of the stack
-    /// `[bytes]` of type U8 → `[tokens, rows]`. Panels beyond those of the stack are not read.
+    /// `[bytes]` → `[tokens, rows]`. Panels beyond those of the stack are not read.
     #[allow(clippy::too_many_arguments, reason = "the macro finds tensors as arguments only")]
     fn norm_linear(
         x: FloatTensor<Self>,
@@ -60,7 +63,7 @@ pub trait FusedOps: Backend {
 
     /// See [`linear_add`](crate::linear_add).
     ///
-    /// Shapes: `x: [tokens, cols]`, `panels: [bytes]` of type U8, `sum: [tokens, rows]` → as `sum`.
+    /// Shapes: `x: [tokens, cols]`, `panels: [bytes]`, `sum: [tokens, rows]` → as `sum`.
     fn linear_add(
         x: FloatTensor<Self>,
         panels: IntTensor<Self>,
@@ -70,10 +73,9 @@ pub trait FusedOps: Backend {
 
     /// See [`KvPool::store`](crate::KvPool::store).
     ///
-    /// Shapes: `pool: [bytes]` of type U8, on GPUs `[words]` of type U32,
-    /// `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`, `slots: [tokens]`,
-    /// `positions: [tokens]`, `angles: [context, head_dim]` → as `pool`, in place when it is not
-    /// shared.
+    /// Shapes: `pool: [bytes]`, `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`,
+    /// `slots: [tokens]`, `positions: [tokens]`, `angles: [context, head_dim]` → as `pool`, in
+    /// place when it is not shared.
     fn store_packed_kv(
         pool: IntTensor<Self>,
         qkv: FloatTensor<Self>,
@@ -98,4 +100,9 @@ pub trait FusedOps: Backend {
         spans: Vec<PageSpan>,
         layout: HeadLayout,
     ) -> FloatTensor<Self>;
+
+    /// See [`argmax`](crate::argmax).
+    ///
+    /// Shapes: `logits: [rows, width]` → `[rows]` of type I32.
+    fn argmax(logits: FloatTensor<Self>) -> IntTensor<Self>;
 }

@@ -1,4 +1,4 @@
-//! Each operation in plain Burn: the specification, and what runs where no kernel does.
+//! What kernels compute, in plain Burn: the specification that they are tested beside.
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
@@ -12,13 +12,21 @@ const SCORES_MAX: usize = 16 << 20;
 /// infinity; far below every score, so that its exponential is zero.
 const UNSEEN: f32 = -1e30;
 
-/// See [`rms_norm`](crate::rms_norm).
+/// Scales each token's vector to a mean square of one, then by `gain`.
+///
+/// Shapes: `x: [tokens, width]`, `gain: [width]` → as `x`. Computed in f32.
+/// Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
 pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1); // [tokens, 1]
     x * (mean_square + epsilon).sqrt().recip() * gain.unsqueeze()
 }
 
-/// See [`rope`](crate::rope).
+/// Rotates pairs of each head's vector by an angle that grows with the token's position.
+///
+/// Shapes: `x: [tokens, heads, head_dim]`, `positions: [tokens]`,
+/// `table: [context, head_dim]` from [`rope_table`](crate::rope_table) → as `x`. Computed in f32.
+/// Pairing: `Adjacent` (GGUF, Mistral) or `HalfSplit` (Hugging Face); the archive says which.
+/// Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
 pub fn rope(
     x: Tensor<3>,
     positions: Tensor<1, Int>,
@@ -45,12 +53,20 @@ pub fn rope(
     Tensor::cat(rotated.to_vec(), axis).reshape([tokens, heads, head_dim])
 }
 
-/// See [`store_kv`](crate::store_kv).
+/// Writes one row for each token into its slot of the cache, in place when the pool is not shared.
+///
+/// Shapes: `pool: [slots, width]`, `rows: [tokens, width]`, `slots: [tokens]`, all different →
+/// as `pool`.
 pub fn store_kv(pool: Tensor<2>, rows: Tensor<2>, slots: Tensor<1, Int>) -> Tensor<2> {
     pool.select_assign(0, slots, rows, IndexingUpdateOp::Assign)
 }
 
-/// See [`paged_attention`](crate::paged_attention).
+/// Softmax attention of each sequence's new tokens over its own pages of the cache.
+///
+/// Shapes: `query: [tokens, heads, head_dim]`, `keys` and `values: [slots, kv_heads * head_dim]` →
+/// as `query`. Query head `h` reads key head `h * kv_heads / heads`. Softmax in f32.
+/// Source: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245 (grouped
+/// heads); Kwon et al. 2023, arXiv:2309.06180 (pages).
 pub fn paged_attention(
     query: Tensor<3>,
     keys: Tensor<2>,

@@ -62,21 +62,16 @@ impl Stack {
 
 /// One matrix, or several of the same width that are multiplied in one pass.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a few for each layer")]
-pub enum Weight {
-    /// As numbers on the device: `[rows of all, cols]`.
-    Dense(Tensor<2>),
-    /// As panels, in the encodings of the file.
-    Packed {
-        /// Each `[bytes]` of type U8; those beyond the stack's are one of its own.
-        panels: [Tensor<1, Int>; STACK_MAX],
-        /// How they stand for numbers.
-        stack: Stack,
-    },
+pub struct Weight {
+    /// The panels of each, in the encodings of the file: `[bytes]` of type U8, on GPUs words of type
+    /// U32; those beyond the stack's are one of its own.
+    pub(crate) panels: [Tensor<1, Int>; STACK_MAX],
+    /// How they stand for numbers.
+    pub(crate) stack: Stack,
 }
 
 impl Weight {
-    /// Takes up to [`STACK_MAX`] matrices as the device reads them: moved into panels, or unpacked.
+    /// Takes up to [`STACK_MAX`] matrices as all devices read them: moved into panels.
     ///
     /// Threads: all that compute.
     /// Errors: a row that is not whole blocks; memory that the system does not give.
@@ -84,34 +79,6 @@ impl Weight {
     pub fn new(matrices: &[RawTensor], device: &OpenDevice) -> Result<Self, WeightError> {
         let cols = matrices.first().expect("a matrix").shape[1];
         assert!(matrices.iter().all(|matrix| matrix.shape[1] == cols), "widths differ");
-        if device.reads_packed_weights() {
-            Self::packed(matrices, device)
-        } else {
-            Self::dense(matrices, cols, device)
-        }
-    }
-
-    fn dense(
-        matrices: &[RawTensor],
-        cols: usize,
-        device: &OpenDevice,
-    ) -> Result<Self, WeightError> {
-        let rows: usize = matrices.iter().map(|matrix| matrix.shape[0]).sum();
-        let mut values = vec![0.0; rows * cols];
-        let mut rest = &mut values[..];
-        for matrix in matrices {
-            if matrix.layout == TensorLayout::Panels {
-                return Err(WeightError::Prepared { device: device.name.clone() });
-            }
-            let (own, behind) = rest.split_at_mut(matrix.shape[0] * cols);
-            matrix.encoding.unpack(&matrix.bytes, own)?;
-            rest = behind;
-        }
-        let data = TensorData::new(values, [rows, cols]);
-        Ok(Self::Dense(Tensor::from_data(data, &device.device)))
-    }
-
-    fn packed(matrices: &[RawTensor], device: &OpenDevice) -> Result<Self, WeightError> {
         let mut stack = Stack { parts: [None; STACK_MAX] };
         for (part, matrix) in stack.parts.iter_mut().zip(matrices) {
             let (rows, cols) = (matrix.shape[0], matrix.shape[1]);
@@ -123,11 +90,11 @@ impl Weight {
             .map(|(matrix, layout)| panels_of(matrix, layout, device))
             .collect::<Result<_, _>>()?;
         let panels = std::array::from_fn(|index| panels[index.min(panels.len() - 1)].clone());
-        Ok(Self::Packed { panels, stack })
+        Ok(Self { panels, stack })
     }
 }
 
-/// `[bytes]` of type U8
+/// `[bytes]`
 fn panels_of(
     matrix: &RawTensor,
     layout: PackedLayout,
@@ -144,8 +111,18 @@ fn panels_of(
         }
     };
     let bytes = Bytes::from_shared(shared, property);
-    let data = TensorData::from_bytes(bytes, [length], DType::U8);
-    Ok(Tensor::from_data(data, (&device.device, DType::U8)))
+    if device.is_cpu() {
+        let data = TensorData::from_bytes(bytes, [length], DType::U8);
+        return Ok(Tensor::from_data(data, (&device.device, DType::U8)));
+    }
+    let data = TensorData::from_bytes(bytes, [length / 4], DType::U32);
+    // Of its own size, and not beside what comes and goes.
+    let tensor = device.device.memory_persistent_allocations(data, |data| {
+        Tensor::from_data(data, (&device.device, DType::U32))
+    });
+    // What is on its way is held in memory once more, and that is one matrix at most.
+    device.device.sync().map_err(|error| WeightError::Device(error.to_string()))?;
+    Ok(tensor)
 }
 
 /// A matrix cannot be taken.
@@ -155,16 +132,10 @@ pub enum WeightError {
     /// Its bytes are not what its shape says.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// It is prepared for the CPU.
-    #[error(
-        "the model file is prepared for the CPU, and {device} computes: use the file that it was \
-         prepared from, or the backend flex"
-    )]
-    Prepared {
-        /// What was to compute.
-        device: String,
-    },
     /// The system gives no memory for it.
     #[error("no memory for a matrix of the model: {0}")]
     Memory(#[from] io::Error),
+    /// The device does not take it.
+    #[error("the device takes no matrix of the model: {0}")]
+    Device(String),
 }

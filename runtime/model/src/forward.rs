@@ -1,7 +1,8 @@
 //! The network as the engine drives it.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Element, Tensor, TensorData};
 use engine::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Want};
+use fused_ops::argmax;
 use protocol::TokenId;
 
 use crate::embedding::Embedding;
@@ -16,7 +17,6 @@ pub struct Network {
     pub(crate) embedding: Embedding,
     pub(crate) pool: Pool,
     pub(crate) capacity: Capacity,
-    pub(crate) device: Device,
     /// Names the weights and how the cache lies.
     pub(crate) identity: [u8; 32],
 }
@@ -27,7 +27,7 @@ impl Forward for Network {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
-        let step = upload(batch, &self.capacity, &self.embedding, &self.device)?;
+        let step = upload(batch, &self.capacity, &self.embedding, self.mistral.devices())?;
         match self.mistral.forward(step, &mut self.pool) {
             None => Ok(Logits { rows: Vec::new() }),
             Some(logits) => download(logits, &batch.rows),
@@ -39,60 +39,56 @@ impl Forward for Network {
     }
 }
 
-impl Network {
-    fn page_tokens(&self) -> usize {
-        self.capacity.page_tokens as usize
-    }
-}
-
 impl PageBytes for Network {
     fn identity(&self) -> [u8; 32] {
         self.identity
     }
 
     fn page_bytes(&self) -> usize {
-        self.pool.page_bytes(self.page_tokens())
+        self.pool.page_bytes()
     }
 
     fn read(&mut self, page: u32) -> Result<Vec<u8>, String> {
-        self.pool.read_page(page as usize, self.page_tokens())
+        self.pool.read_page(page as usize)
     }
 
     fn write(&mut self, page: u32, bytes: &[u8]) {
-        self.pool.write_page(page as usize, self.page_tokens(), bytes);
+        self.pool.write_page(page as usize, bytes);
     }
 }
 
-/// Waits for the device and takes what each row wants. `logits: [rows, vocabulary]`
+/// Waits for the device and takes what each row wants, and no more. `logits: [rows, vocabulary]`
 fn download(logits: Tensor<2>, rows: &[Row]) -> Result<Logits, ForwardError> {
     let vocabulary = logits.dims()[1];
-    let lost = |reason: String| ForwardError::DeviceLost { reason };
-    let data = logits.try_into_data().map_err(|error| lost(error.to_string()))?;
-    let values: Vec<f32> = data.try_into_vec().map_err(|error| lost(format!("{error:?}")))?;
-    let rows = values.chunks_exact(vocabulary).zip(rows).map(|(logits, row)| match row.want {
-        Want::Logits => RowLogits::All(logits.to_vec()),
-        Want::Argmax => RowLogits::Argmax(likeliest(logits)),
-    });
-    Ok(Logits { rows: rows.collect() })
-}
-
-/// The lowest id among those with the highest logit.
-fn likeliest(logits: &[f32]) -> TokenId {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, logit) in (0..).zip(logits) {
-        if *logit > best.1 {
-            best = (id, *logit);
+    let likeliest = if rows.iter().any(|row| row.want == Want::Argmax) {
+        numbers::<i32>(argmax(logits.clone()).try_into_data())?
+    } else {
+        Vec::new()
+    };
+    let whole: Vec<i32> =
+        (0..).zip(rows).filter(|(_, row)| row.want == Want::Logits).map(|(at, _)| at).collect();
+    let values = match whole.len() {
+        0 => Vec::new(),
+        all if all == rows.len() => numbers::<f32>(logits.try_into_data())?,
+        some => {
+            let chosen = TensorData::new(whole, [some]);
+            let chosen = Tensor::from_data(chosen, (&logits.device(), DType::I32));
+            numbers::<f32>(logits.select(0, chosen).try_into_data())?
         }
-    }
-    TokenId(best.0)
+    };
+    let mut values = values.chunks_exact(vocabulary);
+    let rows = rows.iter().enumerate().map(|(at, row)| match row.want {
+        Want::Logits => values.next().map(|logits| RowLogits::All(logits.to_vec())),
+        Want::Argmax => likeliest.get(at).map(|id| RowLogits::Argmax(TokenId(id.cast_unsigned()))),
+    });
+    let rows = rows.collect::<Option<Vec<_>>>();
+    Ok(Logits { rows: rows.ok_or_else(|| lost("it gave fewer rows than it has"))? })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn numbers<T: Element>(data: Result<TensorData, impl ToString>) -> Result<Vec<T>, ForwardError> {
+    data.map_err(lost)?.try_into_vec().map_err(|error| lost(format!("{error:?}")))
+}
 
-    #[test]
-    fn lowest_id_wins_a_tie() {
-        assert_eq!(likeliest(&[0.5, 2.0, -1.0, 2.0]), TokenId(1));
-    }
+fn lost(reason: impl ToString) -> ForwardError {
+    ForwardError::DeviceLost { reason: reason.to_string() }
 }

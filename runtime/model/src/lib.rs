@@ -2,9 +2,9 @@
 //!
 //! [`Network::load`] builds the model from an opened archive and gives what the engine drives
 //! through [`engine::Forward`]. The room hides the tensor library from everyone above it, and from
-//! itself where weights lie: on the CPU a matrix keeps the encoding of its file, in panels, elsewhere
-//! it is unpacked once. What a step needs goes up to the device before the first operation, what the
-//! engine wants comes down after the last one, and nothing in between waits.
+//! itself where weights lie and which kernels read them. What a step needs goes up to its devices
+//! before the first operation, what the engine wants comes down after the last one, and nothing in
+//! between waits, but where the blocks of one device end and those of another begin.
 #![forbid(unsafe_code)]
 
 mod embedding;
@@ -13,6 +13,7 @@ mod identity;
 mod load;
 mod memory;
 mod mistral;
+mod placement;
 mod pool;
 mod prepare;
 mod upload;
@@ -20,8 +21,9 @@ mod upload;
 pub use forward::Network;
 pub use fused_ops::{
     AvailableDevice, BackendChoice, DeviceError, KvEncoding, OpenDevice,
-    available as available_devices, int8_peak, open as open_device, use_threads,
+    available as available_devices, copy_bandwidth, int8_peak, open as open_device, use_threads,
 };
 pub use load::{CacheLimits, LoadError};
 pub use memory::{Footprint, available_bytes};
+pub use placement::Placement;
 pub use prepare::prepare;

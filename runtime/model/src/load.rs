@@ -12,6 +12,7 @@ use crate::forward::Network;
 use crate::identity::identity;
 use crate::memory::{Footprint, Gibibytes, available_bytes, workspace_bytes};
 use crate::mistral::{Mistral, heads};
+use crate::placement::Placement;
 use crate::pool::Pool;
 
 /// Indices on the device are signed and have 32 bits.
@@ -26,7 +27,7 @@ pub struct CacheLimits {
     pub page_tokens: u32,
     /// Tokens of one step.
     pub batch_tokens_max: u32,
-    /// How keys and values are kept on the CPU; on other devices they are f32.
+    /// How keys and values are kept.
     pub encoding: KvEncoding,
 }
 
@@ -69,9 +70,9 @@ pub enum LoadError {
 
 impl CacheLimits {
     /// Bytes that one token takes in all layers.
-    pub fn token_bytes(hyper: &Hyper, device: &OpenDevice, encoding: KvEncoding) -> u64 {
+    pub fn token_bytes(hyper: &Hyper, encoding: KvEncoding) -> u64 {
         let (kv_heads, head_dim) = (hyper.kv_heads as usize, hyper.head_dim as usize);
-        let layer = KvPool::token_bytes(device, encoding, kv_heads, head_dim) as u64;
+        let layer = KvPool::token_bytes(encoding, kv_heads, head_dim) as u64;
         layer.saturating_mul(hyper.layers.into())
     }
 }
@@ -101,24 +102,25 @@ impl LoadError {
 }
 
 impl Network {
-    /// Builds the network and allocates its cache.
+    /// Builds the network on its devices and allocates its cache.
     ///
-    /// On a device that reads packed weights, matrices are moved into panels, and the pages of the
-    /// archive's files that they came from are given back, so that they are in memory once;
-    /// elsewhere they are unpacked to f32. `progress` is told the share that is done, from 0 to 1.
+    /// Matrices are moved into panels, and the pages of the archive's files that they came from are
+    /// given back, so that they are in memory once. `progress` is told the share that is done, from 0
+    /// to 1.
     ///
     /// Errors: [`LoadError::DoesNotFit`] before anything is allocated; a tensor that is missing or
     /// has another shape.
     pub fn load(
         archive: &dyn Archive,
-        device: &OpenDevice,
+        placement: &Placement,
         cache: CacheLimits,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, LoadError> {
         let hyper = archive.hyper();
+        let layers = u16::try_from(hyper.layers).map_err(|_| LoadError::layers(hyper))?;
         let capacity = capacity(hyper, cache)?;
-        let weights_bytes = weights_bytes(archive, device)?;
-        let token_bytes = CacheLimits::token_bytes(hyper, device, cache.encoding);
+        let weights_bytes = weights_bytes(archive)?;
+        let token_bytes = CacheLimits::token_bytes(hyper, cache.encoding);
         let footprint = Footprint {
             weights_bytes,
             pool_bytes: slots(cache).saturating_mul(token_bytes),
@@ -128,29 +130,27 @@ impl Network {
                 capacity.context_tokens_max.into(),
             ),
         };
-        // A GPU does not say what it has; its own allocator answers for it.
-        if (device.is_cpu() || device.software)
+        // A GPU with memory of its own does not say how much; its own allocator answers for it.
+        if placement.devices(layers).all(|device| device.shares_memory)
             && let Some(available_bytes) = available_bytes()
         {
             check_fit(token_bytes, footprint, available_bytes)?;
         }
-        tracing::info!(device = %device.name, memory = %footprint, "loading the model");
-        let mut loader = Loader { archive, device, done_bytes: 0, weights_bytes, progress };
-        let mistral = Mistral::load(&mut loader, capacity.context_tokens_max as usize)?;
+        tracing::info!(device = %placement.describe(hyper.layers), memory = %footprint, "loading the model");
+        let mut loader = Loader { archive, done_bytes: 0, weights_bytes, progress };
+        let mistral = Mistral::load(&mut loader, placement, capacity.context_tokens_max as usize)?;
         Ok(Self {
             mistral,
             embedding: Embedding::new(archive.tensor(TensorName::Embedding)?)?,
             pool: Pool::new(
-                hyper.layers as usize,
-                device,
+                placement.devices(layers),
                 cache.encoding,
                 &heads(hyper),
                 cache.pages as usize,
                 cache.page_tokens as usize,
             ),
             capacity,
-            device: device.device.clone(),
-            identity: identity(archive, device, cache)?,
+            identity: identity(archive, cache)?,
         })
     }
 }
@@ -158,7 +158,6 @@ impl Network {
 /// Fetches tensors by name and puts them on the device.
 pub(crate) struct Loader<'a> {
     archive: &'a dyn Archive,
-    device: &'a OpenDevice,
     done_bytes: u64,
     weights_bytes: u64,
     progress: &'a mut dyn FnMut(f32),
@@ -169,17 +168,17 @@ impl Loader<'_> {
         self.archive.hyper()
     }
 
-    pub(crate) fn device(&self) -> &OpenDevice {
-        self.device
-    }
-
     /// Matrices of the same width, to be multiplied in one pass.
-    pub(crate) fn matrices(&mut self, names: &[TensorName]) -> Result<Weight, LoadError> {
+    pub(crate) fn matrices(
+        &mut self,
+        names: &[TensorName],
+        device: &OpenDevice,
+    ) -> Result<Weight, LoadError> {
         let raw: Vec<RawTensor> =
             names.iter().map(|name| self.archive.tensor(*name)).collect::<Result<_, _>>()?;
-        let weight = Weight::new(&raw, self.device)?;
+        let weight = Weight::new(&raw, device)?;
         for (name, raw) in names.iter().zip(&raw) {
-            self.done_bytes += held_bytes(raw, self.device)?;
+            self.done_bytes += held_bytes(raw)?;
             // What lies in panels already is read where it is.
             if raw.layout == TensorLayout::Rows {
                 self.archive.release(*name);
@@ -189,17 +188,17 @@ impl Loader<'_> {
         Ok(weight)
     }
 
-    pub(crate) fn norm(&self, name: TensorName) -> Result<Norm, LoadError> {
+    pub(crate) fn norm(&self, name: TensorName, device: &OpenDevice) -> Result<Norm, LoadError> {
         let raw = self.archive.tensor(name)?;
         let length = raw.shape[0];
         let mut values = vec![0.0; length];
         raw.encoding.unpack(&raw.bytes, &mut values)?;
-        let gain = Tensor::from_data(TensorData::new(values, [length]), &self.device.device);
+        let gain = Tensor::from_data(TensorData::new(values, [length]), &device.device);
         Ok(Norm { gain, epsilon: self.hyper().rms_epsilon })
     }
 }
 
-fn slots(cache: CacheLimits) -> u64 {
+pub(crate) fn slots(cache: CacheLimits) -> u64 {
     u64::from(cache.pages) * u64::from(cache.page_tokens)
 }
 
@@ -227,26 +226,26 @@ fn within(what: &'static str, found: u64, limit: u64) -> Result<(), LoadError> {
 }
 
 /// What a matrix, or a vector, takes on the device.
-fn held_bytes(raw: &RawTensor, device: &OpenDevice) -> Result<u64, LoadError> {
-    match (&raw.shape[..], device.reads_packed_weights()) {
-        (&[rows, cols], true) => {
+pub(crate) fn held_bytes(raw: &RawTensor) -> Result<u64, LoadError> {
+    match raw.shape[..] {
+        [rows, cols] => {
             let layout = PackedLayout { encoding: raw.encoding, rows, cols };
             Ok(layout.bytes()? as u64)
         }
-        (shape, _) => {
+        ref shape => {
             Ok(shape.iter().fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64)))
         }
     }
 }
 
-fn weights_bytes(archive: &dyn Archive, device: &OpenDevice) -> Result<u64, LoadError> {
+fn weights_bytes(archive: &dyn Archive) -> Result<u64, LoadError> {
     let layers =
         u16::try_from(archive.hyper().layers).map_err(|_| LoadError::layers(archive.hyper()))?;
     let blocks = (0..layers)
         .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
     let mut bytes: u64 = 0;
     for name in blocks.chain([TensorName::OutputNorm, TensorName::Output]) {
-        bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?, device)?);
+        bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?)?);
     }
     // Its rows are read where the file has them, beside what the output makes of it when it is tied.
     let embedding = archive.tensor(TensorName::Embedding)?;

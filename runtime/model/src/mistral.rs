@@ -4,60 +4,87 @@
 //! Source: Jiang et al. 2023, arXiv:2310.06825. Encodings and devices are values inside
 //! [`Weight`]; nothing here knows them.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use fused_ops::{
-    AttentionOptions, Heads, KvPool, Norm, Rotation, Weight, linear_add, norm_gated, norm_linear,
-    rope_table,
+    AttentionOptions, Heads, KvPool, Norm, OpenDevice, Rotation, Weight, linear_add, norm_gated,
+    norm_linear, rope_table,
 };
 use weights::{Hyper, Part, TensorName};
 
 use crate::load::{LoadError, Loader};
+use crate::placement::Placement;
 use crate::pool::Pool;
-use crate::upload::StepTensors;
+use crate::upload::{Step, StepTensors};
 
 /// The network without its token embedding and its cache.
 #[derive(Debug)]
 pub(crate) struct Mistral {
-    blocks: Vec<Block>,
+    /// Blocks that run on one device after the other, in order.
+    stages: Vec<Stage>,
     norm: Norm,
     output: Weight,
+}
+
+/// The blocks of one device.
+#[derive(Debug)]
+struct Stage {
+    device: Device,
+    blocks: Vec<Block>,
     rotation: Rotation,
 }
 
 impl Mistral {
     pub(crate) fn load(
         loader: &mut Loader<'_>,
+        placement: &Placement,
         context_tokens_max: usize,
     ) -> Result<Self, LoadError> {
         let hyper = loader.hyper().clone();
-        let layers = 0..u16::try_from(hyper.layers).map_err(|_| LoadError::layers(&hyper))?;
+        let layers = u16::try_from(hyper.layers).map_err(|_| LoadError::layers(&hyper))?;
+        let mut stages = Vec::new();
+        for (device, layers) in placement.stages(layers) {
+            stages.push(Stage {
+                device: device.device.clone(),
+                blocks: layers
+                    .map(|layer| Block::load(loader, device, &hyper, layer))
+                    .collect::<Result<_, _>>()?,
+                rotation: Rotation {
+                    table: rope_table(
+                        context_tokens_max,
+                        hyper.head_dim as usize,
+                        hyper.rope_theta,
+                        &device.device,
+                    ),
+                    pairing: hyper.pairing,
+                },
+            });
+        }
+        let last = placement.last();
         Ok(Self {
-            blocks: layers
-                .map(|layer| Block::load(loader, &hyper, layer))
-                .collect::<Result<_, _>>()?,
-            norm: loader.norm(TensorName::OutputNorm)?,
-            output: loader.matrices(&[TensorName::Output])?,
-            rotation: Rotation {
-                table: rope_table(
-                    context_tokens_max,
-                    hyper.head_dim as usize,
-                    hyper.rope_theta,
-                    &loader.device().device,
-                ),
-                pairing: hyper.pairing,
-            },
+            stages,
+            norm: loader.norm(TensorName::OutputNorm, last)?,
+            output: loader.matrices(&[TensorName::Output], last)?,
         })
     }
 
     /// Reads the tokens of a step, caches their keys and values, and gives the logits of its rows:
     /// `[rows, vocabulary]`, or nothing where it wants none.
-    pub(crate) fn forward(&self, step: StepTensors, pool: &mut Pool) -> Option<Tensor<2>> {
-        let mut x = step.embedded.clone(); // [tokens, hidden]
-        for (block, pool) in self.blocks.iter().zip(pool.layers()) {
-            x = block.forward(x, &step, &self.rotation, pool);
+    pub(crate) fn forward(&self, step: Step, pool: &mut Pool) -> Option<Tensor<2>> {
+        let mut x = step.embedded; // [tokens, hidden]
+        let mut pools = pool.layers();
+        for (stage, step) in self.stages.iter().zip(&step.stages) {
+            x = x.to_device(&stage.device);
+            for (block, pool) in stage.blocks.iter().zip(&mut pools) {
+                x = block.forward(x, step, &stage.rotation, pool);
+            }
         }
         let x = x.select(0, step.rows?); // [rows, hidden]
         Some(norm_linear(x, &self.norm, &self.output))
+    }
+
+    /// The devices, in the order of the blocks.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.stages.iter().map(|stage| &stage.device)
     }
 }
 
@@ -89,16 +116,22 @@ struct Block {
 }
 
 impl Block {
-    fn load(loader: &mut Loader<'_>, hyper: &Hyper, layer: u16) -> Result<Self, LoadError> {
+    fn load(
+        loader: &mut Loader<'_>,
+        device: &OpenDevice,
+        hyper: &Hyper,
+        layer: u16,
+    ) -> Result<Self, LoadError> {
         let name = |part| TensorName::Block { layer, part };
         Ok(Self {
             heads: heads(hyper),
-            attention_norm: loader.norm(name(Part::AttentionNorm))?,
-            attention_inputs: loader.matrices(&[Part::Query, Part::Key, Part::Value].map(name))?,
-            attention_output: loader.matrices(&[name(Part::AttentionOutput)])?,
-            feed_forward_norm: loader.norm(name(Part::FeedForwardNorm))?,
-            gate_up: loader.matrices(&[Part::Gate, Part::Up].map(name))?,
-            down: loader.matrices(&[name(Part::Down)])?,
+            attention_norm: loader.norm(name(Part::AttentionNorm), device)?,
+            attention_inputs: loader
+                .matrices(&[Part::Query, Part::Key, Part::Value].map(name), device)?,
+            attention_output: loader.matrices(&[name(Part::AttentionOutput)], device)?,
+            feed_forward_norm: loader.norm(name(Part::FeedForwardNorm), device)?,
+            gate_up: loader.matrices(&[Part::Gate, Part::Up].map(name), device)?,
+            down: loader.matrices(&[name(Part::Down)], device)?,
         })
     }
 

@@ -9,36 +9,36 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        layers: usize,
-        device: &OpenDevice,
+    /// A layer on each of the devices.
+    pub(crate) fn new<'a>(
+        devices: impl Iterator<Item = &'a OpenDevice>,
         encoding: KvEncoding,
         heads: &Heads,
         pages: usize,
         page_tokens: usize,
     ) -> Self {
-        let layer = |_| KvPool::new(device, encoding, heads, pages, page_tokens);
-        Self { layers: (0..layers).map(layer).collect() }
+        let layer = |device| KvPool::new(device, encoding, heads, pages, page_tokens);
+        Self { layers: devices.map(layer).collect() }
     }
 
     /// Bytes of a page in all layers.
-    pub(crate) fn page_bytes(&self, page_tokens: usize) -> usize {
-        self.layers.iter().map(|layer| layer.page_bytes(page_tokens)).sum()
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.layers.iter().map(KvPool::page_bytes).sum()
     }
 
     /// A page of all layers, one behind the other.
-    pub(crate) fn read_page(&self, page: usize, page_tokens: usize) -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::with_capacity(self.page_bytes(page_tokens));
-        self.layers.iter().try_for_each(|layer| layer.read_page(page, page_tokens, &mut bytes))?;
+    pub(crate) fn read_page(&self, page: usize) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::with_capacity(self.page_bytes());
+        self.layers.iter().try_for_each(|layer| layer.read_page(page, &mut bytes))?;
         Ok(bytes)
     }
 
     /// Puts a page of all layers back.
-    pub(crate) fn write_page(&mut self, page: usize, page_tokens: usize, mut bytes: &[u8]) {
+    pub(crate) fn write_page(&mut self, page: usize, mut bytes: &[u8]) {
         for layer in &mut self.layers {
             let own;
-            (own, bytes) = bytes.split_at(layer.page_bytes(page_tokens));
-            layer.write_page(page, page_tokens, own);
+            (own, bytes) = bytes.split_at(layer.page_bytes());
+            layer.write_page(page, own);
         }
     }
 

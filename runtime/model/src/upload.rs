@@ -8,49 +8,65 @@ use crate::embedding::Embedding;
 
 /// The tensors of one step.
 #[derive(Debug)]
-pub(crate) struct StepTensors {
-    /// Each token's vector. `[tokens, hidden]`
+pub(crate) struct Step {
+    /// Each token's vector, on the first device. `[tokens, hidden]`
     pub(crate) embedded: Tensor<2>,
+    /// What each device's blocks need, in their order.
+    pub(crate) stages: Vec<StepTensors>,
+    /// The tokens whose logits are wanted, on the last device; `None` where there are none. `[rows]`
+    pub(crate) rows: Option<Tensor<1, Int>>,
+}
+
+/// What the blocks of one device need in a step.
+#[derive(Debug)]
+pub(crate) struct StepTensors {
     /// Where each token's key and value go. `[tokens]`
     pub(crate) slots: Tensor<1, Int>,
     /// Where the sequences' keys and values lie, and the tokens' positions.
     pub(crate) map: PageMap,
-    /// The tokens whose logits are wanted; `None` where there are none. `[rows]`
-    pub(crate) rows: Option<Tensor<1, Int>>,
 }
 
-/// Checks a batch against what the network can take, and sends it.
+/// Checks a batch against what the network can take, and sends it to the devices, of which there is
+/// one at least.
 ///
 /// Errors: [`ForwardError::Rejected`] with the rule that the batch breaks.
-pub(crate) fn upload(
+pub(crate) fn upload<'a>(
     batch: &Batch,
     capacity: &Capacity,
     embedding: &Embedding,
-    device: &Device,
-) -> Result<StepTensors, ForwardError> {
+    devices: impl Iterator<Item = &'a Device>,
+) -> Result<Step, ForwardError> {
     let rejected = |reason| ForwardError::Rejected { tokens: batch.tokens.len(), reason };
     let spans = checked_spans(batch, capacity).map_err(rejected)?;
     let rows = embedding.rows(&batch.tokens).map_err(rejected)?;
+    let devices: Vec<&Device> = devices.collect();
+    let (Some(first), Some(last)) = (devices.first(), devices.last()) else {
+        return Err(rejected("the network has no device".into()));
+    };
     let tokens = batch.tokens.len();
     let hidden = rows.len() / tokens;
-    let indices = |values: &[u32]| -> Tensor<1, Int> {
-        // Every index is below a limit that load has checked to fit.
-        let values: Vec<i32> = values.iter().map(|v| v.cast_signed()).collect();
-        let count = values.len();
-        Tensor::from_data(TensorData::new(values, [count]), (device, DType::I32))
-    };
     let wanted: Vec<u32> = batch.rows.iter().map(|row| row.token).collect();
-    Ok(StepTensors {
-        embedded: Tensor::from_data(TensorData::new(rows, [tokens, hidden]), device),
-        slots: indices(&batch.slots),
+    let stage = |device: &&Device| StepTensors {
+        slots: indices(&batch.slots, device),
         map: PageMap::new(
-            indices(&batch.pages),
-            indices(&batch.positions),
-            spans,
+            indices(&batch.pages, device),
+            indices(&batch.positions, device),
+            spans.clone(),
             capacity.page_tokens as usize,
         ),
-        rows: (!wanted.is_empty()).then(|| indices(&wanted)),
+    };
+    Ok(Step {
+        embedded: Tensor::from_data(TensorData::new(rows, [tokens, hidden]), *first),
+        stages: devices.iter().map(stage).collect(),
+        rows: (!wanted.is_empty()).then(|| indices(&wanted, last)),
     })
+}
+
+fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
+    // Every index is below a limit that load has checked to fit.
+    let values: Vec<i32> = values.iter().map(|v| v.cast_signed()).collect();
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), (device, DType::I32))
 }
 
 /// The spans of a batch in which nothing points outside.

@@ -135,7 +135,7 @@ impl Case {
     fn bytes(&self, filled: &Filled) -> Vec<u8> {
         let mut bytes = Vec::new();
         for page in 0..self.pages().2 {
-            filled.pool.read_page(page, self.page_tokens, &mut bytes).unwrap();
+            filled.pool.read_page(page, &mut bytes).unwrap();
         }
         bytes
     }
@@ -279,7 +279,7 @@ impl Case {
     #[track_caller]
     fn check(&self) {
         let chosen: Vec<usize> = (0..self.sequences.len()).collect();
-        for device in devices().iter().filter(|device| device.reads_packed_weights()) {
+        for device in &devices() {
             let filled = self.fill(device, &self.in_order());
             let bytes = self.bytes(&filled);
             self.check_stored(device, &bytes);
@@ -354,7 +354,7 @@ fn a_sequence_alone_and_among_others_gets_the_same_bits() {
         sequences.extend([(1, 9); 150]);
         let all: Vec<usize> = (0..sequences.len()).collect();
         let case = Case { sequences, ..Case::new(16, 4, 16, encoding) };
-        for device in devices().iter().filter(|device| device.reads_packed_weights()) {
+        for device in &devices() {
             let filled = case.fill(device, &case.in_order());
             let together = case.attend(&filled, device, &all);
             let row = case.kv_heads * case.group * case.head_dim;
@@ -377,13 +377,13 @@ fn the_order_in_which_tokens_come_leaves_no_trace() {
             let count = case.tokens();
             let step = (count / 3..).find(|step| gcd(*step, count) == 1).unwrap();
             let mixed: Vec<usize> = (0..count).map(|nth| nth * step % count).collect();
-            for device in devices().iter().filter(|device| device.reads_packed_weights()) {
+            for device in &devices() {
                 let once = case.bytes(&case.fill(device, &case.in_order()));
                 // What was there before does not shine through.
                 let mut filled = case.fill(device, &case.in_order());
                 let garbage = vec![0xa5; case.layout().page_bytes()];
                 for page in 0..case.pages().2 {
-                    filled.pool.write_page(page, page_tokens, &garbage);
+                    filled.pool.write_page(page, &garbage);
                 }
                 case.store(&mut filled, device, &mixed);
                 let found = case.bytes(&filled);
@@ -409,7 +409,7 @@ fn pages_are_the_same_bytes_on_every_device() {
         for pairing in PAIRINGS {
             let case = Case { pairing, ..Case::new(64, 2, 16, encoding) };
             let expected = case.bytes(&case.fill(&cpu, &case.in_order()));
-            for device in devices().iter().filter(|device| device.reads_packed_weights()) {
+            for device in &devices() {
                 let found = case.bytes(&case.fill(device, &case.in_order()));
                 let (mut numbers, mut other) = (0, 0);
                 let slots = case.pages().2 * case.page_tokens;

@@ -7,10 +7,10 @@ mod made;
 mod plain;
 
 use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want};
-use fused_ops::{OpenDevice, open};
-use model::{CacheLimits, KvEncoding, LoadError, Network};
+use fused_ops::{BackendChoice, OpenDevice, open};
+use model::{CacheLimits, KvEncoding, LoadError, Network, Placement};
 use protocol::TokenId;
-use weights::RopePairing;
+use weights::{Archive as _, RopePairing};
 
 use crate::made::{Made, hyper, variants};
 use crate::plain::Plain;
@@ -31,7 +31,7 @@ fn devices() -> Vec<OpenDevice> {
 }
 
 fn network(made: &Made, device: &OpenDevice) -> Network {
-    Network::load(made, device, CACHE, &mut |_| {}).unwrap()
+    Network::load(made, &whole(device), CACHE, &mut |_| {}).unwrap()
 }
 
 /// A sequence on its own pages.
@@ -118,6 +118,51 @@ fn mixed_steps_give_each_sequence_what_the_definition_gives_it_alone() {
 }
 
 #[test]
+fn blocks_of_two_devices_give_what_those_of_one_give() {
+    let made = &variants()[0];
+    let cpu = open(BackendChoice::Flex).unwrap();
+    for device in devices() {
+        for blocks in 0..=made.hyper().layers {
+            let placement = Placement::split(device.clone(), blocks, cpu.clone());
+            let mut network = Network::load(made, &placement, CACHE, &mut |_| {}).unwrap();
+            let mut sequences = three();
+            for counts in [[12, 9, 3], [1, 0, 1]] {
+                let before: Vec<usize> = sequences.iter().map(|s| s.read).collect();
+                let batch = batch(&mut sequences, &counts, Want::Logits);
+                let mut rows = network.forward(&batch).unwrap().rows.into_iter();
+                for (sequence, before) in sequences.iter().zip(before) {
+                    let expected = Plain::logits(made, &sequence.tokens);
+                    for expected in &expected[before..sequence.read] {
+                        let at = placement.describe(made.hyper().layers);
+                        assert_near(&all(rows.next().unwrap()), expected, &at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_gets_the_blocks_that_its_memory_holds() {
+    let made = &variants()[0];
+    let device = open(BackendChoice::Flex).unwrap();
+    let layers = made.hyper().layers;
+    let on = |bytes| {
+        let placement = Placement::fitting(device.clone(), bytes, device.clone(), made, CACHE);
+        placement.unwrap().describe(layers)
+    };
+    assert_eq!(on(1), "flex");
+    assert_eq!(on(1 << 30), "flex");
+    // From nothing to everything, a block at a time.
+    let mut seen: Vec<String> = (0..2000).map(|share| on(share * 256)).collect();
+    seen.dedup();
+    let expected =
+        (1..=layers).map(|blocks| format!("{blocks} of {layers} blocks on flex, the rest on flex"));
+    let ends = ["flex".to_owned()];
+    assert_eq!(seen, ends.iter().cloned().chain(expected).chain(ends.clone()).collect::<Vec<_>>());
+}
+
+#[test]
 fn argmax_is_the_highest_of_the_logits() {
     let made = &variants()[0];
     for device in devices() {
@@ -187,7 +232,7 @@ fn capacity_is_the_lesser_of_model_and_cache() {
     let capacity = network(made, device).capacity();
     assert_eq!((capacity.vocabulary, capacity.context_tokens_max), (50, 100));
     let small = CacheLimits { pages: 3, page_tokens: 4, batch_tokens_max: 8, ..CACHE };
-    let network = Network::load(made, device, small, &mut |_| {}).unwrap();
+    let network = Network::load(made, &whole(device), small, &mut |_| {}).unwrap();
     assert_eq!(network.capacity().context_tokens_max, 12);
 }
 
@@ -201,7 +246,7 @@ fn cache_beyond_the_memory_is_refused_with_the_context_that_fits() {
     let huge = CacheLimits { pages: 1 << 30, page_tokens: 1, batch_tokens_max: 8, ..CACHE };
     let mut hyper = hyper(RopePairing::Adjacent, 12, None, true);
     hyper.context_tokens_max = 1 << 20;
-    let error = Network::load(&Made::new(hyper), device, huge, &mut |_| {}).unwrap_err();
+    let error = Network::load(&Made::new(hyper), &whole(device), huge, &mut |_| {}).unwrap_err();
     let words = error.to_string();
     let LoadError::DoesNotFit { context_tokens_max, footprint, available_bytes, .. } = error else {
         panic!("{words}")
@@ -219,7 +264,7 @@ fn cache_without_room_for_a_token_is_refused() {
         CacheLimits { batch_tokens_max: 0, ..CACHE },
         CacheLimits { pages: u32::MAX, page_tokens: u32::MAX, batch_tokens_max: 1, ..CACHE },
     ] {
-        let error = Network::load(&variants()[0], device, limits, &mut |_| {}).unwrap_err();
+        let error = Network::load(&variants()[0], &whole(device), limits, &mut |_| {}).unwrap_err();
         assert!(matches!(error, LoadError::Limit { .. }), "{error}");
     }
 }
@@ -227,8 +272,13 @@ fn cache_without_room_for_a_token_is_refused() {
 #[test]
 fn progress_rises_to_one() {
     let mut shares = Vec::new();
-    Network::load(&variants()[0], &devices()[0], CACHE, &mut |share| shares.push(share)).unwrap();
+    Network::load(&variants()[0], &whole(&devices()[0]), CACHE, &mut |share| shares.push(share))
+        .unwrap();
     assert!(shares.is_sorted() && shares.len() > 5);
     let last = *shares.last().unwrap();
     assert!((0.9..=1.0).contains(&last), "{last}");
+}
+
+fn whole(device: &OpenDevice) -> Placement {
+    Placement::whole(device.clone())
 }
