@@ -125,6 +125,14 @@ pub trait Forward: Send {
     /// Threads: the engine's only.
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError>;
 
+    /// Begins anew on a device after [`ForwardError::DeviceLost`], with the same capacity; what its cache
+    /// held is gone.
+    ///
+    /// Errors: there is none to begin on, which is so where nothing else is said.
+    fn revive(&mut self) -> Result<(), ForwardError> {
+        Err(ForwardError::DeviceLost { reason: "this network cannot begin anew".into() })
+    }
+
     /// Its pages as bytes; `None` where they cannot leave the device.
     fn pages(&mut self) -> Option<&mut dyn PageBytes> {
         None

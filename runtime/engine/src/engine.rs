@@ -149,6 +149,11 @@ impl<F: Forward> Engine<F> {
         }
     }
 
+    /// Begins anew on a device. Errors: there is none.
+    pub(crate) fn revive(&mut self) -> Result<(), ForwardError> {
+        self.forward.revive()
+    }
+
     /// Fails everything, that in the mailbox included.
     pub(crate) fn abandon(&mut self, fault: &Fault, now: Instant) {
         self.drain(now);
@@ -260,6 +265,10 @@ impl<F: Forward + ?Sized> Forward for Box<F> {
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
         (**self).forward(batch)
+    }
+
+    fn revive(&mut self) -> Result<(), ForwardError> {
+        (**self).revive()
     }
 
     fn pages(&mut self) -> Option<&mut dyn PageBytes> {

@@ -353,7 +353,7 @@ impl Drop for ClosesAtTheEnd<'_> {
 /// The engine thread.
 fn run(mut engine: Engine<Box<dyn Forward>>, gauges: &Gauges) {
     let _closes = ClosesAtTheEnd(gauges);
-    let mut defects: VecDeque<Instant> = VecDeque::new();
+    let mut restarts = Restarts::default();
     loop {
         let began = Instant::now();
         // What a panic leaves half done is thrown away by the restart: sequences and pages.
@@ -365,24 +365,49 @@ fn run(mut engine: Engine<Box<dyn Forward>>, gauges: &Gauges) {
             Ok(Ok(Step::Idle)) => engine.wait(None),
             Ok(Ok(Step::Closed)) => break,
             Ok(Err(error)) => {
-                give_up(&mut engine, gauges, &lost(&error));
-                break;
+                let now = Instant::now();
+                tracing::error!(%error, "the engine looks for another device");
+                // Another device may take minutes, or panic as the first one did.
+                let revived = restarts.are_left(now)
+                    && catch_unwind(AssertUnwindSafe(|| engine.revive())).is_ok_and(|r| r.is_ok());
+                if !revived {
+                    give_up(&mut engine, gauges, &lost(&error));
+                    break;
+                }
+                gauges.note_restart();
+                engine.restart(&moved(&error), now);
             }
             Err(_) => {
                 let now = Instant::now();
-                defects.retain(|defect| now.duration_since(*defect) < RESTART_WINDOW);
-                if defects.len() >= RESTARTS_MAX {
+                if !restarts.are_left(now) {
                     give_up(&mut engine, gauges, &defective());
                     break;
                 }
-                defects.push_back(now);
                 gauges.note_restart();
-                tracing::error!(defects = defects.len(), "the engine begins anew after a defect");
+                tracing::error!("the engine begins anew after a defect");
                 engine.restart(&defect(), now);
             }
         }
     }
     engine.abandon(&unavailable(), Instant::now());
+}
+
+/// How often the engine has begun anew lately.
+#[derive(Default)]
+struct Restarts {
+    lately: VecDeque<Instant>,
+}
+
+impl Restarts {
+    /// Whether it may once more, which counts.
+    fn are_left(&mut self, now: Instant) -> bool {
+        self.lately.retain(|restart| now.duration_since(*restart) < RESTART_WINDOW);
+        let left = self.lately.len() < RESTARTS_MAX;
+        if left {
+            self.lately.push_back(now);
+        }
+        left
+    }
 }
 
 fn give_up(engine: &mut Engine<Box<dyn Forward>>, gauges: &Gauges, fault: &Fault) {
@@ -400,6 +425,13 @@ fn unavailable() -> Fault {
 
 fn lost(error: &ForwardError) -> Fault {
     Fault::new(FaultCode::Unavailable, format!("{error}; the service must be started again"))
+}
+
+fn moved(error: &ForwardError) -> Fault {
+    Fault::new(
+        FaultCode::Unavailable,
+        format!("{error}; the engine began anew on another one, send the request again"),
+    )
 }
 
 fn defect() -> Fault {

@@ -7,6 +7,7 @@ use super::*;
 use crate::fixture::{END, capacity, codec_with_tools, read, request, serving};
 use crate::intake::Alias;
 use crate::script::Scripted;
+use crate::{Batch, Logits};
 
 fn limits() -> EngineLimits {
     EngineLimits { sequences_max: 1, queue_requests_max: 1, ..EngineLimits::default() }
@@ -248,6 +249,50 @@ fn a_lost_device_fails_everything_and_closes_the_service() {
     }
     assert!(!service.is_serving());
     assert_eq!(service.submit(request("r", "a")).unwrap_err().code, FaultCode::Unavailable);
+}
+
+/// Loses its device in each step of more than four tokens.
+struct Unplugged {
+    network: Scripted,
+    revivals: Arc<AtomicU32>,
+}
+
+impl Forward for Unplugged {
+    fn capacity(&self) -> Capacity {
+        self.network.capacity()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
+        if batch.tokens.len() > 4 {
+            return Err(ForwardError::DeviceLost { reason: "unplugged".into() });
+        }
+        self.network.forward(batch)
+    }
+
+    fn revive(&mut self) -> Result<(), ForwardError> {
+        self.revivals.fetch_add(1, Relaxed);
+        self.network = echo();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_lost_device_is_left_for_another_a_few_times() {
+    let revivals = Arc::new(AtomicU32::new(0));
+    let network = Unplugged { network: echo(), revivals: Arc::clone(&revivals) };
+    let service = EngineService::start(Box::new(network), serving(), limits()).unwrap();
+    for revival in 1..=RESTARTS_MAX {
+        let mut reply = service.submit(request("long", "abcdefgh")).unwrap();
+        let (_, last) = read(&mut reply);
+        assert!(matches!(last, Event::Failed(fault) if fault.code == FaultCode::Unavailable));
+        let mut reply = service.submit(request("r", "xyz")).unwrap();
+        assert_eq!(read(&mut reply).0, "xyz");
+        assert_eq!(revivals.load(Relaxed) as usize, revival);
+    }
+    let mut reply = service.submit(request("long", "abcdefgh")).unwrap();
+    assert!(matches!(read(&mut reply).1, Event::Failed(_)));
+    assert!(!service.is_serving());
+    assert_eq!(revivals.load(Relaxed) as usize, RESTARTS_MAX);
 }
 
 #[test]
