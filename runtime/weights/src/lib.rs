@@ -26,6 +26,7 @@ mod mapped;
 mod names;
 mod open;
 mod safetensors;
+mod synthetic;
 mod table;
 mod vocabulary;
 
@@ -36,4 +37,5 @@ pub use gguf::{PackRows, prepare};
 pub use hyper::{Hyper, RopePairing};
 pub use names::{Part, TensorName};
 pub use open::{gguf_vocabulary, open, open_embedded, safetensors_contents};
+pub use synthetic::{Mix, ModelShape, synthetic};
 pub use vocabulary::{TokenKind, Vocabulary};
