@@ -33,7 +33,7 @@ const MACHINES: &[(&str, &str)] = &[("max", "neon-dotprod"), ("cortex-a57", "por
 const NATIVE: bool = cfg!(target_arch = "aarch64");
 
 /// Runs the tests of the kernels on each emulated machine, and lints the workspace.
-pub(crate) fn check() -> Result<Totals> {
+pub(crate) fn check(workspace: &[&str]) -> Result<Totals> {
     let mut totals = Totals::default();
     if NATIVE {
         return Ok(totals);
@@ -62,7 +62,7 @@ pub(crate) fn check() -> Result<Totals> {
         return Ok(totals);
     }
     let mut lints = cargo();
-    lints.args([subcommand, "--release", "--workspace", "--locked", "--target", TARGET]);
+    lints.args([subcommand, "--release", "--locked", "--target", TARGET]).args(workspace);
     if subcommand == "clippy" {
         lints.args(["--", "-D", "warnings"]);
     }

@@ -5,6 +5,7 @@
 
 mod aarch64;
 mod check;
+mod gpu;
 mod header;
 mod package_c;
 mod packages;
@@ -16,12 +17,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
+use totals::Totals;
 
 const USAGE: &str = "\
-cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools
+cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools, a software Vulkan driver
 cargo xtask setup --clients   LangChain, LiteLLM, schemathesis, Home Assistant, in venvs of their own (700 MB)
-cargo xtask check          format, tidy, lints, every test, documentation; the kernels on an emulated aarch64
-cargo xtask check --gpu    the tensor tests again through wgpu (on a software Vulkan device: half an hour)
+cargo xtask check          format, tidy, lints, every test, documentation; kernels on an emulated aarch64, and on a Vulkan device
+cargo xtask check --gpu    the last of these alone
 cargo xtask tidy           limits of files and functions, names in the documents
 cargo xtask header         write plugins/c-abi/include/zonda.h from its source
 cargo xtask package-c DIR  build libzonda and install it with headers, pkg-config and CMake files
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::setup(),
         ["setup", "--clients"] => setup::setup_clients(),
         ["check"] => check::check(),
-        ["check", "--gpu"] => check::check_gpu(),
+        ["check", "--gpu"] => gpu::check().and_then(Totals::close),
         ["tidy"] => tidy::tidy(),
         ["header"] => header::write(),
         ["package-c", prefix] => header::package(prefix),

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::{aarch64, cache, header, packages, run};
+use crate::{aarch64, cache, gpu, header, packages, run};
 
 /// Python packages of the tests: tokenizer files and oracles, and the clients that people use.
 const PYTHON_PACKAGES: &[&str] = &[
@@ -84,12 +84,13 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// Installs the Debian packages that are missing, a Python environment in the cache folder, and
-/// tools for another architecture.
+/// tools for another architecture and for GPUs.
 pub(crate) fn setup() -> Result<()> {
     packages::install(&packages::missing(PROGRAMS))?;
     Environment::of("python", PYTHON_PACKAGES).install()?;
     header::setup()?;
     aarch64::setup();
+    gpu::setup();
     Ok(())
 }
 
