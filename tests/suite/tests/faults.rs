@@ -140,11 +140,16 @@ impl Stage {
     }
 
     fn send(&mut self, fault: Fault, request: &(String, String)) {
+        self.ask(fault, request, 100);
+    }
+
+    /// Asks for an answer of so many tokens at least.
+    fn ask(&mut self, fault: Fault, request: &(String, String), tokens: u32) {
         let (client, rid) = request;
         let words = if fault == Fault::Oversize && rid.ends_with("-0") { 600 } else { 1 };
         let body = serde_json::json!({
             "messages": [{ "role": "user", "content": "Turn on the light. ".repeat(words) }],
-            "stream": true, "max_tokens": 120, "min_tokens": 100, "seed": 7,
+            "stream": true, "max_tokens": tokens + 20, "min_tokens": tokens, "seed": 7,
             "ext": { "ttl_s": 300 },
         });
         self.note(request, What::Sent);
@@ -319,7 +324,8 @@ impl Stage {
         self.rounds += 1;
         self.past.append(&mut self.history);
         let request = ("plc1".to_owned(), format!("{}-1", self.rounds));
-        self.send(Fault::NodeKilled, &request);
+        // So long that it is under way when the node is killed.
+        self.ask(Fault::NodeKilled, &request, 900);
         let began = Instant::now();
         while began.elapsed() < self.crew.patience {
             let Some((request, what)) = self.crew.next(Duration::from_millis(20)) else { continue };
