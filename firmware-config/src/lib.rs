@@ -40,8 +40,8 @@ pub use origin::{Origin, Problem, ProfileError};
 pub use plugins::{PluginSettings, PluginsSection};
 pub use profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
-    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
-    TlsFiles, ToolsSection,
+    LostDevice, MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile,
+    Strictness, TlsFiles, ToolsSection,
 };
 pub use router::{RouteAction, RouteConfig, RouterConfig};
 pub use secret::Secret;

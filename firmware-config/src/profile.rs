@@ -61,10 +61,28 @@ pub struct DeviceConfig {
     pub backend: String,
     /// What `auto` tries, best first.
     pub backend_order: Vec<String>,
+    /// Blocks of the model that a GPU computes, from the first on; the CPU computes the others and the
+    /// output. At least as many as the model has means all of it.
+    pub gpu_layers: u32,
+    /// Bytes of a GPU's memory for weights and cache; what they do not hold, the CPU computes. 0 means
+    /// that it is not known, and everything goes there.
+    pub gpu_memory_bytes: u64,
+    /// What happens when a GPU is lost and does not come back.
+    pub on_lost: LostDevice,
     /// Threads of CPU backends; 0 means one for each core.
     pub threads: u32,
     /// Threads that small networks beside the model compute on, all together.
     pub onnx_threads: u32,
+}
+
+/// What happens when a GPU is lost while it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LostDevice {
+    /// Requests are refused, and whoever started the program starts it again.
+    #[default]
+    Stop,
+    /// The model is loaded again on the CPU.
+    Cpu,
 }
 
 /// Numbers of the cache of keys and values.

@@ -7,8 +7,8 @@ use serde_json::{Map, Number, Value as Json};
 use crate::layer::{Item, Layer, Value};
 use crate::profile::{
     AliasConfig, DeviceConfig, EngineConfig, FilterConfig, HttpSection, KvDtype, LogSection,
-    MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile, Strictness,
-    TlsFiles, ToolsSection,
+    LostDevice, MemoryConfig, ModelConfig, MqttSection, MqttVersion, PrefixSharing, Profile,
+    Strictness, TlsFiles, ToolsSection,
 };
 use crate::reader::Reader;
 use crate::{Hardware, OnnxConfig, OnnxRole, Origin, Problem, ProfileFile};
@@ -71,6 +71,10 @@ fn device(reader: &mut Reader) -> DeviceConfig {
     DeviceConfig {
         backend: reader.text_or("device.backend", "auto", &rule, |b| b == "auto" || known(b)),
         backend_order: if order.is_empty() { vec!["flex".into()] } else { order },
+        gpu_layers: reader.count("device.gpu_layers", 1024, 0..=1024),
+        gpu_memory_bytes: reader.bytes("device.gpu_memory_bytes", 0, 0..=64 * TIB),
+        on_lost: reader
+            .choice("device.on_lost", &[("stop", LostDevice::Stop), ("cpu", LostDevice::Cpu)]),
         threads: reader.count("device.threads", 0, 0..=1024),
         onnx_threads: reader.count("device.onnx_threads", 1, 1..=16),
     }

@@ -9,7 +9,7 @@ use engine::{
     Serving,
 };
 use firmware_config::{KvDtype, Loaded, Profile};
-use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice};
+use model::{BackendChoice, CacheLimits, KvEncoding, Network, OpenDevice, Placement};
 use protocol::{ModelCard, NewsSink, Service, Toolbox};
 use text::{Codec, TemplateVersion, TextError};
 use tools::mcp::Servers;
@@ -24,6 +24,7 @@ use crate::judging::Judging;
 use crate::model_files::ModelFiles;
 use crate::networks::Networks;
 use crate::quotas::Quotas;
+use crate::reviving::Reviving;
 use crate::routing::Routing;
 use crate::tool_loop::ToolLoop;
 
@@ -56,7 +57,7 @@ pub(crate) struct Opened {
     /// The files.
     pub(crate) archive: Arc<dyn Archive>,
     /// The weights on a device.
-    pub(crate) network: Network,
+    pub(crate) network: Reviving,
     /// What computes, as it names itself.
     pub(crate) device: String,
     /// Bytes that one token takes in the cache.
@@ -73,11 +74,36 @@ pub(crate) fn open_model(
 ) -> Result<Opened, AssembleError> {
     let device = open_device(profile)?;
     let archive = files.open()?;
-    let cache = cache_limits(profile, archive.as_ref(), &device);
-    check_budget(profile, archive.as_ref(), cache, &device)?;
-    let network = Network::load(archive.as_ref(), &device, cache, progress)?;
-    let cache_token_bytes = CacheLimits::token_bytes(archive.hyper(), &device, cache.encoding);
-    Ok(Opened { archive, network, device: device.name.clone(), cache_token_bytes })
+    let cache = cache_limits(profile, archive.as_ref());
+    check_budget(profile, archive.as_ref(), cache)?;
+    let cache_token_bytes = CacheLimits::token_bytes(archive.hyper(), cache.encoding);
+    let placement = placement(profile, device, archive.as_ref(), cache)?;
+    let network = Network::load(archive.as_ref(), &placement, cache, progress)?;
+    let device = placement.describe(archive.hyper().layers);
+    let network = Reviving::new(network, Arc::clone(&archive), placement, cache, profile);
+    Ok(Opened { archive, network, device, cache_token_bytes })
+}
+
+/// Which blocks a GPU computes: those that the profile says, otherwise those that its memory holds.
+fn placement(
+    profile: &Profile,
+    device: OpenDevice,
+    archive: &dyn Archive,
+    cache: CacheLimits,
+) -> Result<Placement, AssembleError> {
+    let config = &profile.device;
+    if device.is_cpu() {
+        return Ok(Placement::whole(device));
+    }
+    if config.gpu_layers < archive.hyper().layers {
+        let rest = model::open_device(BackendChoice::Flex)?;
+        return Ok(Placement::split(device, config.gpu_layers, rest));
+    }
+    if config.gpu_memory_bytes == 0 {
+        return Ok(Placement::whole(device));
+    }
+    let rest = model::open_device(BackendChoice::Flex)?;
+    Ok(Placement::fitting(device, config.gpu_memory_bytes, rest, archive, cache)?)
 }
 
 /// The second network that guesses, where the profile names one.
@@ -103,7 +129,7 @@ fn open_draft(
 }
 
 /// `auto` takes the first of the profile's order that this build has and that is real hardware.
-fn open_device(profile: &Profile) -> Result<OpenDevice, AssembleError> {
+pub(crate) fn open_device(profile: &Profile) -> Result<OpenDevice, AssembleError> {
     model::use_threads(profile.device.threads);
     let choice: BackendChoice = profile.device.backend.parse()?;
     if choice == BackendChoice::Auto {
@@ -123,11 +149,10 @@ fn check_budget(
     profile: &Profile,
     archive: &dyn Archive,
     cache: CacheLimits,
-    device: &OpenDevice,
 ) -> Result<(), AssembleError> {
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let weights = archive.file_bytes();
-    let token_bytes = CacheLimits::token_bytes(archive.hyper(), device, cache.encoding);
+    let token_bytes = CacheLimits::token_bytes(archive.hyper(), cache.encoding);
     let slots = u64::from(cache.pages) * u64::from(cache.page_tokens);
     let pool = slots.saturating_mul(token_bytes);
     let wanted = weights.saturating_add(pool);
@@ -165,14 +190,14 @@ fn context_tokens_max(profile: &Profile, archive: &dyn Archive) -> u32 {
 }
 
 /// The cache that the profile's budget pays for, and not more than its sequences can use.
-fn cache_limits(profile: &Profile, archive: &dyn Archive, device: &OpenDevice) -> CacheLimits {
+fn cache_limits(profile: &Profile, archive: &dyn Archive) -> CacheLimits {
     let engine = &profile.engine;
     let encoding = match profile.memory.kv_dtype {
         KvDtype::F16 => KvEncoding::F16,
         KvDtype::Int8 => KvEncoding::Int8,
         KvDtype::F32 => KvEncoding::F32,
     };
-    let token_bytes = CacheLimits::token_bytes(archive.hyper(), device, encoding);
+    let token_bytes = CacheLimits::token_bytes(archive.hyper(), encoding);
     let page_bytes = token_bytes.saturating_mul(engine.page_tokens.into()).max(1);
     let affordable = profile.memory.kv_pool_bytes / page_bytes;
     let context_pages = context_tokens_max(profile, archive).div_ceil(engine.page_tokens.max(1));

@@ -18,7 +18,7 @@ use self::plan::{Kind, Test};
 use self::probe::{Bandwidth, Probes};
 use self::report::{Foot, Head, Limit, Row};
 use self::work::Work;
-use crate::assemble::{Opened, open_model};
+use crate::assemble::{Opened, open_device, open_model};
 use crate::cli;
 use crate::error::AssembleError;
 use crate::model_files::ModelFiles;
@@ -33,7 +33,7 @@ pub(crate) fn bench(
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {
     let tests = plan::tests(arguments);
-    let mut probes = Probes::new(profile.device.threads);
+    let mut probes = Probes::new(profile.device.threads, open_device(profile)?);
     let bandwidth = probes.bandwidth();
     let began = Instant::now();
     let mut opened = open_model(profile, model, &mut crate::progress::bar("loading"))?;
@@ -119,7 +119,7 @@ fn measure(
 fn look(limit: &mut Limit, probes: &mut Probes) {
     match limit {
         Limit::Memory(readings) => readings.push(probes.bandwidth()),
-        Limit::Int8(readings) => readings.push(probes.int8_peak()),
+        Limit::Int8(readings) => readings.extend(probes.int8_peak()),
         Limit::Unknown => {}
     }
 }

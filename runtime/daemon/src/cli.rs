@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use weights::{Mix, ModelShape};
 
 /// Runs the Mistral family on this box: over MQTT, HTTP, a C ABI and this command line.
 #[derive(Debug, Parser)]
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Key(KeyCommand),
     /// List the compute devices of this box and this build
     Devices(Devices),
+    /// Say what each backend needs, and what of it is here
+    Doctor,
     /// Look at plugins of others, and switch them on and off
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -187,6 +190,12 @@ pub(crate) struct Bench {
     /// Sequences that write together, one token of each in a step
     #[arg(short = 'b', long, value_name = "N,…", default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) sequences: Vec<u32>,
+    /// Measure random weights of this size instead of a model: what a model will do, before it is here
+    #[arg(long, value_name = "SIZE", value_parser = shape, conflicts_with = "model")]
+    pub(crate) size: Option<ModelShape>,
+    /// Encoding of those weights
+    #[arg(long, value_name = "NAME", default_value = "q4_k_m", value_parser = mix, requires = "size")]
+    pub(crate) encoding: Mix,
     /// Times that each is repeated
     #[arg(short = 'r', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repetitions: u32,
@@ -336,4 +345,23 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         setup: Setup,
     },
+}
+
+/// A size of the family by its name.
+fn shape(word: &str) -> Result<ModelShape, String> {
+    named(word, ModelShape::ALL, ModelShape::name)
+}
+
+/// A mix of encodings by its name.
+fn mix(word: &str) -> Result<Mix, String> {
+    named(word, Mix::ALL, Mix::name)
+}
+
+fn named<T: Copy, const N: usize>(
+    word: &str,
+    all: [T; N],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
+    let names = || all.map(&name).join(", ");
+    all.into_iter().find(|one| name(*one) == word).ok_or_else(|| format!("use one of {}", names()))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use text::Tokenizer;
-use weights::{Archive, WeightsError};
+use weights::{Archive, Mix, ModelShape, WeightsError};
 
 use crate::error::AssembleError;
 
@@ -20,6 +20,8 @@ pub enum ModelFiles {
     Path(PathBuf),
     /// What the program carries.
     Embedded,
+    /// Random weights of true sizes, to measure a box with.
+    Synthetic(ModelShape, Mix),
 }
 
 impl ModelFiles {
@@ -28,6 +30,7 @@ impl ModelFiles {
         match self {
             Self::Path(path) => weights::open(path),
             Self::Embedded => weights::open_embedded(EMBEDDED_NAME, EMBEDDED),
+            Self::Synthetic(shape, mix) => Ok(Arc::new(weights::synthetic(*shape, *mix))),
         }
     }
 
@@ -50,6 +53,7 @@ impl ModelFiles {
         match self {
             Self::Path(path) => path,
             Self::Embedded => Path::new(EMBEDDED_NAME),
+            Self::Synthetic(shape, _) => Path::new(shape.name()),
         }
     }
 

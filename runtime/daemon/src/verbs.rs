@@ -15,7 +15,8 @@ use crate::cli::{
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
 use crate::{
-    approve, bench, devices, encode, foreign, inspect, key, logits, prepare, run as answers, serve,
+    approve, bench, devices, doctor, encode, foreign, inspect, key, logits, prepare,
+    run as answers, serve,
 };
 
 /// Exit codes of sysexits.h that scripts and service files rely on.
@@ -101,7 +102,11 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
         }
         Command::Bench(arguments) => {
             let loaded = configure(&arguments.setup)?;
-            bench::bench(&loaded.profile, &model(&loaded), &arguments, stdout)
+            let files = match arguments.size {
+                Some(size) => ModelFiles::Synthetic(size, arguments.encoding),
+                None => model(&loaded),
+            };
+            bench::bench(&loaded.profile, &files, &arguments, stdout)
         }
         Command::Model(ModelCommand::Inspect { path, json, tensors }) => {
             inspect::inspect(&ModelFiles::from(path), json, tensors, stdout)
@@ -123,6 +128,7 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
         }
         Command::Key(KeyCommand::New { name }) => key::new(&name, &mut std::io::stderr(), stdout),
         Command::Devices(arguments) => devices::print(arguments.json, stdout),
+        Command::Doctor => doctor::doctor(stdout),
         Command::Plugin(command) => {
             let loaded = configure(command.setup())?;
             foreign::command(&loaded.profile, &command, stdout)

@@ -57,6 +57,7 @@ impl ModelFiles {
                 Ok(vec![json!({"path": null, "bytes": bytes.len(), "sha256": sum})])
             }
             Self::Path(path) => files_of(path)?.iter().map(|file| digest(file)).collect(),
+            Self::Synthetic(..) => Ok(Vec::new()),
         }
     }
 }

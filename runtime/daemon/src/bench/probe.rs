@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use model::OpenDevice;
+
 /// Larger than any cache; smaller only where little memory is free.
 const BUFFER_BYTES: u64 = 512 << 20;
 const BUFFER_BYTES_MIN: u64 = 64 << 20;
@@ -22,36 +24,51 @@ pub(super) struct Bandwidth {
     pub(super) median: f64,
 }
 
+impl Bandwidth {
+    fn of(mut passes: Vec<f64>) -> Self {
+        passes.sort_by(f64::total_cmp);
+        let at = |place: usize| passes.get(place).copied().unwrap_or(0.0);
+        Self { best: at(passes.len().saturating_sub(1)), median: at(passes.len() / 2) }
+    }
+}
+
 /// Measures limits and keeps their buffers out of the process' highest memory use.
 #[derive(Debug)]
 pub(super) struct Probes {
+    /// The GPU that computes, if one does: then its memory is the limit.
+    device: Option<OpenDevice>,
     threads: usize,
     peak_bytes: Option<u64>,
 }
 
 impl Probes {
     /// `configured`: threads that compute, 0 for all cores.
-    pub(super) fn new(configured: u32) -> Self {
+    pub(super) fn new(configured: u32, device: OpenDevice) -> Self {
         let threads = match configured {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             count => count as usize,
         };
-        Self { threads, peak_bytes: None }
+        let device = Some(device).filter(|device| !device.is_cpu());
+        Self { device, threads, peak_bytes: None }
     }
 
     pub(super) fn threads(&self) -> usize {
         self.threads
     }
 
-    /// How fast all threads together read memory, now.
+    /// How fast all threads together read memory, or the GPU copies its own, now.
     pub(super) fn bandwidth(&mut self) -> Bandwidth {
+        if let Some(passes) = self.device.as_ref().and_then(model::copy_bandwidth) {
+            return Bandwidth::of(passes);
+        }
         let threads = self.threads;
         self.apart(|| bandwidth(threads))
     }
 
-    /// 8-bit multiplications and additions per second of all threads together, now.
-    pub(super) fn int8_peak(&mut self) -> f64 {
-        self.apart(model::int8_peak)
+    /// 8-bit multiplications and additions per second of all threads together, now; `None` where a GPU
+    /// computes.
+    pub(super) fn int8_peak(&mut self) -> Option<f64> {
+        self.device.is_none().then(|| self.apart(model::int8_peak))
     }
 
     /// The most memory that the process held outside of probes, in bytes; `None` where the system
@@ -82,9 +99,7 @@ fn bandwidth(threads: usize) -> Bandwidth {
     let bytes = (free / FREE_SHARE).clamp(BUFFER_BYTES_MIN, BUFFER_BYTES);
     // Ones, because pages of zeros may all be one page.
     let buffer = vec![[1u64; LINE]; bytes as usize / (8 * LINE)];
-    let mut passes: Vec<f64> = (0..PASSES).map(|_| pass(&buffer, threads)).collect();
-    passes.sort_by(f64::total_cmp);
-    Bandwidth { best: passes[PASSES - 1], median: passes[PASSES / 2] }
+    Bandwidth::of((0..PASSES).map(|_| pass(&buffer, threads)).collect())
 }
 
 /// Bytes per second of one pass over the buffer.
@@ -137,7 +152,8 @@ mod tests {
 
     #[test]
     fn memory_held_by_a_probe_does_not_count() {
-        let mut probes = Probes::new(1);
+        let cpu = model::open_device(model::BackendChoice::Flex).unwrap();
+        let mut probes = Probes::new(1, cpu);
         let mark = std::fs::OpenOptions::new().write(true).open("/proc/self/clear_refs");
         let (Some(before), Ok(_)) = (probes.peak_resident_bytes(), mark) else {
             println!("skipped: this system has no mark of memory that can be set back");
