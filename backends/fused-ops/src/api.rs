@@ -1,6 +1,7 @@
 //! What the model calls: functions over tensors, the same on every device.
 
-use crate::{FusedOps, Products, Weight};
+use crate::weight::Matrices;
+use crate::{FusedOps, Products, Weight, reference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -97,23 +98,37 @@ pub fn norm_gated(x: Tensor<2>, norm: &Norm, gate_up: &Weight) -> Tensor<2> {
 ///
 /// Shapes: `x: [tokens, cols]`, `sum: [tokens, rows]` → as `sum`. Numbers as in [`norm_linear`].
 pub fn linear_add(x: Tensor<2>, weight: &Weight, sum: Tensor<2>) -> Tensor<2> {
+    let packed = match &weight.matrices {
+        Matrices::Packed(packed) => packed,
+        Matrices::Plain(matrices) => return sum + reference::linear(x, matrices),
+    };
     Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
         x.into_dispatch(),
-        weight.panels[0].clone().into_dispatch(),
-        weight.stack,
+        packed.panels[0].clone().into_dispatch(),
+        packed.stack,
         sum.into_dispatch(),
     ))
 }
 
 fn products(x: Tensor<2>, norm: &Norm, weight: &Weight, products: Products) -> Tensor<2> {
-    let panels = &weight.panels;
+    let packed = match &weight.matrices {
+        Matrices::Packed(packed) => packed,
+        Matrices::Plain(matrices) => {
+            let normed = reference::rms_norm(x, norm.gain.clone(), norm.epsilon);
+            return match products {
+                Products::Stacked => reference::linear(normed, matrices),
+                Products::Gated => reference::gated(normed, matrices),
+            };
+        }
+    };
+    let panels = &packed.panels;
     Tensor::from_dispatch(<Dispatch as FusedOps>::norm_linear(
         x.into_dispatch(),
         norm.gain.clone().into_dispatch(),
         panels[0].clone().into_dispatch(),
         panels[1].clone().into_dispatch(),
         panels[2].clone().into_dispatch(),
-        weight.stack,
+        packed.stack,
         norm.epsilon as f32,
         products,
     ))

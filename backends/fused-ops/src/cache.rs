@@ -5,6 +5,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use cpu_kernels::{KvEncoding, KvLayout, prefer_large_pages};
 use weights::RopePairing;
 
+use crate::reference::{paged_attention, rope};
 use crate::{AttentionOptions, FusedOps, HeadLayout, OpenDevice, PageMap};
 
 /// How positions turn queries and keys.
@@ -34,6 +35,53 @@ pub struct KvPool {
     pages: Tensor<1, Int>,
     /// How they lie there.
     layout: KvLayout,
+}
+
+/// Where a layer's attention finds the keys and values of its step.
+#[derive(Debug)]
+pub enum LayerCache<'a> {
+    /// In pages, those of earlier steps too.
+    Pages(&'a mut KvPool),
+    /// In the step itself, which has every token of its sequences: slot `i` is its token `i`. By
+    /// Burn's own operations, which it can differentiate.
+    Step,
+}
+
+impl LayerCache<'_> {
+    /// Takes the keys and values of a step's tokens in, and gives the attention of each sequence's new
+    /// tokens over all that is known of it.
+    ///
+    /// Shapes: `qkv: [tokens, (heads + 2 · kv_heads) · head_dim]`, each token's query, key and
+    /// value; `slots: [tokens]`, all different → `[tokens, heads · head_dim]`.
+    pub fn attend(
+        &mut self,
+        qkv: Tensor<2>,
+        slots: &Tensor<1, Int>,
+        map: &PageMap,
+        heads: &Heads,
+        rotation: &Rotation,
+    ) -> Tensor<2> {
+        match self {
+            Self::Pages(pool) => {
+                pool.store(&qkv, slots, map, heads, rotation);
+                pool.attend(qkv, map, heads, rotation)
+            }
+            Self::Step => attend_step(qkv, map, heads, rotation),
+        }
+    }
+}
+
+fn attend_step(qkv: Tensor<2>, map: &PageMap, heads: &Heads, rotation: &Rotation) -> Tensor<2> {
+    let Heads { heads, head_dim, options } = *heads;
+    let (tokens, kv_heads) = (qkv.dims()[0], options.kv_heads);
+    let qkv = qkv.reshape([tokens, heads + 2 * kv_heads, head_dim]);
+    let turned = qkv.clone().narrow(1, 0, heads + kv_heads);
+    let turned = rope(turned, map.positions.clone(), rotation.table.clone(), rotation.pairing);
+    let flat = |x: Tensor<3>| x.reshape([tokens, kv_heads * head_dim]);
+    let query = turned.clone().narrow(1, 0, heads);
+    let keys = flat(turned.narrow(1, heads, kv_heads));
+    let values = flat(qkv.narrow(1, heads + kv_heads, kv_heads));
+    paged_attention(query, keys, values, map, options).reshape([tokens, heads * head_dim])
 }
 
 impl Heads {

@@ -26,7 +26,7 @@ pub use api::{
     rope_table,
 };
 pub use bandwidth::copy_bandwidth;
-pub use cache::{Heads, KvPool, Rotation};
+pub use cache::{Heads, KvPool, LayerCache, Rotation};
 pub use cpu_kernels::{
     KvEncoding, KvLayout, TILE_TOKENS, int8_peak, pack, panel_bytes, panel_count, use_threads,
 };

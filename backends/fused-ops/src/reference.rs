@@ -1,6 +1,6 @@
 //! What kernels compute, in plain Burn: the specification that they are tested beside.
 
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 use weights::RopePairing;
 
@@ -19,6 +19,23 @@ const UNSEEN: f32 = -1e30;
 pub fn rms_norm(x: Tensor<2>, gain: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let mean_square = x.clone().square().mean_dim(1); // [tokens, 1]
     x * (mean_square + epsilon).sqrt().recip() * gain.unsqueeze()
+}
+
+/// The products with each matrix of a stack, behind each other.
+///
+/// Shapes: `x: [tokens, cols]`, `matrices`: each `[rows, cols]` → `[tokens, rows of all]`.
+pub fn linear(x: Tensor<2>, matrices: &[Tensor<2>]) -> Tensor<2> {
+    let products = matrices.iter().map(|matrix| x.clone().matmul(matrix.clone().transpose()));
+    Tensor::cat(products.collect(), 1)
+}
+
+/// `silu(first · x) * (second · x)`.
+///
+/// Shapes: `x: [tokens, cols]`, two matrices `[rows, cols]` → `[tokens, rows]`.
+/// Source: Shazeer 2020, arXiv:2002.05202, `SwiGLU`.
+pub fn gated(x: Tensor<2>, matrices: &[Tensor<2>]) -> Tensor<2> {
+    let product = |matrix: &Tensor<2>| x.clone().matmul(matrix.clone().transpose());
+    silu(product(&matrices[0])) * product(&matrices[1])
 }
 
 /// Rotates pairs of each head's vector by an angle that grows with the token's position.

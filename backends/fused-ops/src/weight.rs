@@ -63,6 +63,21 @@ impl Stack {
 /// One matrix, or several of the same width that are multiplied in one pass.
 #[derive(Debug)]
 pub struct Weight {
+    pub(crate) matrices: Matrices,
+}
+
+/// How the matrices of a [`Weight`] lie.
+#[derive(Debug)]
+pub(crate) enum Matrices {
+    /// As the kernels read them.
+    Packed(Box<Packed>),
+    /// As numbers that may learn, each `[rows, cols]`; multiplied by Burn's own operations.
+    Plain(Vec<Tensor<2>>),
+}
+
+/// Matrices in panels.
+#[derive(Debug)]
+pub(crate) struct Packed {
     /// The panels of each, in the encodings of the file: `[bytes]` of type U8, on GPUs words of type
     /// U32; those beyond the stack's are one of its own.
     pub(crate) panels: [Tensor<1, Int>; STACK_MAX],
@@ -90,7 +105,15 @@ impl Weight {
             .map(|(matrix, layout)| panels_of(matrix, layout, device))
             .collect::<Result<_, _>>()?;
         let panels = std::array::from_fn(|index| panels[index.min(panels.len() - 1)].clone());
-        Ok(Self { panels, stack })
+        Ok(Self { matrices: Matrices::Packed(Box::new(Packed { panels, stack })) })
+    }
+
+    /// Takes matrices as they are, on the device where they lie: for training. Operations with them
+    /// are those of [`reference`](mod@crate::reference), which Burn can differentiate.
+    ///
+    /// Shapes: each `[rows, cols]`, all of the same `cols`.
+    pub fn plain(matrices: Vec<Tensor<2>>) -> Self {
+        Self { matrices: Matrices::Plain(matrices) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! They stay in the file's mapping on every device: a step reads a few rows of a table that may
 //! have 131072, and what it uploads is what it reads.
 
+use burn::tensor::{Device, Tensor, TensorData};
 use protocol::TokenId;
 use weights::{RawTensor, WeightsError};
 
@@ -19,10 +20,10 @@ impl Embedding {
         Ok(Self { table, row_bytes })
     }
 
-    /// The tokens' vectors, back to back. `[tokens, hidden]`
+    /// The tokens' vectors, on the device. `[tokens, hidden]`
     ///
     /// Errors: an id outside the vocabulary.
-    pub(crate) fn rows(&self, tokens: &[TokenId]) -> Result<Vec<f32>, String> {
+    pub(crate) fn vectors(&self, tokens: &[TokenId], device: &Device) -> Result<Tensor<2>, String> {
         let hidden = self.table.shape[1];
         let mut rows = vec![0.0; tokens.len() * hidden];
         for (token, row) in tokens.iter().zip(rows.chunks_exact_mut(hidden)) {
@@ -32,6 +33,6 @@ impl Embedding {
             })?;
             self.table.encoding.unpack(packed, row).map_err(|error| error.to_string())?;
         }
-        Ok(rows)
+        Ok(Tensor::from_data(TensorData::new(rows, [tokens.len(), hidden]), device))
     }
 }

@@ -1,6 +1,6 @@
 //! The network as the engine drives it.
 
-use burn::tensor::{DType, Element, Tensor, TensorData};
+use burn::tensor::{DType, Device, Element, Tensor, TensorData};
 use engine::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Want};
 use fused_ops::argmax;
 use protocol::TokenId;
@@ -27,8 +27,9 @@ impl Forward for Network {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits, ForwardError> {
-        let step = upload(batch, &self.capacity, &self.embedding, self.mistral.devices())?;
-        match self.mistral.forward(step, &mut self.pool) {
+        let embed = |tokens: &[TokenId], device: &Device| self.embedding.vectors(tokens, device);
+        let step = upload(batch, &self.capacity, embed, self.mistral.devices())?;
+        match self.mistral.forward(step, self.pool.layers()) {
             None => Ok(Logits { rows: Vec::new() }),
             Some(logits) => download(logits, &batch.rows),
         }

@@ -10,6 +10,7 @@
 mod embedding;
 mod forward;
 mod identity;
+mod learner;
 mod load;
 mod memory;
 mod mistral;
@@ -23,6 +24,7 @@ pub use fused_ops::{
     AvailableDevice, BackendChoice, DeviceError, KvEncoding, OpenDevice,
     available as available_devices, copy_bandwidth, int8_peak, open as open_device, use_threads,
 };
+pub use learner::{Learner, PlainWeights};
 pub use load::{CacheLimits, LoadError};
 pub use memory::{Footprint, available_bytes};
 pub use placement::Placement;

@@ -11,7 +11,7 @@ use crate::embedding::Embedding;
 use crate::forward::Network;
 use crate::identity::identity;
 use crate::memory::{Footprint, Gibibytes, available_bytes, workspace_bytes};
-use crate::mistral::{Mistral, heads};
+use crate::mistral::{Mistral, Source, heads};
 use crate::placement::Placement;
 use crate::pool::Pool;
 
@@ -138,7 +138,7 @@ impl Network {
         }
         tracing::info!(device = %placement.describe(hyper.layers), memory = %footprint, "loading the model");
         let mut loader = Loader { archive, done_bytes: 0, weights_bytes, progress };
-        let mistral = Mistral::load(&mut loader, placement, capacity.context_tokens_max as usize)?;
+        let mistral = Mistral::build(&mut loader, placement, capacity.context_tokens_max as usize)?;
         Ok(Self {
             mistral,
             embedding: Embedding::new(archive.tensor(TensorName::Embedding)?)?,
@@ -156,24 +156,19 @@ impl Network {
 }
 
 /// Fetches tensors by name and puts them on the device.
-pub(crate) struct Loader<'a> {
+struct Loader<'a> {
     archive: &'a dyn Archive,
     done_bytes: u64,
     weights_bytes: u64,
     progress: &'a mut dyn FnMut(f32),
 }
 
-impl Loader<'_> {
-    pub(crate) fn hyper(&self) -> &Hyper {
+impl Source for Loader<'_> {
+    fn hyper(&self) -> &Hyper {
         self.archive.hyper()
     }
 
-    /// Matrices of the same width, to be multiplied in one pass.
-    pub(crate) fn matrices(
-        &mut self,
-        names: &[TensorName],
-        device: &OpenDevice,
-    ) -> Result<Weight, LoadError> {
+    fn matrices(&mut self, names: &[TensorName], device: &OpenDevice) -> Result<Weight, LoadError> {
         let raw: Vec<RawTensor> =
             names.iter().map(|name| self.archive.tensor(*name)).collect::<Result<_, _>>()?;
         let weight = Weight::new(&raw, device)?;
@@ -188,7 +183,7 @@ impl Loader<'_> {
         Ok(weight)
     }
 
-    pub(crate) fn norm(&self, name: TensorName, device: &OpenDevice) -> Result<Norm, LoadError> {
+    fn norm(&mut self, name: TensorName, device: &OpenDevice) -> Result<Norm, LoadError> {
         let raw = self.archive.tensor(name)?;
         let length = raw.shape[0];
         let mut values = vec![0.0; length];

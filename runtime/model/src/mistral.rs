@@ -6,14 +6,13 @@
 
 use burn::tensor::{Device, Tensor};
 use fused_ops::{
-    AttentionOptions, Heads, KvPool, Norm, OpenDevice, Rotation, Weight, linear_add, norm_gated,
-    norm_linear, rope_table,
+    AttentionOptions, Heads, LayerCache, Norm, OpenDevice, Rotation, Weight, linear_add,
+    norm_gated, norm_linear, rope_table,
 };
 use weights::{Hyper, Part, TensorName};
 
-use crate::load::{LoadError, Loader};
+use crate::load::LoadError;
 use crate::placement::Placement;
-use crate::pool::Pool;
 use crate::upload::{Step, StepTensors};
 
 /// The network without its token embedding and its cache.
@@ -33,20 +32,32 @@ struct Stage {
     rotation: Rotation,
 }
 
+/// Where the weights of a network come from: a file, or whoever trains it.
+pub(crate) trait Source {
+    /// What the network is like.
+    fn hyper(&self) -> &Hyper;
+
+    /// Matrices of the same width, to be multiplied in one pass.
+    fn matrices(&mut self, names: &[TensorName], device: &OpenDevice) -> Result<Weight, LoadError>;
+
+    /// The norm whose gains have this name.
+    fn norm(&mut self, name: TensorName, device: &OpenDevice) -> Result<Norm, LoadError>;
+}
+
 impl Mistral {
-    pub(crate) fn load(
-        loader: &mut Loader<'_>,
+    pub(crate) fn build(
+        source: &mut dyn Source,
         placement: &Placement,
         context_tokens_max: usize,
     ) -> Result<Self, LoadError> {
-        let hyper = loader.hyper().clone();
+        let hyper = source.hyper().clone();
         let layers = u16::try_from(hyper.layers).map_err(|_| LoadError::layers(&hyper))?;
         let mut stages = Vec::new();
         for (device, layers) in placement.stages(layers) {
             stages.push(Stage {
                 device: device.device.clone(),
                 blocks: layers
-                    .map(|layer| Block::load(loader, device, &hyper, layer))
+                    .map(|layer| Block::build(source, device, &hyper, layer))
                     .collect::<Result<_, _>>()?,
                 rotation: Rotation {
                     table: rope_table(
@@ -62,20 +73,23 @@ impl Mistral {
         let last = placement.last();
         Ok(Self {
             stages,
-            norm: loader.norm(TensorName::OutputNorm, last)?,
-            output: loader.matrices(&[TensorName::Output], last)?,
+            norm: source.norm(TensorName::OutputNorm, last)?,
+            output: source.matrices(&[TensorName::Output], last)?,
         })
     }
 
-    /// Reads the tokens of a step, caches their keys and values, and gives the logits of its rows:
+    /// Reads the tokens of a step, with a cache for each layer, and gives the logits of its rows:
     /// `[rows, vocabulary]`, or nothing where it wants none.
-    pub(crate) fn forward(&self, step: Step, pool: &mut Pool) -> Option<Tensor<2>> {
+    pub(crate) fn forward<'a>(
+        &self,
+        step: Step,
+        mut caches: impl Iterator<Item = LayerCache<'a>>,
+    ) -> Option<Tensor<2>> {
         let mut x = step.embedded; // [tokens, hidden]
-        let mut pools = pool.layers();
         for (stage, step) in self.stages.iter().zip(&step.stages) {
             x = x.to_device(&stage.device);
-            for (block, pool) in stage.blocks.iter().zip(&mut pools) {
-                x = block.forward(x, step, &stage.rotation, pool);
+            for (block, mut cache) in stage.blocks.iter().zip(&mut caches) {
+                x = block.forward(x, step, &stage.rotation, &mut cache);
             }
         }
         let x = x.select(0, step.rows?); // [rows, hidden]
@@ -116,8 +130,8 @@ struct Block {
 }
 
 impl Block {
-    fn load(
-        loader: &mut Loader<'_>,
+    fn build(
+        source: &mut dyn Source,
         device: &OpenDevice,
         hyper: &Hyper,
         layer: u16,
@@ -125,13 +139,13 @@ impl Block {
         let name = |part| TensorName::Block { layer, part };
         Ok(Self {
             heads: heads(hyper),
-            attention_norm: loader.norm(name(Part::AttentionNorm), device)?,
-            attention_inputs: loader
+            attention_norm: source.norm(name(Part::AttentionNorm), device)?,
+            attention_inputs: source
                 .matrices(&[Part::Query, Part::Key, Part::Value].map(name), device)?,
-            attention_output: loader.matrices(&[name(Part::AttentionOutput)], device)?,
-            feed_forward_norm: loader.norm(name(Part::FeedForwardNorm), device)?,
-            gate_up: loader.matrices(&[Part::Gate, Part::Up].map(name), device)?,
-            down: loader.matrices(&[name(Part::Down)], device)?,
+            attention_output: source.matrices(&[name(Part::AttentionOutput)], device)?,
+            feed_forward_norm: source.norm(name(Part::FeedForwardNorm), device)?,
+            gate_up: source.matrices(&[Part::Gate, Part::Up].map(name), device)?,
+            down: source.matrices(&[name(Part::Down)], device)?,
         })
     }
 
@@ -141,11 +155,10 @@ impl Block {
         x: Tensor<2>,
         step: &StepTensors,
         rotation: &Rotation,
-        pool: &mut KvPool,
+        cache: &mut LayerCache<'_>,
     ) -> Tensor<2> {
         let qkv = norm_linear(x.clone(), &self.attention_norm, &self.attention_inputs);
-        pool.store(&qkv, &step.slots, &step.map, &self.heads, rotation);
-        let seen = pool.attend(qkv, &step.map, &self.heads, rotation);
+        let seen = cache.attend(qkv, &step.slots, &step.map, &self.heads, rotation);
         let x = linear_add(seen, &self.attention_output, x);
         let open = norm_gated(x.clone(), &self.feed_forward_norm, &self.gate_up);
         linear_add(open, &self.down, x)

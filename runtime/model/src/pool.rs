@@ -1,6 +1,6 @@
 //! The device memory of the cache: every layer's keys and values, by slot.
 
-use fused_ops::{Heads, KvEncoding, KvPool, OpenDevice};
+use fused_ops::{Heads, KvEncoding, KvPool, LayerCache, OpenDevice};
 
 /// Allocated once; a step writes into it and never moves it.
 #[derive(Debug)]
@@ -42,7 +42,8 @@ impl Pool {
         }
     }
 
-    pub(crate) fn layers(&mut self) -> impl Iterator<Item = &mut KvPool> {
-        self.layers.iter_mut()
+    /// Each layer's.
+    pub(crate) fn layers(&mut self) -> impl Iterator<Item = LayerCache<'_>> {
+        self.layers.iter_mut().map(LayerCache::Pages)
     }
 }

@@ -3,8 +3,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use engine::{Batch, Capacity, ForwardError};
 use fused_ops::{PageMap, PageSpan};
-
-use crate::embedding::Embedding;
+use protocol::TokenId;
 
 /// The tensors of one step.
 #[derive(Debug)]
@@ -27,24 +26,22 @@ pub(crate) struct StepTensors {
 }
 
 /// Checks a batch against what the network can take, and sends it to the devices, of which there is
-/// one at least.
+/// one at least. `embed` gives the tokens' vectors on the first of them, `[tokens, hidden]`.
 ///
 /// Errors: [`ForwardError::Rejected`] with the rule that the batch breaks.
 pub(crate) fn upload<'a>(
     batch: &Batch,
     capacity: &Capacity,
-    embedding: &Embedding,
+    embed: impl FnOnce(&[TokenId], &Device) -> Result<Tensor<2>, String>,
     devices: impl Iterator<Item = &'a Device>,
 ) -> Result<Step, ForwardError> {
     let rejected = |reason| ForwardError::Rejected { tokens: batch.tokens.len(), reason };
     let spans = checked_spans(batch, capacity).map_err(rejected)?;
-    let rows = embedding.rows(&batch.tokens).map_err(rejected)?;
     let devices: Vec<&Device> = devices.collect();
     let (Some(first), Some(last)) = (devices.first(), devices.last()) else {
         return Err(rejected("the network has no device".into()));
     };
-    let tokens = batch.tokens.len();
-    let hidden = rows.len() / tokens;
+    let embedded = embed(&batch.tokens, first).map_err(rejected)?;
     let wanted: Vec<u32> = batch.rows.iter().map(|row| row.token).collect();
     let stage = |device: &&Device| StepTensors {
         slots: indices(&batch.slots, device),
@@ -56,13 +53,14 @@ pub(crate) fn upload<'a>(
         ),
     };
     Ok(Step {
-        embedded: Tensor::from_data(TensorData::new(rows, [tokens, hidden]), *first),
+        embedded,
         stages: devices.iter().map(stage).collect(),
         rows: (!wanted.is_empty()).then(|| indices(&wanted, last)),
     })
 }
 
-fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
+/// Indices as devices have them. `[values]`
+pub(crate) fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
     // Every index is below a limit that load has checked to fit.
     let values: Vec<i32> = values.iter().map(|v| v.cast_signed()).collect();
     let count = values.len();

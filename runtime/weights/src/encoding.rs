@@ -167,6 +167,16 @@ impl Encoding {
         })
     }
 
+    /// Packs whole blocks; nothing for an encoding that is only read. Q8_0 rounds to the nearest of
+    /// 255 steps between plus and minus the largest number of a block.
+    pub(crate) fn pack(self, values: &[f32]) -> Option<Vec<u8>> {
+        match self {
+            Self::F32 => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            Self::Q8_0 => Some(values.chunks(self.block_values()).flat_map(pack_q8_0).collect()),
+            _ => None,
+        }
+    }
+
     /// Unpacks whole blocks: the scalar definition of the encoding.
     ///
     /// Shapes: `bytes: [n · block_bytes]`, `out: [n · block_values]`. Computed in f32, each
@@ -235,6 +245,14 @@ fn bf16_value(block: &[u8], out: &mut [f32]) {
 }
 
 /// `d: f16, qs: [i8; 32]`; value = d · q. Source: ggml `block_q8_0`.
+fn pack_q8_0(block: &[f32]) -> Vec<u8> {
+    let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let scale = largest / 127.0;
+    let factor = if scale > 0.0 { scale.recip() } else { 0.0 };
+    let rounded = block.iter().map(|value| (value * factor).round() as i8 as u8);
+    f16::from_f32(scale).to_le_bytes().into_iter().chain(rounded).collect()
+}
+
 fn q8_0(block: &[u8], out: &mut [f32]) {
     let d = half_at(block, 0);
     for (value, &q) in out.iter_mut().zip(&block[2..]) {

@@ -2,7 +2,9 @@
 
 mod header;
 mod prepare;
+mod sink;
 mod vocabulary;
+mod write;
 
 use std::collections::HashMap;
 
@@ -10,6 +12,7 @@ use header::{Array, Header, Value};
 
 pub(crate) use header::is_gguf;
 pub use prepare::{PackRows, prepare};
+pub use write::{NewTensor, write_gguf};
 
 use crate::archive::{Container, Opened};
 use crate::hyper;

@@ -9,7 +9,7 @@
 //! What the room hides: how each container spells a tensor, which order its dimensions come in,
 //! which pairs its rotary embedding turns, and which of its claims are known to be wrong.
 //! It also writes: [`prepare`] rewrites a GGUF file so that its matrices lie as the kernels for the
-//! CPU read them.
+//! CPU read them, and [`write_gguf`] makes a file of a model that was trained here.
 //!
 //! What it states once for the whole house: the byte layout of every [`Encoding`], with the
 //! scalar unpack that defines it.
@@ -33,7 +33,7 @@ mod vocabulary;
 pub use archive::{Archive, Container, RawTensor, TensorLayout, TensorSummary};
 pub use encoding::Encoding;
 pub use error::WeightsError;
-pub use gguf::{PackRows, prepare};
+pub use gguf::{NewTensor, PackRows, prepare, write_gguf};
 pub use hyper::{Hyper, RopePairing};
 pub use names::{Part, TensorName};
 pub use open::{gguf_vocabulary, open, open_embedded, safetensors_contents};

@@ -17,6 +17,17 @@ pub enum TokenKind {
     Byte,
 }
 
+impl TokenKind {
+    /// In the order of GGUF's numbers, which begin with one.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Normal, Self::Unknown, Self::Control, Self::UserDefined, Self::Unused, Self::Byte];
+
+    /// The number that stands for it in a GGUF file.
+    pub(crate) const fn number(self) -> i32 {
+        self as i32 + 1
+    }
+}
+
 /// The vocabulary as the file states it. `tokens`, `kinds` and, unless empty, `scores` have one
 /// entry for each token id; every id named here is one of them.
 #[derive(Debug, Clone, PartialEq)]

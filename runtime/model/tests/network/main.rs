@@ -6,11 +6,12 @@
 mod made;
 mod plain;
 
+use burn::tensor::{Tensor, TensorData};
 use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want};
 use fused_ops::{BackendChoice, OpenDevice, open};
-use model::{CacheLimits, KvEncoding, LoadError, Network, Placement};
+use model::{CacheLimits, KvEncoding, Learner, LoadError, Network, Placement, PlainWeights};
 use protocol::TokenId;
-use weights::{Archive as _, RopePairing};
+use weights::{Archive as _, Part, RopePairing, TensorName};
 
 use crate::made::{Made, hyper, variants};
 use crate::plain::Plain;
@@ -113,6 +114,75 @@ fn mixed_steps_give_each_sequence_what_the_definition_gives_it_alone() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The same weights as tensors that may learn.
+fn weights_of(made: &Made, device: &OpenDevice) -> PlainWeights {
+    let hyper = made.hyper();
+    let layers = u16::try_from(hyper.layers).unwrap();
+    let blocks = (0..layers)
+        .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
+    let mut weights = PlainWeights::default();
+    for name in blocks.chain([TensorName::Embedding, TensorName::OutputNorm, TensorName::Output]) {
+        let values: Vec<f32> = made.numbers(name).into_iter().map(|value| value as f32).collect();
+        let data = TensorData::new(values, hyper.shape_of(name));
+        if hyper.shape_of(name).len() == 1 {
+            weights.gains.insert(name, Tensor::from_data(data, &device.device));
+        } else {
+            weights.matrices.insert(name, Tensor::from_data(data, &device.device));
+        }
+    }
+    weights
+}
+
+#[test]
+fn weights_that_learn_give_what_the_definition_gives_and_beginnings_may_be_shared() {
+    for made in &variants() {
+        let tokens: Vec<u32> = (0..17).map(|i| (i * 7 + 13) % 50).collect();
+        // Eight tokens, and behind them two ends of nine and of three.
+        let ends = [tokens[8..].to_vec(), vec![1, 2, 3]];
+        let mut batch = Batch::default();
+        let mut span = |tokens: &[u32], before: &[u32]| {
+            let start = batch.tokens.len() as u32;
+            let slots: Vec<u32> = (start..start + tokens.len() as u32).collect();
+            let context = (before.len() + tokens.len()) as u32;
+            batch.spans.push(Span {
+                query_start: start,
+                query_tokens: tokens.len() as u32,
+                context_tokens: context,
+                first_page: batch.pages.len() as u32,
+            });
+            batch.tokens.extend(tokens.iter().map(|token| TokenId(*token)));
+            batch.positions.extend(before.len() as u32..context);
+            batch.rows.extend(slots.iter().map(|slot| Row { token: *slot, want: Want::Logits }));
+            batch.slots.extend(&slots);
+            batch.pages.extend(before.iter().chain(&slots));
+            slots
+        };
+        let shared = span(&tokens[..8], &[]);
+        ends.iter().for_each(|end| {
+            span(end, &shared);
+        });
+        let whole = |end: &[u32]| Plain::logits(made, &[&tokens[..8], end].concat());
+        let mut expected = whole(&[]);
+        for end in &ends {
+            expected.extend(whole(end).split_off(8));
+        }
+        for device in devices() {
+            let weights = weights_of(made, &device);
+            let learner = Learner::new(made.hyper(), &weights, &device, 64).unwrap();
+            let logits = learner.logits(&batch).unwrap();
+            let width = logits.dims()[1];
+            let logits = logits.into_data().try_into_vec::<f32>().unwrap();
+            assert_eq!(logits.len(), expected.len() * width);
+            for (at, (found, expected)) in logits.chunks_exact(width).zip(&expected).enumerate() {
+                assert_near(found, expected, &format!("{} row {at}", device.name));
+            }
+            let mut moved = batch.clone();
+            moved.slots.swap(0, 1);
+            assert!(learner.logits(&moved).unwrap_err().contains("slots"));
         }
     }
 }

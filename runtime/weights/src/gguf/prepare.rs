@@ -4,12 +4,11 @@
 //! the order of computation, as they are read first. The types of panels are no types of the
 //! format, so that other readers refuse the file.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::header::{self, ALIGNMENT, ALIGNMENT_MAX, Header, MAGIC, PANELS, PANELS_TYPE};
 use super::header::{Kind, PANELS_VERSION, Value, is_gguf};
+use super::sink::Sink;
 use crate::archive::Container;
 use crate::mapped::Mapped;
 use crate::safetensors::is_safetensors;
@@ -50,13 +49,13 @@ pub fn prepare(
     refuse_prepared(&file, &header)?;
     let lines = plan(&file, &header)?;
     let mut sink = Sink::create(output)?;
-    sink.header(&file, &header, &lines)?;
+    write_header(&mut sink, &file, &header, &lines)?;
     let total = lines.last().map_or(0, |line| line.offset + line.bytes).max(1);
     let begin = sink.at;
     for line in &lines {
         // To flush is left when all is written.
         let mut done = |at: u64| progress((0.99 * (at - begin) as f64 / total as f64) as f32);
-        sink.tensor(&file, line, pack, &mut done)?;
+        write_tensor(&mut sink, &file, line, pack, &mut done)?;
         file.release(line.place.range.clone());
     }
     let bytes = sink.at;
@@ -159,164 +158,67 @@ fn order(name: &str) -> (u8, u16, u8) {
     }
 }
 
-/// The new file while it is written, under a name of its own; it is removed unless published.
-struct Sink {
-    writer: BufWriter<File>,
-    unfinished: Unfinished,
-    at: u64,
-}
-
-impl Sink {
-    fn create(output: &Path) -> Result<Self, WeightsError> {
-        let refused = |source| failed(output, source);
-        let Some(name) = output.file_name() else {
-            return Err(refused(io::Error::new(io::ErrorKind::InvalidInput, "it names no file")));
+fn write_header(
+    sink: &mut Sink,
+    file: &Mapped,
+    header: &Header<'_>,
+    lines: &[Line<'_>],
+) -> Result<(), WeightsError> {
+    let own = [ALIGNMENT, PANELS, SOURCE];
+    let kept = || header.pairs.iter().filter(|(key, _)| !own.contains(key));
+    sink.write(MAGIC)?;
+    sink.write(&3_u32.to_le_bytes())?;
+    sink.write(&(lines.len() as u64).to_le_bytes())?;
+    sink.write(&((kept().count() + own.len()) as u64).to_le_bytes())?;
+    for (_, range) in kept() {
+        sink.write(&file.bytes[range.clone()])?;
+    }
+    sink.key(ALIGNMENT, Kind::U32)?;
+    sink.write(&(ALIGNMENT_BYTES as u32).to_le_bytes())?;
+    sink.key(PANELS, Kind::U32)?;
+    sink.write(&PANELS_VERSION.to_le_bytes())?;
+    sink.key(SOURCE, Kind::Text)?;
+    sink.text(&file.path.file_name().unwrap_or_default().to_string_lossy())?;
+    for line in lines {
+        let own = line.place.encoding.gguf();
+        let number = match line.layout {
+            TensorLayout::Rows => own,
+            TensorLayout::Panels => PANELS_TYPE + own,
         };
-        let mut own = std::ffi::OsString::from(".");
-        own.push(name);
-        own.push(format!(".{}.part", std::process::id()));
-        let temporary = output.with_file_name(own);
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-            .map_err(|source| failed(&temporary, source))?;
-        let unfinished = Unfinished { temporary, output: output.to_owned() };
-        Ok(Self { writer: BufWriter::new(file), unfinished, at: 0 })
+        sink.entry(line.name, &line.place.shape, number, line.offset)?;
     }
+    sink.pad(ALIGNMENT_BYTES)
+}
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), WeightsError> {
-        self.writer.write_all(bytes).map_err(|source| failed(&self.unfinished.output, source))?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn text(&mut self, text: &str) -> Result<(), WeightsError> {
-        self.write(&(text.len() as u64).to_le_bytes())?;
-        self.write(text.as_bytes())
-    }
-
-    fn key(&mut self, key: &str, kind: Kind) -> Result<(), WeightsError> {
-        self.text(key)?;
-        self.write(&(kind as u32).to_le_bytes())
-    }
-
-    fn pad(&mut self) -> Result<(), WeightsError> {
-        let gap = self.at.next_multiple_of(ALIGNMENT_BYTES) - self.at;
-        self.write(&[0; ALIGNMENT_BYTES as usize][..gap as usize])
-    }
-
-    fn header(
-        &mut self,
-        file: &Mapped,
-        header: &Header<'_>,
-        lines: &[Line<'_>],
-    ) -> Result<(), WeightsError> {
-        let own = [ALIGNMENT, PANELS, SOURCE];
-        let kept = || header.pairs.iter().filter(|(key, _)| !own.contains(key));
-        self.write(MAGIC)?;
-        self.write(&3_u32.to_le_bytes())?;
-        self.write(&(lines.len() as u64).to_le_bytes())?;
-        self.write(&((kept().count() + own.len()) as u64).to_le_bytes())?;
-        for (_, range) in kept() {
-            self.write(&file.bytes[range.clone()])?;
-        }
-        self.key(ALIGNMENT, Kind::U32)?;
-        self.write(&(ALIGNMENT_BYTES as u32).to_le_bytes())?;
-        self.key(PANELS, Kind::U32)?;
-        self.write(&PANELS_VERSION.to_le_bytes())?;
-        self.key(SOURCE, Kind::Text)?;
-        self.text(&file.path.file_name().unwrap_or_default().to_string_lossy())?;
-        for line in lines {
-            self.text(line.name)?;
-            self.write(&(line.place.shape.len() as u32).to_le_bytes())?;
-            // The format states columns first.
-            for dimension in line.place.shape.iter().rev() {
-                self.write(&(*dimension as u64).to_le_bytes())?;
-            }
-            let own = line.place.encoding.gguf();
-            let number = match line.layout {
-                TensorLayout::Rows => own,
-                TensorLayout::Panels => PANELS_TYPE + own,
-            };
-            self.write(&number.to_le_bytes())?;
-            self.write(&line.offset.to_le_bytes())?;
-        }
-        self.pad()
-    }
-
-    fn tensor(
-        &mut self,
-        file: &Mapped,
-        line: &Line<'_>,
-        pack: PackRows,
-        done: &mut dyn FnMut(u64),
-    ) -> Result<(), WeightsError> {
-        let Line { place, .. } = line;
-        let bytes = &file.bytes[place.range.clone()];
-        match (line.layout, &place.shape[..]) {
-            (TensorLayout::Panels, &[rows, cols]) => {
-                let row_bytes = bytes.len() / rows;
-                // At most the tensor's own panels, which were counted.
-                let panel = row_bytes * PANEL_ROWS;
-                let group = (GROUP_BYTES / panel).max(1) * panel;
-                let mut panels = vec![0; group.min(line.bytes as usize)];
-                for rows in bytes.chunks(group) {
-                    let panels = &mut panels[..rows.len().next_multiple_of(panel)];
-                    pack(place.encoding, cols, rows, panels);
-                    self.write(panels)?;
-                    done(self.at);
-                }
-            }
-            _ => {
-                for bytes in bytes.chunks(GROUP_BYTES) {
-                    self.write(bytes)?;
-                    done(self.at);
-                }
+fn write_tensor(
+    sink: &mut Sink,
+    file: &Mapped,
+    line: &Line<'_>,
+    pack: PackRows,
+    done: &mut dyn FnMut(u64),
+) -> Result<(), WeightsError> {
+    let Line { place, .. } = line;
+    let bytes = &file.bytes[place.range.clone()];
+    match (line.layout, &place.shape[..]) {
+        (TensorLayout::Panels, &[rows, cols]) => {
+            let row_bytes = bytes.len() / rows;
+            // At most the tensor's own panels, which were counted.
+            let panel = row_bytes * PANEL_ROWS;
+            let group = (GROUP_BYTES / panel).max(1) * panel;
+            let mut panels = vec![0; group.min(line.bytes as usize)];
+            for rows in bytes.chunks(group) {
+                let panels = &mut panels[..rows.len().next_multiple_of(panel)];
+                pack(place.encoding, cols, rows, panels);
+                sink.write(panels)?;
+                done(sink.at);
             }
         }
-        self.pad()
-    }
-
-    /// Puts everything on the disk.
-    fn flush(self) -> Result<Unfinished, WeightsError> {
-        let Self { writer, unfinished, .. } = self;
-        let flushed = writer.into_inner().map_err(io::IntoInnerError::into_error);
-        flushed
-            .and_then(|file| file.sync_all())
-            .map_err(|source| failed(&unfinished.output, source))?;
-        Ok(unfinished)
-    }
-}
-
-fn failed(path: &Path, source: io::Error) -> WeightsError {
-    WeightsError::Io { path: path.to_owned(), doing: "write", source }
-}
-
-/// A file that nobody sees yet.
-struct Unfinished {
-    temporary: PathBuf,
-    output: PathBuf,
-}
-
-impl Unfinished {
-    /// Gives it the name that was asked for, for good.
-    fn publish(self) -> Result<(), WeightsError> {
-        let refused = |source| failed(&self.output, source);
-        fs::rename(&self.temporary, &self.output).map_err(refused)?;
-        #[cfg(unix)]
-        {
-            let folder = self.output.parent().filter(|folder| *folder != Path::new(""));
-            let folder = File::open(folder.unwrap_or_else(|| Path::new("."))).map_err(refused)?;
-            folder.sync_all().map_err(refused)?;
+        _ => {
+            for bytes in bytes.chunks(GROUP_BYTES) {
+                sink.write(bytes)?;
+                done(sink.at);
+            }
         }
-        Ok(())
     }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // After publishing it is not there; else nothing is left to tell the error to.
-        let _gone = fs::remove_file(&self.temporary);
-    }
+    sink.pad(ALIGNMENT_BYTES)
 }

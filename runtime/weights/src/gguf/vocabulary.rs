@@ -5,10 +5,10 @@ use super::header::{Array, Kind};
 use crate::hyper::VOCABULARY_MAX;
 use crate::{TokenKind, Vocabulary, WeightsError};
 
-const MODEL: &str = "tokenizer.ggml.model";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const SCORES: &str = "tokenizer.ggml.scores";
-const KINDS: &str = "tokenizer.ggml.token_type";
+pub(super) const MODEL: &str = "tokenizer.ggml.model";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const KINDS: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 /// Merges of a byte-pair vocabulary; there are about two for each token.
 const MERGES_MAX: u64 = 4 * VOCABULARY_MAX;
@@ -89,15 +89,8 @@ fn kinds(keys: &Keys<'_>, count: usize) -> Result<Vec<TokenKind>, WeightsError> 
     let words = array.words(Kind::I32).ok_or_else(wrong)?;
     words
         .map(|word| {
-            Ok(match i32::from_le_bytes(word) {
-                1 => TokenKind::Normal,
-                2 => TokenKind::Unknown,
-                3 => TokenKind::Control,
-                4 => TokenKind::UserDefined,
-                5 => TokenKind::Unused,
-                6 => TokenKind::Byte,
-                _ => return Err(wrong()),
-            })
+            let number = i32::from_le_bytes(word);
+            TokenKind::ALL.into_iter().find(|kind| kind.number() == number).ok_or_else(wrong)
         })
         .collect()
 }

@@ -1,0 +1,152 @@
+//! A model on disk: Mistral's own layout, and beside it what training needs to go on.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use burn::optim::ModuleOptimizer;
+use burn::tensor::Device;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use weights::{Container, Hyper, TensorName, Vocabulary};
+
+use crate::parameters::Parameters;
+use crate::training::{Progress, Recipe};
+use crate::vocabulary;
+
+const WEIGHTS: &str = "consolidated.safetensors";
+const VOCABULARY: &str = "vocabulary.json";
+const OPTIMIZER: &str = "optimizer.bpk";
+const STATE: &str = "training.json";
+
+/// Where training stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) recipe: Recipe,
+    /// What each step came to.
+    pub(crate) steps: Vec<Progress>,
+}
+
+/// A folder of one run.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    /// Everything that does not change while it learns.
+    pub(crate) fn begin(&self, hyper: &Hyper, vocabulary: &Vocabulary) -> Result<()> {
+        fs::create_dir_all(&self.0).with_context(|| format!("{}", self.0.display()))?;
+        self.write(VOCABULARY, &serde_json::to_vec(&vocabulary.tokens)?)?;
+        self.write("tokenizer.json", vocabulary::tokenizer_json(vocabulary).as_bytes())?;
+        self.write("params.json", format!("{:#}\n", params(hyper)).as_bytes())
+    }
+
+    /// The vocabulary that it was begun with.
+    pub(crate) fn vocabulary(&self) -> Result<Vocabulary> {
+        let tokens: Vec<String> = serde_json::from_slice(&self.read(VOCABULARY)?)?;
+        Ok(vocabulary::of_tokens(tokens))
+    }
+
+    /// Where training stands.
+    pub(crate) fn state(&self) -> Result<State> {
+        serde_json::from_slice(&self.read(STATE)?).context(STATE)
+    }
+
+    /// A file of the folder.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.0.join(name);
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The weights, and what the optimizer knows of them.
+    pub(crate) fn save(
+        &self,
+        hyper: &Hyper,
+        parameters: &Parameters,
+        optimizer: &ModuleOptimizer,
+        state: &State,
+    ) -> Result<()> {
+        let bytes = optimizer.into_bytes().context("the optimizer's state")?;
+        self.write(OPTIMIZER, &bytes)?;
+        let values = parameters.values(hyper)?;
+        let packed: Vec<(TensorName, Vec<u8>)> = values
+            .into_iter()
+            .map(|(name, values)| {
+                (name, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            })
+            .collect();
+        let views = packed
+            .iter()
+            .map(|(name, bytes)| {
+                let view = TensorView::new(Dtype::F32, hyper.shape_of(*name), bytes)?;
+                Ok((name.spelled(Container::Mistral), view))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let part = self.0.join(format!("{WEIGHTS}.part"));
+        serialize_to_file(views, None, &part)?;
+        fs::rename(&part, self.0.join(WEIGHTS))?;
+        // Written last: what it counts is there.
+        self.write(STATE, &serde_json::to_vec(state)?)
+    }
+
+    /// What was saved last; nothing where nothing was.
+    pub(crate) fn resume(
+        &self,
+        hyper: &Hyper,
+        optimizer: impl FnOnce(&Parameters) -> ModuleOptimizer,
+        device: &Device,
+    ) -> Result<Option<(Parameters, ModuleOptimizer, State)>> {
+        if !self.0.join(STATE).exists() {
+            return Ok(None);
+        }
+        let state = self.state()?;
+        let parameters = Parameters::from_values(hyper, &mut self.values(hyper)?, device)?;
+        let optimizer =
+            optimizer(&parameters).load(self.0.join(OPTIMIZER)).context("the optimizer's state")?;
+        Ok(Some((parameters, optimizer, state)))
+    }
+
+    /// The weights that were saved last.
+    pub(crate) fn values(&self, hyper: &Hyper) -> Result<HashMap<TensorName, Vec<f32>>> {
+        let archive = weights::open(&self.0)?;
+        let (matrices, gains) = crate::parameters::names(hyper);
+        let names = std::iter::once(TensorName::Embedding).chain(matrices).chain(gains);
+        names
+            .map(|name| {
+                let raw = archive.tensor(name)?;
+                let mut values = vec![0.0; raw.shape.iter().product()];
+                raw.encoding.unpack(&raw.bytes, &mut values)?;
+                Ok((name, values))
+            })
+            .collect()
+    }
+
+    /// Writes a file under its name once it is whole.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let part = self.0.join(format!("{name}.part"));
+        fs::write(&part, bytes).with_context(|| format!("{}", part.display()))?;
+        fs::rename(&part, self.0.join(name))?;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+fn params(hyper: &Hyper) -> serde_json::Value {
+    json!({
+        "dim": hyper.hidden,
+        "n_layers": hyper.layers,
+        "head_dim": hyper.head_dim,
+        "hidden_dim": hyper.feed_forward,
+        "n_heads": hyper.heads,
+        "n_kv_heads": hyper.kv_heads,
+        "norm_eps": hyper.rms_epsilon,
+        "vocab_size": hyper.vocabulary,
+        "rope_theta": hyper.rope_theta,
+        "max_seq_len": hyper.context_tokens_max,
+        "tied_embeddings": hyper.tied_embeddings,
+    })
+}

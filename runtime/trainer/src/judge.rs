@@ -1,0 +1,321 @@
+//! Held-out tests: the shipped file in the serving engine, on lessons that training never saw.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use engine::{EngineLimits, EngineService, Serving};
+use model::{BackendChoice, CacheLimits, KvEncoding, Network, Placement, open_device};
+use protocol::{Event, Input, Message, ModelCard, Request, Service};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use text::Codec;
+
+use crate::checkpoint::Folder;
+use crate::dice::Dice;
+use crate::lessons::{Answer, Call, Lesson, Share, Shares, Sort, Teacher};
+use crate::training::{self, Recipe};
+
+/// The file of the scores, beside the training.
+pub(crate) const SCORES: &str = "scores.json";
+
+/// What a set of tests is about.
+struct Set {
+    name: &'static str,
+    shares: Shares,
+    sort: Sort,
+}
+
+const TAUGHT: Shares = Shares::TAUGHT;
+const NEW_WORDINGS: Shares = Shares { wordings: Share::Held, ..TAUGHT };
+const NEW_NOUNS: Shares = Shares { nouns: Share::Held, ..TAUGHT };
+const NEW_TOOLS: Shares = Shares { tools: Share::Held, ..TAUGHT };
+const NEW: Shares = Shares { wordings: Share::Held, nouns: Share::Held, tools: Share::Held };
+
+const SETS: [Set; 12] = [
+    Set { name: "new wordings", shares: NEW_WORDINGS, sort: Sort::One },
+    Set { name: "new nouns", shares: NEW_NOUNS, sort: Sort::One },
+    Set { name: "new tools", shares: NEW_TOOLS, sort: Sort::One },
+    Set { name: "everything new", shares: NEW, sort: Sort::One },
+    Set { name: "several commands, new nouns", shares: NEW_NOUNS, sort: Sort::Several },
+    Set { name: "several commands, new tools", shares: NEW_TOOLS, sort: Sort::Several },
+    Set { name: "missing slot, new wordings", shares: NEW_WORDINGS, sort: Sort::Lack },
+    Set { name: "missing slot, new tools", shares: NEW_TOOLS, sort: Sort::Lack },
+    Set { name: "slot supplied, new nouns", shares: NEW_NOUNS, sort: Sort::Supplied },
+    Set { name: "no tool for it, new wordings", shares: NEW_WORDINGS, sort: Sort::NoTool },
+    Set { name: "nothing for devices, new wordings", shares: NEW_WORDINGS, sort: Sort::OffTopic },
+    Set { name: "report, new nouns", shares: NEW_NOUNS, sort: Sort::Report },
+];
+
+/// The share of right answers in a set, for each language.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Score {
+    pub(crate) set: String,
+    /// Answers that grammars keep in shape, as the daemon gives them: right and asked, by language.
+    pub(crate) kept: BTreeMap<String, (usize, usize)>,
+    /// Answers without any rule.
+    pub(crate) free: BTreeMap<String, (usize, usize)>,
+    /// Of the calls in answers with rules, those that their schemas take, and all.
+    pub(crate) valid: (usize, usize),
+}
+
+/// All scores of one file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Scores {
+    pub(crate) seed: u64,
+    pub(crate) sets: Vec<Score>,
+    /// Requests of a minute, one after the other, of the first set.
+    pub(crate) commands_a_minute: f64,
+}
+
+/// Asks the model of a file `cases` lessons of each set and language, and keeps the scores.
+pub(crate) fn judge(folder: &Folder, file: &Path, cases: usize, seed: u64) -> Result<()> {
+    let teacher = Teacher::new()?;
+    let taught = taught(&teacher, &folder.state()?.recipe);
+    let scores = scores(file, &teacher, &taught, cases, seed)?;
+    folder.write(SCORES, &serde_json::to_vec_pretty(&scores)?)
+}
+
+/// Every first sentence that a run has taught.
+fn taught(teacher: &Teacher, recipe: &Recipe) -> HashSet<String> {
+    let steps = 0..recipe.steps;
+    let lessons =
+        steps.flat_map(|step| training::boxes(teacher, recipe, step).into_iter().flatten());
+    lessons.filter_map(|lesson| sentence(&lesson).map(str::to_owned)).collect()
+}
+
+/// What the user says first.
+fn sentence(lesson: &Lesson) -> Option<&str> {
+    lesson.messages.iter().find_map(|message| match message {
+        Message::User { content } => content.first().map(String::as_str),
+        _ => None,
+    })
+}
+
+fn scores(
+    file: &Path,
+    teacher: &Teacher,
+    taught: &HashSet<String>,
+    cases: usize,
+    seed: u64,
+) -> Result<Scores> {
+    let bench = Bench::open(file)?;
+    let mut dice = Dice::new(seed);
+    let mut sets = Vec::new();
+    let mut commands_a_minute = 0.0;
+    for set in &SETS {
+        let mut score = Score {
+            set: set.name.into(),
+            kept: BTreeMap::new(),
+            free: BTreeMap::new(),
+            valid: (0, 0),
+        };
+        let start = Instant::now();
+        for (at, language) in teacher.languages.iter().enumerate() {
+            let lessons = draw(teacher, set, at, cases, &mut dice);
+            for said in lessons.iter().filter_map(sentence) {
+                ensure!(!taught.contains(said), "a sentence of the tests was taught: {said}");
+            }
+            let kept = bench.ask(&lessons, true)?;
+            let free = bench.ask(&lessons, false)?;
+            let right = |answers: &[Answer]| {
+                let pairs = lessons.iter().zip(answers);
+                (pairs.filter(|(lesson, answer)| is_right(lesson, answer)).count(), lessons.len())
+            };
+            score.kept.insert(language.code.clone(), right(&kept));
+            score.free.insert(language.code.clone(), right(&free));
+            for (lesson, answer) in lessons.iter().zip(&kept) {
+                let Answer::Calls(calls) = answer else { continue };
+                let valid = calls.iter().filter(|call| is_valid(lesson, call)).count();
+                score.valid = (score.valid.0 + valid, score.valid.1 + calls.len());
+            }
+        }
+        if sets.is_empty() {
+            let lessons = draw(teacher, set, 0, cases, &mut dice);
+            let start = Instant::now();
+            for lesson in &lessons {
+                bench.ask(std::slice::from_ref(lesson), true)?;
+            }
+            commands_a_minute = 60.0 * lessons.len() as f64 / start.elapsed().as_secs_f64();
+        }
+        println!("{:<36} {:>5.1} s  {}", set.name, start.elapsed().as_secs_f64(), line(&score));
+        sets.push(score);
+    }
+    bench.service.shutdown(std::time::Duration::ZERO);
+    Ok(Scores { seed, sets, commands_a_minute })
+}
+
+/// With rules and without, in per cent of all languages, and how many calls were valid.
+fn line(score: &Score) -> String {
+    let (valid, calls) = score.valid;
+    format!(
+        "{:.1} %, free {:.1} %, valid {valid} of {calls}",
+        share(&score.kept),
+        share(&score.free)
+    )
+}
+
+/// In per cent.
+pub(crate) fn share(by_language: &BTreeMap<String, (usize, usize)>) -> f64 {
+    let (right, asked) = by_language.values().fold((0, 0), |(a, b), (c, d)| (a + c, b + d));
+    100.0 * right as f64 / asked.max(1) as f64
+}
+
+fn draw(
+    teacher: &Teacher,
+    set: &Set,
+    language: usize,
+    cases: usize,
+    dice: &mut Dice,
+) -> Vec<Lesson> {
+    let mut lessons = Vec::new();
+    // A box whose tools do not allow the sort gives none.
+    while lessons.len() < cases {
+        let group = teacher.group(2, set.shares, Some(set.sort), Some(language), dice);
+        lessons.extend(group.into_iter().filter(|lesson| lesson.sort == set.sort));
+    }
+    lessons.truncate(cases);
+    lessons
+}
+
+fn is_right(lesson: &Lesson, answer: &Answer) -> bool {
+    match (&lesson.answer, answer) {
+        (Answer::Calls(wanted), Answer::Calls(got)) => {
+            wanted.len() == got.len()
+                && wanted.iter().zip(got).all(|(wanted, got)| is_same(wanted, got))
+        }
+        // A question is a question, however it is put.
+        (Answer::Text(_), Answer::Text(got)) if lesson.sort == Sort::Lack => got.ends_with('?'),
+        (Answer::Text(wanted), Answer::Text(got)) => wanted == got,
+        _ => false,
+    }
+}
+
+/// The same function with the same arguments, in any order; `21` is `21.0`.
+fn is_same(wanted: &Call, got: &Call) -> bool {
+    let same = |wanted: &Value, got: &Value| match (wanted.as_f64(), got.as_f64()) {
+        (Some(wanted), Some(got)) => wanted == got,
+        _ => wanted == got,
+    };
+    wanted.name == got.name
+        && wanted.arguments.len() == got.arguments.len()
+        && wanted
+            .arguments
+            .iter()
+            .all(|(name, value)| got.arguments.get(name).is_some_and(|other| same(value, other)))
+}
+
+/// Whether a call keeps to the schema of its function, by the rules that lessons use.
+fn is_valid(lesson: &Lesson, call: &Call) -> bool {
+    let Some(tool) = lesson.tools.iter().find(|tool| tool.name == call.name) else { return false };
+    let empty = Map::new();
+    let properties = tool.parameters["properties"].as_object().unwrap_or(&empty);
+    let required = tool.parameters["required"].as_array().into_iter().flatten();
+    let has_all = required.filter_map(Value::as_str).all(|name| call.arguments.contains_key(name));
+    let fits = |(name, value): (&String, &Value)| {
+        let Some(schema) = properties.get(name) else { return false };
+        let right_type = match schema["type"].as_str() {
+            Some("string") => value.is_string(),
+            Some("boolean") => value.is_boolean(),
+            Some("integer") => value.is_i64() || value.is_u64(),
+            Some("number") => value.is_number(),
+            _ => false,
+        };
+        right_type
+            && schema.get("enum").and_then(Value::as_array).is_none_or(|of| of.contains(value))
+    };
+    has_all && call.arguments.iter().all(fits)
+}
+
+/// A file in the engine.
+struct Bench {
+    service: EngineService,
+    codec: Codec,
+}
+
+impl Bench {
+    fn open(file: &Path) -> Result<Self> {
+        let archive = weights::open(file)?;
+        let vocabulary = archive.vocabulary().context("the file has no vocabulary")?;
+        let codec = crate::learn::codec(vocabulary)?;
+        let cache = CacheLimits {
+            pages: 1024,
+            page_tokens: 16,
+            batch_tokens_max: 512,
+            encoding: KvEncoding::F16,
+        };
+        let placement = Placement::whole(open_device(BackendChoice::Flex)?);
+        let network = Network::load(archive.as_ref(), &placement, cache, &mut |_| ())?;
+        let card = ModelCard {
+            id: "judged".into(),
+            aliases: Vec::new(),
+            context_tokens_max: 0,
+            fill: true,
+            tools: true,
+            default_temperature: 0.0,
+            created: 0,
+            encoding: codec.version().to_string(),
+        };
+        let serving = Serving { card, codec: codec.clone(), aliases: Vec::new() };
+        let service = EngineService::start(Box::new(network), serving, EngineLimits::default())?;
+        Ok(Self { service, codec })
+    }
+
+    /// The answers to lessons, a few at a time; `kept`: within the rules that the daemon sets.
+    fn ask(&self, lessons: &[Lesson], kept: bool) -> Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        for lessons in lessons.chunks(8) {
+            let mut replies = Vec::new();
+            for lesson in lessons {
+                let mut request = Request::new("test", Input::Chat(lesson.messages.clone()));
+                request.tools = lesson.tools.clone();
+                if !kept {
+                    let tokens = self.codec.render(&request)?.tokens;
+                    request = Request::new("test", Input::Tokens(tokens));
+                }
+                request.sampling.temperature = Some(0.0);
+                request.limits.max_tokens = Some(256);
+                replies.push(
+                    self.service.submit(request).map_err(|fault| anyhow::anyhow!("{fault}"))?,
+                );
+            }
+            for mut reply in replies {
+                let (mut text, mut calls) = (String::new(), Vec::new());
+                while let Some(event) = reply.recv() {
+                    match event {
+                        Event::Text { text: more, .. } => text += &more,
+                        Event::ToolCall(call) => {
+                            let arguments =
+                                serde_json::from_str(&call.arguments).unwrap_or_default();
+                            calls.push(Call { name: call.name, arguments });
+                        }
+                        Event::Failed(fault) => anyhow::bail!("{fault}"),
+                        _ => (),
+                    }
+                }
+                answers.push(if calls.is_empty() { plain(&text) } else { Answer::Calls(calls) });
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// An answer that was read without rules: calls are a list in JSON.
+fn plain(text: &str) -> Answer {
+    #[derive(Deserialize)]
+    struct Written {
+        name: String,
+        arguments: Map<String, Value>,
+    }
+    let text = text.trim();
+    match serde_json::from_str::<Vec<Written>>(text) {
+        Ok(calls) if text.starts_with('[') => Answer::Calls(
+            calls
+                .into_iter()
+                .map(|call| Call { name: call.name, arguments: call.arguments })
+                .collect(),
+        ),
+        _ => Answer::Text(text.into()),
+    }
+}

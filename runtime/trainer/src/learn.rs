@@ -1,0 +1,169 @@
+//! `trainer learn`: a run of training from its first step to its last, over as many sittings as it takes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use model::{BackendChoice, open_device};
+use text::{Codec, TemplateVersion, Tokenizer};
+use weights::{Hyper, RopePairing, Vocabulary};
+
+use crate::checkpoint::{Folder, State};
+use crate::dice::Dice;
+use crate::lessons::{Lesson, Share, Shares, Sort, Teacher};
+use crate::parameters::Parameters;
+use crate::training::{Recipe, Run};
+use crate::vocabulary;
+
+/// Arguments of `trainer learn`.
+#[derive(Debug, Args)]
+pub(crate) struct Learn {
+    /// Where the model is kept while it learns
+    folder: std::path::PathBuf,
+    /// Another seed gives other weights and other lessons
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Steps in all
+    #[arg(long, default_value_t = 3000)]
+    steps: usize,
+    /// Boxes of a step, each with its tools
+    #[arg(long, default_value_t = 6)]
+    boxes: usize,
+    /// Lessons of a box
+    #[arg(long, default_value_t = 8)]
+    lessons: usize,
+    /// The highest learning rate
+    #[arg(long, default_value_t = 4e-3)]
+    rate: f64,
+    /// Width of the network; a multiple of 64
+    #[arg(long, default_value_t = 192)]
+    hidden: u32,
+    /// Blocks of the network
+    #[arg(long, default_value_t = 6)]
+    layers: u32,
+    /// Tokens of the vocabulary
+    #[arg(long, default_value_t = 4096)]
+    vocabulary: usize,
+    /// Parts of a step that are computed at once
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// What computes: flex, or another backend of this build
+    #[arg(long, default_value = "flex")]
+    backend: String,
+    /// Steps between two saves
+    #[arg(long, default_value_t = 100)]
+    save: usize,
+}
+
+/// Numbers of a head.
+const HEAD: u32 = 32;
+/// The longest context it is asked in; lessons are shorter.
+const CONTEXT_TOKENS_MAX: u32 = 2048;
+
+pub(crate) fn learn(arguments: &Learn) -> Result<()> {
+    ensure!(arguments.hidden.is_multiple_of(2 * HEAD), "the width is a multiple of {}", 2 * HEAD);
+    let teacher = Teacher::new()?;
+    let vocabulary = vocabulary::learn(&teacher, arguments.vocabulary, arguments.seed)?;
+    let codec = codec(&vocabulary)?;
+    let plain_device = open_device(arguments.backend.parse::<BackendChoice>()?)?;
+    let mut device = plain_device.clone();
+    device.device = device.device.autodiff();
+    let recipe = Recipe {
+        seed: arguments.seed,
+        steps: arguments.steps,
+        groups: arguments.boxes,
+        lessons: arguments.lessons,
+        rate: arguments.rate,
+        warmup: 60,
+        cooldown: 0.4,
+        threads: arguments.threads,
+    };
+    let folder = Folder(arguments.folder.clone());
+    let hyper = shape(arguments.hidden, arguments.layers, &vocabulary);
+    let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device };
+    folder.begin(&run.hyper, &vocabulary)?;
+    train(&run, &folder, arguments.save)
+}
+
+pub(crate) fn codec(vocabulary: &Vocabulary) -> Result<Codec> {
+    let tokenizer = Arc::new(Tokenizer::from_vocabulary(vocabulary)?);
+    Ok(Codec::new(tokenizer, TemplateVersion::V3)?)
+}
+
+/// The network of a width and so many blocks.
+pub(crate) fn shape(hidden: u32, layers: u32, vocabulary: &Vocabulary) -> Hyper {
+    Hyper {
+        name: Some("zonda".into()),
+        license: Some("MIT OR Apache-2.0".into()),
+        vocabulary: vocabulary.tokens.len() as u32,
+        hidden,
+        feed_forward: hidden * 8 / 3,
+        layers,
+        heads: hidden / HEAD,
+        kv_heads: hidden / HEAD / 2,
+        head_dim: HEAD,
+        context_tokens_max: CONTEXT_TOKENS_MAX,
+        rope_theta: 10_000.0,
+        rms_epsilon: 1e-5,
+        sliding_window: None,
+        tied_embeddings: true,
+        pairing: RopePairing::Adjacent,
+    }
+}
+
+fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
+    let device = &run.device.device;
+    let resumed = folder.resume(&run.hyper, |parameters| run.optimizer(parameters), device)?;
+    let (mut parameters, mut optimizer, mut state) = match resumed {
+        Some(resumed) => resumed,
+        None => {
+            let parameters = Parameters::random(&run.hyper, run.recipe.seed, device);
+            let optimizer = run.optimizer(&parameters);
+            (parameters, optimizer, State { recipe: run.recipe.clone(), steps: Vec::new() })
+        }
+    };
+    state.recipe = run.recipe.clone();
+    let tests = tests(run.teacher);
+    let start = Instant::now();
+    let first = state.steps.len();
+    for step in first..run.recipe.steps {
+        let progress;
+        (parameters, progress) = run.step(step, parameters, &mut optimizer)?;
+        let mean = start.elapsed().as_secs_f64() / (step + 1 - first) as f64;
+        let left = mean * (run.recipe.steps - step - 1) as f64 / 60.0;
+        println!(
+            "step {} of {}: loss {:.4}, {:.0} tokens/s, {left:.0} min left",
+            step + 1,
+            run.recipe.steps,
+            progress.loss,
+            progress.tokens as f64 / progress.seconds
+        );
+        state.steps.push(progress);
+        if (step + 1) % save == 0 || step + 1 == run.recipe.steps {
+            folder.save(&run.hyper, &parameters, &optimizer, &state)?;
+            for (name, lessons) in &tests {
+                let exact = run.exact(&parameters, lessons)?;
+                let right = exact.iter().filter(|right| **right).count();
+                println!("  {name}: {right} of {} as wanted", exact.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A few lessons to watch it by; the real tests are `trainer judge`'s.
+fn tests(teacher: &Teacher) -> Vec<(&'static str, Vec<Vec<Lesson>>)> {
+    let taught = Shares::TAUGHT;
+    let sets = [
+        ("new wordings", Shares { wordings: Share::Held, ..taught }),
+        ("new nouns", Shares { nouns: Share::Held, ..taught }),
+        ("new tools", Shares { tools: Share::Held, ..taught }),
+    ];
+    let draw = |(name, shares)| {
+        let mut dice = Dice::new(99);
+        let mut group = || teacher.group(4, shares, Some(Sort::One), None, &mut dice);
+        (name, (0..24).map(|_| group()).collect())
+    };
+    sets.map(draw).into_iter().collect()
+}

@@ -1,0 +1,334 @@
+//! The tools that a box offers, in many spellings.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use protocol::ToolSpec;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::intents::{INTENTS, Intent, Slot};
+use super::phrase::Slots;
+use super::{Call, Share, Shares};
+use crate::dice::Dice;
+
+/// What `tools.toml` holds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Catalogue {
+    prefixes: Vec<String>,
+    held_prefixes: Vec<String>,
+    pub(super) systems: Vec<String>,
+    parameters: BTreeMap<String, Spellings>,
+    kinds: BTreeMap<String, Kind>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spellings {
+    names: Vec<String>,
+    #[serde(default)]
+    descriptions: Vec<String>,
+    held: Option<Box<Self>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kind {
+    names: Vec<String>,
+    descriptions: Vec<String>,
+    thing: Option<Spellings>,
+    number: Option<Spellings>,
+    choice: Option<Choice>,
+    yes: Option<Spellings>,
+    split: Option<Split>,
+    held: Spellings,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Choice {
+    names: Vec<String>,
+    values: Vec<[String; 2]>,
+    held: Option<Box<Self>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Split {
+    names: Vec<[String; 2]>,
+    descriptions: Vec<[String; 2]>,
+    held: Option<Box<Self>>,
+}
+
+/// How a tool is told which of two deeds is meant.
+#[derive(Debug, Clone)]
+enum Deed {
+    /// It has one deed.
+    Only,
+    Choice {
+        name: String,
+        values: [String; 2],
+    },
+    Yes {
+        name: String,
+    },
+    /// Each deed is a function.
+    Split,
+}
+
+/// One tool as a box offers it: its functions, and how to call them.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) kind: String,
+    pub(super) specs: Vec<ToolSpec>,
+    deed: Deed,
+    /// The names of its parameters, by slot.
+    names: BTreeMap<&'static str, String>,
+    /// Its number is an integer.
+    pub(super) whole: bool,
+    /// It can be called without a room.
+    pub(super) room_optional: bool,
+    /// The rooms that it knows, if it says.
+    pub(super) rooms: Option<Vec<String>>,
+}
+
+impl Catalogue {
+    pub(crate) fn read() -> Result<Self> {
+        toml::from_str(include_str!("../../data/tools.toml")).context("data/tools.toml")
+    }
+
+    pub(super) fn kinds(&self) -> Vec<&str> {
+        self.kinds.keys().map(String::as_str).collect()
+    }
+
+    /// A tool of this kind. `rooms`: the only ones that it knows.
+    pub(super) fn offer(
+        &self,
+        kind: &str,
+        shares: Shares,
+        rooms: Option<Vec<String>>,
+        dice: &mut Dice,
+    ) -> Offer {
+        let share = shares.tools;
+        let data = &self.kinds[kind];
+        let intent = INTENTS.iter().find(|intent| intent.kind == kind).expect("an intent of it");
+        let whole = !matches!(kind, "heat_room" | "heat_thing") || dice.chance(0.3);
+        let mut names = BTreeMap::new();
+        let mut properties = Vec::new();
+        let mut put =
+            |slot: &'static str, spellings: &Spellings, schema: Value, dice: &mut Dice| {
+                let own = spellings.share(share);
+                let name = fresh(&own.names, names.values(), dice);
+                let described = dice.chance(0.4).then(|| dice.pick(&own.descriptions).clone());
+                names.insert(slot, name.clone());
+                properties.push((slot, name, described_schema(schema, described, dice)));
+            };
+        let text = || json!({"type": "string"});
+        if let Some(thing) = &data.thing {
+            put("thing", thing, text(), dice);
+        }
+        if intent.room {
+            let schema =
+                rooms.as_ref().map_or_else(text, |rooms| json!({"type": "string", "enum": rooms}));
+            put("room", &self.parameters["room"], schema, dice);
+        }
+        if let Some(number) = &data.number {
+            put("number", number, number_schema(whole, kind, dice), dice);
+        }
+        if kind == "delay" {
+            put("number", &self.parameters["minutes"], json!({"type": "integer"}), dice);
+        }
+        if intent.time {
+            put("time", &self.parameters["time"], text(), dice);
+        }
+        if intent.is_message() {
+            put("message", &self.parameters["message"], text(), dice);
+        }
+        let deed = data.deed(share, &names, dice);
+        match &deed {
+            Deed::Choice { name, values } => {
+                let schema = json!({"type": "string", "enum": values});
+                properties.push(("deed", name.clone(), schema));
+            }
+            Deed::Yes { name } => {
+                properties.push(("deed", name.clone(), json!({"type": "boolean"})));
+            }
+            Deed::Only | Deed::Split => (),
+        }
+        dice.shuffle(&mut properties);
+        let room_optional = intent.room && intent.things.is_some() && dice.chance(0.15);
+        let optional = if room_optional { "room" } else { "" };
+        let parameters = parameters(&properties, optional, dice);
+        let specs =
+            self.functions(data, &deed, share, dice).into_iter().map(|(name, description)| {
+                ToolSpec { name, description, parameters: parameters.clone(), strict: false }
+            });
+        let specs = specs.collect();
+        Offer { kind: kind.into(), specs, deed, names, whole, room_optional, rooms }
+    }
+
+    /// Names and descriptions: one, or one for each deed.
+    fn functions(
+        &self,
+        data: &Kind,
+        deed: &Deed,
+        share: Share,
+        dice: &mut Dice,
+    ) -> Vec<(String, String)> {
+        let prefixes = if share == Share::Held { &self.held_prefixes } else { &self.prefixes };
+        let prefix = dice.pick(prefixes).clone();
+        let style = dice.below(5);
+        let spelled = |words: &str| spell(&format!("{prefix}{words}"), style);
+        if let (Deed::Split, Some(split)) = (deed, &data.split) {
+            let split = split.share(share);
+            let (names, descriptions) = (dice.pick(&split.names), dice.pick(&split.descriptions));
+            let pairs = names.iter().zip(descriptions);
+            return pairs.map(|(name, about)| (spelled(name), about.clone())).collect();
+        }
+        let (names, descriptions) = match share {
+            Share::Taught => (&data.names, &data.descriptions),
+            Share::Held => (&data.held.names, &data.held.descriptions),
+        };
+        vec![(spelled(dice.pick(names).as_str()), dice.pick(descriptions).clone())]
+    }
+}
+
+impl Spellings {
+    fn share(&self, share: Share) -> &Self {
+        match (&self.held, share) {
+            (Some(held), Share::Held) => held,
+            _ => self,
+        }
+    }
+}
+
+impl Split {
+    fn share(&self, share: Share) -> &Self {
+        match (&self.held, share) {
+            (Some(held), Share::Held) => held,
+            _ => self,
+        }
+    }
+}
+
+impl Kind {
+    fn deed(&self, share: Share, taken: &BTreeMap<&'static str, String>, dice: &mut Dice) -> Deed {
+        let Some(choice) = &self.choice else { return Deed::Only };
+        let at = dice.unit();
+        if let Some(yes) = self.yes.as_ref().filter(|_| at < 0.2) {
+            let name = fresh(&yes.share(share).names, taken.values(), dice);
+            return Deed::Yes { name };
+        }
+        if self.split.is_some() && at < 0.45 {
+            return Deed::Split;
+        }
+        let choice = match (&choice.held, share) {
+            (Some(held), Share::Held) => held,
+            _ => choice,
+        };
+        let name = fresh(&choice.names, taken.values(), dice);
+        Deed::Choice { name, values: dice.pick(&choice.values).clone() }
+    }
+}
+
+impl Offer {
+    /// The call that does what the slots say; a slot that they lack is left out.
+    pub(super) fn call(&self, intent: &Intent, slots: &Slots) -> Call {
+        let function = if matches!(self.deed, Deed::Split) { intent.deed } else { 0 };
+        let spec = &self.specs[function];
+        let noun =
+            |noun: &Option<super::language::Noun>| noun.as_ref().map(|noun| json!(noun.bare));
+        let properties = spec.parameters["properties"].as_object().expect("an object");
+        let mut arguments = Map::new();
+        for name in properties.keys() {
+            let slot = self.names.iter().find(|(_, own)| *own == name).map(|(slot, _)| *slot);
+            let value = match slot {
+                Some("thing") => noun(&slots.thing).or_else(|| noun(&slots.person)),
+                Some("room") => noun(&slots.room),
+                Some("number") => slots.number.map(super::phrase::Number::json),
+                Some("time") => {
+                    slots.time.map(|(hour, minute)| json!(format!("{hour:02}:{minute:02}")))
+                }
+                Some(_) => slots.message.as_ref().map(|message| json!(message)),
+                None => match &self.deed {
+                    Deed::Choice { values, .. } => Some(json!(values[intent.deed])),
+                    Deed::Yes { .. } => Some(json!(intent.deed == 0)),
+                    Deed::Only | Deed::Split => None,
+                },
+            };
+            if let Some(value) = value {
+                arguments.insert(name.clone(), value);
+            }
+        }
+        Call { name: spec.name.clone(), arguments }
+    }
+
+    /// Whether a call needs this slot.
+    pub(super) fn needs(&self, slot: Slot) -> bool {
+        slot != Slot::Room || !self.room_optional
+    }
+}
+
+/// A name that no other parameter has.
+fn fresh<'a>(
+    names: &[String],
+    taken: impl Iterator<Item = &'a String> + Clone,
+    dice: &mut Dice,
+) -> String {
+    let free: Vec<&String> =
+        names.iter().filter(|name| !taken.clone().any(|other| other == *name)).collect();
+    (*dice.pick(&free)).clone()
+}
+
+fn described_schema(mut schema: Value, description: Option<String>, dice: &mut Dice) -> Value {
+    let Some(description) = description else { return schema };
+    if dice.chance(0.3) {
+        let mut first = Map::new();
+        first.insert("description".into(), json!(description));
+        first.extend(schema.as_object().cloned().unwrap_or_default());
+        return Value::Object(first);
+    }
+    schema["description"] = json!(description);
+    schema
+}
+
+fn number_schema(whole: bool, kind: &str, dice: &mut Dice) -> Value {
+    let mut schema = json!({"type": if whole { "integer" } else { "number" }});
+    let percent = matches!(kind, "dim" | "cover_move" | "valve_move" | "pump_speed");
+    if percent && dice.chance(0.15) {
+        schema["minimum"] = json!(0);
+        schema["maximum"] = json!(100);
+    }
+    schema
+}
+
+fn parameters(
+    properties: &[(&'static str, String, Value)],
+    optional: &str,
+    dice: &mut Dice,
+) -> Value {
+    let all: Map<String, Value> =
+        properties.iter().map(|(_, name, schema)| (name.clone(), schema.clone())).collect();
+    let required: Vec<&String> =
+        properties.iter().filter(|(slot, ..)| *slot != optional).map(|(_, name, _)| name).collect();
+    let mut parameters = json!({"type": "object", "properties": all, "required": required});
+    if dice.chance(0.1) {
+        parameters["additionalProperties"] = json!(false);
+    }
+    parameters
+}
+
+/// Words as the name of a function.
+fn spell(words: &str, style: usize) -> String {
+    let capital = |word: &str| super::phrase::capital(word);
+    let mut words = words.split_whitespace();
+    match style {
+        0 => {
+            let first = words.next().unwrap_or_default().to_owned();
+            words.fold(first, |name, word| name + &capital(word))
+        }
+        1 => words.collect::<Vec<_>>().join("-"),
+        _ => words.collect::<Vec<_>>().join("_"),
+    }
+}

@@ -1,0 +1,181 @@
+//! One conversation and the answer that is wanted.
+
+use anyhow::Result;
+use protocol::{Message, ToolSpec};
+use serde_json::{Map, Value};
+
+use super::catalogue::Offer;
+use super::language::Language;
+use super::speaker::Speaker;
+use super::{Catalogue, Shares};
+use crate::dice::Dice;
+
+/// A call of a function.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Call {
+    pub(crate) name: String,
+    pub(crate) arguments: Map<String, Value>,
+}
+
+/// What the model shall say.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answer {
+    Text(String),
+    Calls(Vec<Call>),
+}
+
+/// What a lesson teaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Sort {
+    /// One command or question: one call.
+    One,
+    /// Several in a sentence: several calls.
+    Several,
+    /// Something is missing: a question back.
+    Lack,
+    /// The user says what was missing: a call.
+    Supplied,
+    /// What the tool gave back: a report.
+    Report,
+    /// No tool for it: it says so.
+    NoTool,
+    /// Nothing that devices do: it says so.
+    OffTopic,
+    /// Who it is, what it can do.
+    Talk,
+}
+
+/// One conversation and its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Lesson {
+    pub(crate) sort: Sort,
+    /// Code of the user's language.
+    pub(crate) language: String,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) tools: Vec<ToolSpec>,
+    pub(crate) answer: Answer,
+}
+
+/// Makes lessons. Immutable: share it.
+#[derive(Debug)]
+pub(crate) struct Teacher {
+    pub(crate) languages: Vec<Language>,
+    catalogue: Catalogue,
+}
+
+/// The tools of one box, and who speaks with it.
+pub(super) struct Place {
+    pub(super) offers: Vec<Offer>,
+    pub(super) tools: Vec<ToolSpec>,
+    /// The only language spoken there, where a tool names rooms.
+    language: Option<usize>,
+}
+
+/// What a lesson adds to a conversation before its answer.
+pub(super) struct Turn {
+    pub(super) sort: Sort,
+    pub(super) messages: Vec<Message>,
+    pub(super) answer: Answer,
+}
+
+impl Teacher {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { languages: Language::all()?, catalogue: Catalogue::read()? })
+    }
+
+    /// Lessons that share their tools. `sort`: the only sort wanted; `language`: the only one spoken.
+    pub(crate) fn group(
+        &self,
+        lessons: usize,
+        shares: Shares,
+        sort: Option<Sort>,
+        language: Option<usize>,
+        dice: &mut Dice,
+    ) -> Vec<Lesson> {
+        let place = self.place(shares, sort, language, dice);
+        let mut made = Vec::with_capacity(lessons);
+        // A few draws give nothing: the tools do not allow the sort, or the sentence is kept for tests.
+        for _ in 0..lessons * 40 {
+            if made.len() == lessons {
+                break;
+            }
+            let at = place.language.unwrap_or_else(|| dice.below(self.languages.len()));
+            let language = &self.languages[at];
+            let sort = sort.unwrap_or_else(|| draw_sort(&place, dice));
+            let mut speaker = Speaker { language, place: &place, shares, dice };
+            let Some(turn) = speaker.turn(sort) else { continue };
+            let mut messages = turn.messages;
+            if dice.chance(0.2) {
+                let system = dice.pick(&self.catalogue.systems).clone();
+                messages.insert(0, Message::System { content: vec![system] });
+            }
+            made.push(Lesson {
+                sort: turn.sort,
+                language: language.code.clone(),
+                messages,
+                tools: place.tools.clone(),
+                answer: turn.answer,
+            });
+        }
+        made
+    }
+
+    fn place(
+        &self,
+        shares: Shares,
+        sort: Option<Sort>,
+        language: Option<usize>,
+        dice: &mut Dice,
+    ) -> Place {
+        let one = dice.chance(0.3).then(|| dice.below(self.languages.len()));
+        let language = language.or(one);
+        let mut kinds = self.catalogue.kinds();
+        dice.shuffle(&mut kinds);
+        let none = sort.is_none() && dice.chance(0.02);
+        let count = if none {
+            0
+        } else {
+            1 + dice.below(3) + dice.below(3) + if dice.chance(0.1) { 4 } else { 0 }
+        };
+        let mut offers: Vec<Offer> = Vec::new();
+        for kind in kinds {
+            if offers.len() == count {
+                break;
+            }
+            let rooms = language.filter(|_| dice.chance(0.2)).map(|at| {
+                let list = shares.nouns.of(&self.languages[at].rooms);
+                let start = dice.below(list.len());
+                let names = list.iter().cycle().skip(start).take(3 + dice.below(4));
+                names.map(|noun| noun.bare.clone()).collect()
+            });
+            let offer = self.catalogue.offer(kind, shares, rooms, dice);
+            let taken = |spec: &ToolSpec| {
+                offers.iter().flat_map(|offer| &offer.specs).any(|other| other.name == spec.name)
+            };
+            if !offer.specs.iter().any(taken) {
+                offers.push(offer);
+            }
+        }
+        let mut tools: Vec<ToolSpec> =
+            offers.iter().flat_map(|offer| offer.specs.clone()).collect();
+        dice.shuffle(&mut tools);
+        Place { offers, tools, language }
+    }
+}
+
+fn draw_sort(place: &Place, dice: &mut Dice) -> Sort {
+    if place.tools.is_empty() {
+        let sorts = [Sort::NoTool, Sort::NoTool, Sort::OffTopic, Sort::Talk];
+        return *dice.pick(&sorts);
+    }
+    match dice.below(100) {
+        0..50 => Sort::One,
+        50..62 => Sort::Several,
+        62..73 => Sort::Lack,
+        73..77 => Sort::Supplied,
+        77..87 => Sort::Report,
+        87..93 => Sort::NoTool,
+        93..97 => Sort::OffTopic,
+        _ => Sort::Talk,
+    }
+}

@@ -1,0 +1,275 @@
+//! What a user of a place says, and what is to be answered.
+
+use protocol::{Message, ToolCall};
+use serde_json::Value;
+
+use super::catalogue::Offer;
+use super::intents::{INTENTS, Intent, LACKS, Slot, are_kindred, intent};
+use super::language::{Done, Language};
+use super::lesson::{Place, Turn};
+use super::phrase::{Slots, capital, fill};
+use super::results::{call_id, failure, success};
+use super::{Answer, Call, Share, Shares, Sort};
+use crate::dice::Dice;
+
+/// Whether a sentence is kept for tests, whatever it is made of: one in thirty-two.
+/// Source: FNV-1a.
+pub(crate) fn is_kept(sentence: &str) -> bool {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    (sentence.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 24).is_multiple_of(32)
+}
+
+/// A user of a place, in one language.
+pub(super) struct Speaker<'a> {
+    pub(super) language: &'a Language,
+    pub(super) place: &'a Place,
+    pub(super) shares: Shares,
+    pub(super) dice: &'a mut Dice,
+}
+
+impl Speaker<'_> {
+    /// A conversation of this sort; nothing where the tools do not allow it, or where the sentence belongs
+    /// to the other part.
+    pub(super) fn turn(&mut self, sort: Sort) -> Option<Turn> {
+        match sort {
+            Sort::One => self.commands(1),
+            Sort::Several => {
+                let count = if self.dice.chance(0.12) { 3 } else { 2 };
+                self.commands(count)
+            }
+            Sort::Lack => self.lack(false),
+            Sort::Supplied => self.lack(true),
+            Sort::Report => self.report(),
+            Sort::NoTool => self.no_tool(),
+            Sort::OffTopic => {
+                let wordings = &self.language.talk.off_topic;
+                let sentence = self.dice.pick(self.shares.wordings.of(wordings)).clone();
+                self.says(sort, sentence, self.language.talk.off_topic_answer.clone())
+            }
+            Sort::Talk => {
+                let talk = &self.language.talk;
+                let topics = [
+                    (&talk.hello, &talk.hello_answer),
+                    (&talk.who, &talk.who_answer),
+                    (&talk.what, &talk.what_answer),
+                    (&talk.thanks, &talk.thanks_answer),
+                    (&talk.bye, &talk.bye_answer),
+                ];
+                let (wordings, answer) = *self.dice.pick(&topics);
+                let sentence = self.dice.pick(self.shares.wordings.of(wordings)).clone();
+                self.says(sort, sentence, answer.clone())
+            }
+        }
+    }
+
+    /// Talk is a closed list of sentences: none of them is kept by its hash.
+    fn says(&self, sort: Sort, sentence: String, answer: String) -> Option<Turn> {
+        Some(Turn { sort, messages: vec![user(sentence)], answer: Answer::Text(answer) })
+    }
+
+    /// Whether a sentence of this template is for those who are asked: tests take what cannot have been
+    /// taught, for its words or its nouns, and of the rest what is kept for them.
+    fn wanted(&self, sentence: &str, template: &str) -> bool {
+        let Shares { wordings, nouns, .. } = self.shares;
+        let named = ["{thing", "{room", "{person", "{message"];
+        let has_nouns = named.iter().any(|slot| template.contains(slot));
+        let is_new = wordings == Share::Held || (nouns == Share::Held && has_nouns);
+        match self.shares == Shares::TAUGHT {
+            true => !is_kept(sentence),
+            false => is_new || is_kept(sentence),
+        }
+    }
+
+    fn commands(&mut self, count: usize) -> Option<Turn> {
+        if self.place.offers.is_empty() {
+            return None;
+        }
+        let (mut clauses, mut calls) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let offer = self.dice.pick(&self.place.offers).clone();
+            let intent = self.intent_of(&offer.kind);
+            if count > 1 && intent.is_message() {
+                return None;
+            }
+            let slots = self.slots(intent, &offer)?;
+            // Where a room may be left out, people do.
+            if offer.room_optional && self.dice.chance(0.4) && count == 1 {
+                return self.without_room(intent, &offer, slots);
+            }
+            let template = if count > 1 { self.clause(intent)? } else { self.template(intent) };
+            clauses.push((fill(&template.0, &slots, self.language, self.dice)?, template.1));
+            calls.push(offer.call(intent, &slots));
+        }
+        let sentence = self.sentence(clauses);
+        // Every command names something.
+        if !self.wanted(&sentence, "{thing") {
+            return None;
+        }
+        let sort = if count == 1 { Sort::One } else { Sort::Several };
+        Some(Turn { sort, messages: vec![user(sentence)], answer: Answer::Calls(calls) })
+    }
+
+    fn without_room(&mut self, intent: &Intent, offer: &Offer, mut slots: Slots) -> Option<Turn> {
+        let named =
+            |list: &&(&str, &str, Slot, &str)| list.1 == intent.name && list.2 == Slot::Room;
+        let (list, ..) = *LACKS.iter().find(named)?;
+        slots.room = None;
+        let template = self.lacking(list);
+        let sentence = fill(&template, &slots, self.language, self.dice)?;
+        let calls = vec![offer.call(intent, &slots)];
+        self.wanted(&sentence, &template).then(|| Turn {
+            sort: Sort::One,
+            messages: vec![user(sentence)],
+            answer: Answer::Calls(calls),
+        })
+    }
+
+    fn lack(&mut self, supplied: bool) -> Option<Turn> {
+        let fitting: Vec<_> = LACKS
+            .iter()
+            .filter_map(|(list, name, slot, question)| {
+                let intent = intent(name);
+                let offer = self.place.offers.iter().find(|offer| offer.kind == intent.kind)?;
+                offer.needs(*slot).then_some((*list, intent, *slot, *question, offer))
+            })
+            .collect();
+        if fitting.is_empty() {
+            return None;
+        }
+        let (list, intent, slot, question, offer) = *self.dice.pick(&fitting);
+        let whole = self.slots(intent, offer)?;
+        let mut slots = whole.clone();
+        match slot {
+            Slot::Thing => (slots.thing, slots.person) = (None, None),
+            Slot::Room => slots.room = None,
+            Slot::Number => slots.number = None,
+            Slot::Time => slots.time = None,
+            Slot::Message => slots.message = None,
+        }
+        let template = self.lacking(list);
+        let sentence = capital(&fill(&template, &slots, self.language, self.dice)?);
+        if !self.wanted(&sentence, &template) {
+            return None;
+        }
+        let question = self.language.questions[question][0].clone();
+        let mut messages = vec![user(sentence)];
+        if !supplied {
+            return Some(Turn { sort: Sort::Lack, messages, answer: Answer::Text(question) });
+        }
+        // What a person would leave out of a sentence entirely cannot be told apart by its answer.
+        let complete = slots_are_named(list, intent, slot);
+        let reply = self.reply(&whole, slot)?;
+        messages.push(assistant(question));
+        messages.push(user(reply));
+        let answer = Answer::Calls(vec![offer.call(intent, &whole)]);
+        complete.then_some(Turn { sort: Sort::Supplied, messages, answer })
+    }
+
+    /// What the user says when asked for one slot.
+    fn reply(&mut self, slots: &Slots, slot: Slot) -> Option<String> {
+        let templates: &[&str] = match slot {
+            Slot::Thing if slots.person.is_some() => {
+                &["{person.bare}", "{person.the}", "{person.to}"]
+            }
+            Slot::Thing => &["{thing.bare}", "{thing.the}"],
+            Slot::Room => &["{room.bare}", "{room.in}", "{room.the}"],
+            Slot::Number => &["{number}"],
+            Slot::Time => &["{time}"],
+            Slot::Message => &["{message}"],
+        };
+        let template = *self.dice.pick(templates);
+        let reply = fill(template, slots, self.language, self.dice)?;
+        let reply = if self.dice.chance(0.7) { capital(&reply) } else { reply };
+        let end = if slot != Slot::Message && self.dice.chance(0.4) { "." } else { "" };
+        Some(reply + end)
+    }
+
+    fn report(&mut self) -> Option<Turn> {
+        if self.place.offers.is_empty() {
+            return None;
+        }
+        let offer = self.dice.pick(&self.place.offers).clone();
+        let intent = self.intent_of(&offer.kind);
+        let slots = self.slots(intent, &offer)?;
+        let template = self.template(intent);
+        let clause = (fill(&template.0, &slots, self.language, self.dice)?, template.1);
+        let sentence = self.sentence(vec![clause]);
+        let calls = vec![offer.call(intent, &slots)];
+        if !self.wanted(&sentence, &template.0) {
+            return None;
+        }
+        self.reported(intent, slots, sentence, calls)
+    }
+
+    fn reported(
+        &mut self,
+        intent: &Intent,
+        mut slots: Slots,
+        sentence: String,
+        calls: Vec<Call>,
+    ) -> Option<Turn> {
+        let failed = self.dice.chance(0.15);
+        let (result, text) = if failed {
+            let (result, error) = failure(self.dice);
+            slots.error = Some(error);
+            (result, fill(&self.language.talk.failed_answer, &slots, self.language, self.dice)?)
+        } else {
+            let (result, outcome) = success(intent, &mut slots, self.language, self.dice);
+            let list = match &self.language.intents[intent.name].done {
+                Done::One(list) => list,
+                Done::ByOutcome(lists) => &lists[outcome],
+            };
+            (result, fill(&list[0], &slots, self.language, self.dice)?)
+        };
+        let id = call_id(self.dice);
+        let stored = calls.iter().map(|call| ToolCall {
+            id: id.clone(),
+            name: call.name.clone(),
+            arguments: Value::Object(call.arguments.clone()).to_string(),
+        });
+        let messages = vec![
+            user(sentence),
+            Message::Assistant { content: None, tool_calls: stored.collect(), prefix: false },
+            Message::Tool {
+                content: vec![result],
+                call_id: Some(id),
+                name: Some(calls[0].name.clone()),
+            },
+        ];
+        Some(Turn { sort: Sort::Report, messages, answer: Answer::Text(capital(&text)) })
+    }
+
+    /// A command that none of the tools does.
+    fn no_tool(&mut self) -> Option<Turn> {
+        let intent = self.dice.pick(&INTENTS);
+        if self.place.offers.iter().any(|offer| are_kindred(&offer.kind, intent.kind)) {
+            return None;
+        }
+        let slots = self.draw(intent, true, None)?;
+        let template = self.template(intent);
+        let clause = (fill(&template.0, &slots, self.language, self.dice)?, template.1);
+        let sentence = self.sentence(vec![clause]);
+        let talk = &self.language.talk;
+        let answer =
+            if self.place.tools.is_empty() { &talk.no_tools_answer } else { &talk.no_tool_answer };
+        self.wanted(&sentence, &template.0).then(|| Turn {
+            sort: Sort::NoTool,
+            messages: vec![user(sentence)],
+            answer: Answer::Text(answer.clone()),
+        })
+    }
+}
+
+/// Whether question and answer together say all that the call needs: lists of general words name
+/// nothing else.
+fn slots_are_named(list: &str, intent: &Intent, slot: Slot) -> bool {
+    slot != Slot::Thing || intent.room || list.starts_with("notify") || intent.measure.is_none()
+}
+
+fn user(text: String) -> Message {
+    Message::User { content: vec![text] }
+}
+
+fn assistant(text: String) -> Message {
+    Message::Assistant { content: Some(vec![text]), tool_calls: Vec::new(), prefix: false }
+}

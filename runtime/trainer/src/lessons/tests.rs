@@ -1,0 +1,149 @@
+use std::collections::HashSet;
+
+use protocol::Message;
+use serde_json::{Map, Value};
+
+use super::intents::{INTENTS, LACKS};
+use super::speaker::is_kept;
+use super::{Answer, Lesson, Share, Shares, Sort, Teacher};
+use crate::dice::Dice;
+
+const SORTS: [Sort; 8] = [
+    Sort::One,
+    Sort::Several,
+    Sort::Lack,
+    Sort::Supplied,
+    Sort::Report,
+    Sort::NoTool,
+    Sort::OffTopic,
+    Sort::Talk,
+];
+
+fn lessons(shares: Shares, groups: usize, seed: u64) -> Vec<Lesson> {
+    let teacher = Teacher::new().unwrap();
+    let mut dice = Dice::new(seed);
+    (0..groups).flat_map(|_| teacher.group(6, shares, None, None, &mut dice)).collect()
+}
+
+fn said(lesson: &Lesson) -> &str {
+    let first = lesson.messages.iter().find_map(|message| match message {
+        Message::User { content } => Some(content[0].as_str()),
+        _ => None,
+    });
+    first.expect("a user speaks")
+}
+
+#[test]
+fn every_language_has_a_wording_for_everything() {
+    for language in &Teacher::new().unwrap().languages {
+        let names: HashSet<&str> = language.intents.keys().map(String::as_str).collect();
+        assert_eq!(names, INTENTS.iter().map(|intent| intent.name).collect(), "{}", language.code);
+        for intent in &INTENTS {
+            let wordings = &language.intents[intent.name];
+            let taught: HashSet<&String> = wordings.say.iter().chain(&wordings.ask).collect();
+            assert!(wordings.say.len() >= 6 && wordings.ask.len() >= 4 && wordings.held.len() >= 4);
+            assert!(wordings.held.iter().all(|held| !taught.contains(held)), "{}", intent.name);
+            assert!(intent.things.is_none_or(|list| language.things.lists[list].len() >= 12));
+        }
+        for (list, _, _, question) in LACKS {
+            assert!(language.lacks[list].len() >= 5, "{} {list}", language.code);
+            assert!(language.questions[question][0].ends_with('?'), "{} {question}", language.code);
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_lessons_and_every_sort_of_them() {
+    let (once, again) = (lessons(Shares::TAUGHT, 300, 7), lessons(Shares::TAUGHT, 300, 7));
+    let show = |lessons: &[Lesson]| format!("{lessons:?}");
+    assert_eq!(show(&once), show(&again));
+    assert_ne!(show(&once), show(&lessons(Shares::TAUGHT, 300, 8)));
+    let seen: HashSet<Sort> = once.iter().map(|lesson| lesson.sort).collect();
+    assert_eq!(seen, SORTS.into_iter().collect());
+    let languages: HashSet<&str> = once.iter().map(|lesson| lesson.language.as_str()).collect();
+    assert_eq!(languages.len(), 5);
+}
+
+#[test]
+fn what_is_held_is_never_taught() {
+    let taught: HashSet<String> =
+        lessons(Shares::TAUGHT, 2000, 1).iter().map(|lesson| said(lesson).to_owned()).collect();
+    let talk = [Sort::OffTopic, Sort::Talk];
+    for held in [
+        Shares { wordings: Share::Held, ..Shares::TAUGHT },
+        Shares { nouns: Share::Held, ..Shares::TAUGHT },
+        Shares { tools: Share::Held, ..Shares::TAUGHT },
+    ] {
+        let tests = lessons(held, 300, 2);
+        assert!(tests.len() > 1000);
+        for lesson in &tests {
+            // Talk about nothing is a closed list, and only its wordings are held.
+            if talk.contains(&lesson.sort) && held.wordings == Share::Taught {
+                continue;
+            }
+            assert!(!taught.contains(said(lesson)), "{held:?}: {}", said(lesson));
+        }
+    }
+    assert!(taught.iter().filter(|sentence| is_kept(sentence)).count() < 60, "only talk is left");
+}
+
+#[test]
+fn names_of_held_tools_and_of_their_parameters_are_new() {
+    let names = |shares: Shares| -> HashSet<String> {
+        let lessons = lessons(shares, 400, 3);
+        lessons.iter().flat_map(|lesson| &lesson.tools).map(|tool| tool.name.clone()).collect()
+    };
+    let taught = names(Shares::TAUGHT);
+    let held = names(Shares { tools: Share::Held, ..Shares::TAUGHT });
+    assert!(held.is_disjoint(&taught), "{:?}", held.intersection(&taught).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_call_keeps_to_the_schema_of_its_function() {
+    let every =
+        [Shares::TAUGHT, Shares { wordings: Share::Held, nouns: Share::Held, tools: Share::Held }];
+    let mut calls_seen = 0;
+    for lesson in every.into_iter().flat_map(|shares| lessons(shares, 400, 4)) {
+        let Answer::Calls(calls) = &lesson.answer else { continue };
+        for call in calls {
+            calls_seen += 1;
+            let tool = lesson.tools.iter().find(|tool| tool.name == call.name).expect("a tool");
+            let properties = tool.parameters["properties"].as_object().unwrap();
+            let required = tool.parameters["required"].as_array().unwrap();
+            let missing =
+                required.iter().find(|name| !call.arguments.contains_key(name.as_str().unwrap()));
+            assert_eq!(missing, None, "{call:?}");
+            assert!(call.arguments.keys().all(|name| properties.contains_key(name)), "{call:?}");
+            assert!(fits(properties, &call.arguments), "{call:?} {properties:?}");
+        }
+    }
+    assert!(calls_seen > 2000, "{calls_seen}");
+}
+
+fn fits(properties: &Map<String, Value>, arguments: &Map<String, Value>) -> bool {
+    arguments.iter().all(|(name, value)| {
+        let schema = &properties[name];
+        let listed = schema.get("enum").and_then(Value::as_array);
+        listed.is_none_or(|of| of.contains(value))
+            && match schema["type"].as_str().unwrap() {
+                "string" => value.is_string(),
+                "boolean" => value.is_boolean(),
+                "integer" => value.is_i64(),
+                kind => kind == "number" && value.is_number(),
+            }
+    })
+}
+
+#[test]
+fn no_template_leaves_a_brace_or_a_double_space() {
+    let texts = lessons(Shares::TAUGHT, 800, 5).into_iter().flat_map(|lesson| {
+        let answer = match &lesson.answer {
+            Answer::Text(text) => text.clone(),
+            Answer::Calls(_) => String::new(),
+        };
+        [said(&lesson).to_owned(), answer]
+    });
+    for text in texts {
+        assert!(!text.contains(['{', '}']) && !text.contains("  "), "{text}");
+    }
+}

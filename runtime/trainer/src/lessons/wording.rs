@@ -1,0 +1,130 @@
+//! What a sentence is about, and how it is put.
+
+use super::Share;
+use super::catalogue::Offer;
+use super::intents::{INTENTS, Intent, Measure};
+use super::language::Noun;
+use super::phrase::{Number, Slots, capital, tag};
+use super::speaker::Speaker;
+
+impl Speaker<'_> {
+    pub(super) fn intent_of(&mut self, kind: &str) -> &'static Intent {
+        let fitting: Vec<&Intent> = INTENTS.iter().filter(|intent| intent.kind == kind).collect();
+        self.dice.pick::<&Intent>(&fitting)
+    }
+
+    pub(super) fn slots(&mut self, intent: &Intent, offer: &Offer) -> Option<Slots> {
+        self.draw(intent, offer.whole, offer.rooms.as_deref())
+    }
+
+    /// What a sentence of this intent is about.
+    pub(super) fn draw(
+        &mut self,
+        intent: &Intent,
+        whole: bool,
+        rooms: Option<&[String]>,
+    ) -> Option<Slots> {
+        let mut slots = Slots::default();
+        if let Some(list) = intent.things {
+            slots.thing = Some(self.thing(list));
+        }
+        if intent.room {
+            slots.room = Some(match rooms {
+                None => self.room(),
+                Some(rooms) => {
+                    let name = self.dice.pick(rooms);
+                    self.language.rooms.iter().find(|noun| noun.bare == *name)?.clone()
+                }
+            });
+        }
+        if let Some(measure) = intent.measure {
+            slots.number =
+                Some(Number::draw(measure, whole || measure == Measure::Minutes, self.dice));
+        }
+        if intent.time {
+            // One o'clock has an article of its own in some languages.
+            let hour = *self
+                .dice
+                .pick(&[0, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
+            let minute =
+                if self.dice.chance(0.7) { 5 * self.dice.below(12) } else { self.dice.below(60) };
+            slots.time = Some((hour, minute as u8));
+        }
+        if intent.is_message() {
+            slots.person =
+                Some(self.dice.pick(self.shares.nouns.of(&self.language.people)).clone());
+            slots.message =
+                Some(self.dice.pick(self.shares.nouns.of(&self.language.messages)).clone());
+        }
+        Some(slots)
+    }
+
+    fn thing(&mut self, list: &str) -> Noun {
+        let things = &self.language.things;
+        // What is numbered is taught.
+        let numbers = self.shares.nouns == Share::Taught;
+        let numbered = things.numbered.get(list).filter(|_| numbers && self.dice.chance(0.3));
+        if let Some(numbered) = numbered {
+            return self.dice.pick(numbered).tagged(&tag(self.dice));
+        }
+        let noun = self.dice.pick(self.shares.nouns.of(&things.lists[list])).clone();
+        if self.dice.chance(0.08) && list != "modes" { noun.tagged(&tag(self.dice)) } else { noun }
+    }
+
+    fn room(&mut self) -> Noun {
+        if self.shares.nouns == Share::Taught && self.dice.chance(0.25) {
+            return self.dice.pick(&self.language.numbered_rooms).tagged(&tag(self.dice));
+        }
+        self.dice.pick(self.shares.nouns.of(&self.language.rooms)).clone()
+    }
+
+    /// A wording, and whether it is a clause.
+    pub(super) fn template(&mut self, intent: &Intent) -> (String, bool) {
+        let wordings = &self.language.intents[intent.name];
+        if self.shares.wordings == Share::Held {
+            return (self.dice.pick(&wordings.held).clone(), false);
+        }
+        let at = self.dice.below(wordings.say.len() + wordings.ask.len());
+        match wordings.say.get(at) {
+            Some(clause) => (clause.clone(), true),
+            None => (wordings.ask[at - wordings.say.len()].clone(), false),
+        }
+    }
+
+    /// A clause that can be joined to others. None is kept from training: what is held are whole
+    /// sentences.
+    pub(super) fn clause(&mut self, intent: &Intent) -> Option<(String, bool)> {
+        let say = &self.language.intents[intent.name].say;
+        (self.shares.wordings == Share::Taught).then(|| (self.dice.pick(say).clone(), true))
+    }
+
+    /// A wording of a list that lacks something.
+    pub(super) fn lacking(&mut self, list: &str) -> String {
+        let wordings = &self.language.lacks[list];
+        let last = wordings.len() - 1;
+        match self.shares.wordings {
+            Share::Held => wordings[last].clone(),
+            Share::Taught => self.dice.pick(&wordings[..last]).clone(),
+        }
+    }
+
+    pub(super) fn sentence(&mut self, mut clauses: Vec<(String, bool)>) -> String {
+        let first = clauses.remove(0);
+        if !first.1 {
+            return capital(&first.0);
+        }
+        let mut text = first.0;
+        let quotes = text.contains(['"', '”', '“', '»', ':']);
+        for (clause, _) in clauses {
+            text = text + self.dice.pick(&self.language.join).as_str() + &clause;
+        }
+        match self.dice.below(20) {
+            0..6 => text = self.dice.pick(&self.language.before).clone() + &text,
+            6..9 if !quotes => text += self.dice.pick(&self.language.after).as_str(),
+            _ => (),
+        }
+        let end = *self.dice.pick(&[".", ".", ".", ".", "", "", "!"]);
+        let end = if quotes { "" } else { end };
+        if self.dice.chance(0.9) { capital(&text) + end } else { text + end }
+    }
+}

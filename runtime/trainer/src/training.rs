@@ -1,0 +1,218 @@
+//! The loop: lessons in, weights out.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use burn::module::ParamGroup;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{
+    AdamWConfig, AdjustLrFn, GradientsAccumulator, GradientsParams, ModuleOptimizer, MuonConfig,
+};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use model::{Learner, OpenDevice};
+use text::Codec;
+use weights::Hyper;
+
+use crate::dice::Dice;
+use crate::example::{Example, Packed};
+use crate::lessons::{Lesson, Shares, Teacher};
+use crate::parameters::Parameters;
+
+/// Tokens of a step of one thread, and of a sequence.
+pub(crate) const TOKENS_MAX: u32 = 16 << 10;
+
+/// How training goes.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Recipe {
+    pub(crate) seed: u64,
+    pub(crate) steps: usize,
+    /// Boxes of a step, each with its tools.
+    pub(crate) groups: usize,
+    /// Lessons of a box.
+    pub(crate) lessons: usize,
+    /// The highest rate.
+    pub(crate) rate: f64,
+    /// Steps until it is reached.
+    pub(crate) warmup: usize,
+    /// The share of the steps, at their end, over which it falls to nothing.
+    pub(crate) cooldown: f64,
+    /// Parts of a step that are computed at once.
+    pub(crate) threads: usize,
+}
+
+impl Recipe {
+    fn rate(&self, step: usize) -> f64 {
+        let warm = (step + 1) as f64 / self.warmup as f64;
+        let cool = (self.steps - step) as f64 / (self.cooldown * self.steps as f64);
+        self.rate * warm.min(cool).min(1.0)
+    }
+}
+
+/// The lessons of a step, by box: the same for a seed, whatever was trained before.
+pub(crate) fn boxes(teacher: &Teacher, recipe: &Recipe, step: usize) -> Vec<Vec<Lesson>> {
+    let mut dice = Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step as u64));
+    (0..recipe.groups)
+        .map(|_| teacher.group(recipe.lessons, Shares::TAUGHT, None, None, &mut dice))
+        .collect()
+}
+
+/// One run of training.
+pub(crate) struct Run<'a> {
+    pub(crate) recipe: Recipe,
+    pub(crate) hyper: Hyper,
+    pub(crate) teacher: &'a Teacher,
+    pub(crate) codec: &'a Codec,
+    /// With and without the means to differentiate.
+    pub(crate) device: OpenDevice,
+    pub(crate) plain_device: OpenDevice,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) step: usize,
+    /// Mean over the tokens of answers, in nats.
+    pub(crate) loss: f64,
+    pub(crate) tokens: usize,
+    pub(crate) seconds: f64,
+}
+
+impl Run<'_> {
+    /// The optimizer that this recipe trains with: Muon for matrices, AdamW for the rest.
+    pub(crate) fn optimizer(&self, parameters: &Parameters) -> ModuleOptimizer {
+        let muon = MuonConfig::new()
+            .with_momentum(MomentumConfig { momentum: 0.95, dampening: 0.0, nesterov: true })
+            .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
+            .build();
+        let matrices = ParamGroup::ids_from_module(parameters.matrices.clone());
+        let adam = AdamWConfig::new().with_beta_2(0.98).with_weight_decay(0.0).build();
+        ModuleOptimizer::from(adam).with_group(matrices, muon, None)
+    }
+
+    /// The parts of a step, one for each box.
+    fn packed(&self, step: usize) -> Result<Vec<Packed>> {
+        let mut parts = Vec::with_capacity(self.recipe.groups);
+        for lessons in boxes(self.teacher, &self.recipe, step) {
+            let mut part = Packed::default();
+            part.add(&self.examples(&lessons)?);
+            parts.push(part);
+        }
+        parts.retain(|part| !part.targets.is_empty());
+        Ok(parts)
+    }
+
+    fn examples(&self, lessons: &[Lesson]) -> Result<Vec<Example>> {
+        lessons.iter().map(|lesson| Example::new(lesson, self.codec)).collect()
+    }
+
+    /// One step of the optimizer.
+    pub(crate) fn step(
+        &self,
+        step: usize,
+        parameters: Parameters,
+        optimizer: &mut ModuleOptimizer,
+    ) -> Result<(Parameters, Progress)> {
+        let start = Instant::now();
+        let (gradients, loss, tokens) = self.slope(step, &parameters)?;
+        let parameters = optimizer.step(self.recipe.rate(step), parameters, gradients);
+        let seconds = start.elapsed().as_secs_f64();
+        Ok((parameters, Progress { step, loss, tokens, seconds }))
+    }
+
+    /// Gradients of a step's mean loss, that loss, and the step's tokens.
+    fn slope(&self, step: usize, parameters: &Parameters) -> Result<(GradientsParams, f64, usize)> {
+        let parts = self.packed(step)?;
+        let rows: usize = parts.iter().map(|part| part.targets.len()).sum();
+        // What attention costs besides its own work grows with a part: small ones, one after the other.
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<(GradientsParams, f64)> {
+            let (mut sum, mut loss) = (GradientsAccumulator::new(), 0.0);
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let (gradients, share) = self.gradients(part, rows, parameters)?;
+                sum.accumulate(parameters, gradients);
+                loss += share;
+            }
+            Ok((sum.grads(), loss))
+        };
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.recipe.threads).map(|_| scope.spawn(work)).collect();
+            let join = |thread: ScopedJoinHandle<'_, Result<_>>| {
+                thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of training panicked")))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let mut sum = GradientsAccumulator::new();
+        let mut loss = 0.0;
+        for outcome in outcomes {
+            let (gradients, share) = outcome?;
+            sum.accumulate(parameters, gradients);
+            loss += share;
+        }
+        let tokens = parts.iter().map(|part| part.batch.tokens.len()).sum();
+        Ok((sum.grads(), loss, tokens))
+    }
+
+    /// The loss of a step's lessons, and its slope in every number.
+    #[cfg(test)]
+    pub(crate) fn slopes(
+        &self,
+        step: usize,
+        parameters: &Parameters,
+    ) -> Result<(f64, std::collections::HashMap<weights::TensorName, Vec<f32>>)> {
+        let (gradients, loss, _) = self.slope(step, parameters)?;
+        Ok((loss, parameters.slopes(&self.hyper, &gradients)?))
+    }
+
+    /// Gradients of a part's share of the mean over `rows`, and that share.
+    fn gradients(
+        &self,
+        part: &Packed,
+        rows: usize,
+        parameters: &Parameters,
+    ) -> Result<(GradientsParams, f64)> {
+        let leaves = parameters.leaves(&self.hyper);
+        let learner = Learner::new(&self.hyper, &leaves, &self.device, TOKENS_MAX)?;
+        let logits = learner.logits(&part.batch).map_err(|error| anyhow!("a step: {error}"))?;
+        let targets = self.targets(part, &self.device);
+        let picked = log_softmax(logits, 1).gather(1, targets); // [rows, 1]
+        let loss = picked.sum().neg() / rows as f64;
+        let value = f64::from(loss.clone().into_scalar::<f32>());
+        Ok((parameters.gradients(&self.hyper, &leaves, loss.backward()), value))
+    }
+
+    /// `[rows, 1]`
+    fn targets(&self, part: &Packed, device: &OpenDevice) -> Tensor<2, Int> {
+        let targets: Vec<i32> = part.targets.iter().map(|id| id.cast_signed()).collect();
+        let shape = [targets.len(), 1];
+        Tensor::from_data(TensorData::new(targets, shape), (&device.device, DType::I32))
+    }
+
+    /// For each lesson whether its whole answer is what the network would say, were it asked without
+    /// any rule. Lessons of one group share their tools.
+    pub(crate) fn exact(
+        &self,
+        parameters: &Parameters,
+        groups: &[Vec<Lesson>],
+    ) -> Result<Vec<bool>> {
+        let plain = parameters.plain(&self.hyper);
+        let learner = Learner::new(&self.hyper, &plain, &self.plain_device, TOKENS_MAX)?;
+        let mut all = Vec::new();
+        for groups in groups.chunks(4) {
+            let mut packed = Packed::default();
+            for lessons in groups {
+                packed.add(&self.examples(lessons)?);
+            }
+            let logits =
+                learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
+            let said = logits.argmax(1).equal(self.targets(&packed, &self.plain_device));
+            let said: Vec<bool> = said.into_data().iter::<bool>().collect();
+            all.extend(
+                packed.rows.iter().map(|rows| said[rows.clone()].iter().all(|right| *right)),
+            );
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,125 @@
+use std::collections::HashMap;
+
+use model::{BackendChoice, open_device};
+use weights::{Hyper, TensorName, Vocabulary};
+
+use crate::checkpoint::{Folder, State};
+use crate::lessons::Teacher;
+use crate::parameters::{Parameters, names};
+use crate::training::{Recipe, Run};
+use crate::{learn, vocabulary};
+
+/// A network that learns in seconds.
+fn small(vocabulary: &Vocabulary) -> Hyper {
+    let hyper = learn::shape(64, 1, vocabulary);
+    Hyper { feed_forward: 96, ..hyper }
+}
+
+fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
+    let teacher = Teacher::new().unwrap();
+    let vocabulary = vocabulary::learn(&teacher, 600, 3).unwrap();
+    let codec = learn::codec(&vocabulary).unwrap();
+    let plain_device = open_device(BackendChoice::Flex).unwrap();
+    let mut device = plain_device.clone();
+    device.device = device.device.autodiff();
+    let recipe = Recipe {
+        seed: 5,
+        steps: 6,
+        groups: 2,
+        lessons: 2,
+        rate: 5e-3,
+        warmup: 2,
+        cooldown: 0.4,
+        threads: 2,
+    };
+    let hyper = small(&vocabulary);
+    let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device };
+    then(&run, &vocabulary)
+}
+
+fn numbers(run: &Run<'_>, parameters: &Parameters) -> HashMap<TensorName, Vec<f32>> {
+    parameters.values(&run.hyper).unwrap().into_iter().collect()
+}
+
+#[test]
+fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
+    with_run(|run, vocabulary| {
+        let device = &run.device.device;
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder(temporary.path().to_owned());
+        folder.begin(&run.hyper, vocabulary).unwrap();
+        let mut parameters = Parameters::random(&run.hyper, 1, device);
+        let mut optimizer = run.optimizer(&parameters);
+        let mut state = State { recipe: run.recipe.clone(), steps: Vec::new() };
+        let mut losses = Vec::new();
+        for step in 0..run.recipe.steps {
+            if step == 3 {
+                folder.save(&run.hyper, &parameters, &optimizer, &state).unwrap();
+            }
+            let progress;
+            (parameters, progress) = run.step(step, parameters, &mut optimizer).unwrap();
+            losses.push(progress.loss);
+            state.steps.push(progress);
+        }
+        let resumed = folder.resume(&run.hyper, |parameters| run.optimizer(parameters), device);
+        let (mut again, mut optimizer, state) = resumed.unwrap().unwrap();
+        assert_eq!(state.steps.len(), 3);
+        for step in 3..run.recipe.steps {
+            let progress;
+            (again, progress) = run.step(step, again, &mut optimizer).unwrap();
+            // Threads add their parts in any order.
+            assert!((progress.loss - losses[step]).abs() < 1e-4, "{losses:?} {progress:?}");
+        }
+        let (whole, again) = (numbers(run, &parameters), numbers(run, &again));
+        for (name, values) in whole {
+            let off = values.iter().zip(&again[&name]).map(|(a, b)| (a - b).abs());
+            assert!(off.fold(0.0, f32::max) < 1e-3, "{name:?}");
+        }
+        assert_eq!(folder.vocabulary().unwrap(), *vocabulary);
+    });
+}
+
+#[test]
+fn gradients_are_the_slopes_of_the_loss() {
+    with_run(|run, _| {
+        let device = &run.device.device;
+        let parameters = Parameters::random(&run.hyper, 2, device);
+        let slopes = run.slopes(0, &parameters).unwrap();
+        let values = numbers(run, &parameters);
+        let (matrices, gains) = names(&run.hyper);
+        let all = std::iter::once(TensorName::Embedding).chain(matrices).chain(gains);
+        for name in all {
+            let slope = &slopes.1[&name];
+            // Where the loss is steepest, rounding weighs least.
+            let at = (0..slope.len()).max_by(|a, b| slope[*a].abs().total_cmp(&slope[*b].abs()));
+            let at = at.unwrap();
+            let step = 2e-3;
+            let loss = |by: f32| {
+                let mut moved = values.clone();
+                moved.get_mut(&name).unwrap()[at] += by;
+                let moved = Parameters::from_values(&run.hyper, &mut moved, device).unwrap();
+                run.slopes(0, &moved).unwrap().0
+            };
+            let measured = (loss(step) - loss(-step)) / f64::from(2.0 * step);
+            let stated = f64::from(slope[at]);
+            let off = (measured - stated).abs();
+            assert!(off <= 0.05 * stated.abs() + 2e-3, "{name:?}: {stated}, measured {measured}");
+        }
+    });
+}
+
+#[test]
+fn what_is_repeated_is_learned() {
+    with_run(|run, _| {
+        let mut parameters = Parameters::random(&run.hyper, 1, &run.device.device);
+        let mut optimizer = run.optimizer(&parameters);
+        let mut losses = Vec::new();
+        for _ in 0..12 {
+            let progress;
+            // The third step's lessons, over and over, at the full rate.
+            (parameters, progress) = run.step(2, parameters, &mut optimizer).unwrap();
+            losses.push(progress.loss);
+        }
+        assert!(losses[11] < 0.6 * losses[0], "{losses:?}");
+    });
+}
