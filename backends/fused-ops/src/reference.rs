@@ -150,7 +150,8 @@ impl Context {
 fn unseen_bias(positions: Tensor<1, Int>, keys: &Context, window: Option<usize>) -> Tensor<2> {
     let first = keys.first_position as i64;
     let last = first + keys.tokens() as i64;
-    let seen = Tensor::<1, Int>::arange(first..last, &positions.device());
+    let options = (&positions.device(), positions.dtype());
+    let seen = Tensor::<1, Int>::arange(first..last, options);
     let age = positions.unsqueeze_dim::<2>(1) - seen.unsqueeze_dim::<2>(0); // [queries, keys]
     let unseen = match window {
         None => age.lower_elem(0),
