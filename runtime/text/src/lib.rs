@@ -37,6 +37,6 @@ pub use decoder::{Decoder, Piece, StreamDecoder};
 pub use error::TextError;
 pub use labels::{LABEL_TOKENS_MAX, LABELS_TOKENS_MAX};
 pub use stops::{STOP_BYTES_MAX, STOPS_MAX, Stops};
-pub use template::TemplateVersion;
+pub use template::{TemplateVersion, calls_text, prompt_texts};
 pub use tokenizer::Tokenizer;
 pub use validation::check_function;

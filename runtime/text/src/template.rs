@@ -157,6 +157,28 @@ pub(crate) enum Part {
     PrefixStart,
 }
 
+/// The texts of a conversation, in order, as a prompt of this version has them between its control
+/// tokens: what a vocabulary for such prompts is learned from. Checks nothing but what the version
+/// cannot say.
+///
+/// Errors: what the version cannot say.
+pub fn prompt_texts(
+    version: TemplateVersion,
+    messages: &[Message],
+    tools: &[ToolSpec],
+) -> Result<Vec<String>, TextError> {
+    let texts = render(version, messages, tools)?.into_iter().filter_map(|part| match part {
+        Part::Text(text) => Some(text),
+        Part::Mark(_) | Part::End | Part::PrefixStart => None,
+    });
+    Ok(texts.collect())
+}
+
+/// What a model writes behind `[TOOL_CALLS]`: calls without ids, which it does not give.
+pub fn calls_text(calls: &[ToolCall]) -> String {
+    spell_calls(TemplateVersion::V2, &calls.iter().collect::<Vec<_>>())
+}
+
 /// Renders a checked conversation.
 ///
 /// Errors: what the version cannot say.

@@ -57,3 +57,25 @@ pub struct Vocabulary {
     /// The chat template in the file. It is data to show, never a program to run.
     pub chat_template: Option<String>,
 }
+
+impl Vocabulary {
+    /// A vocabulary without merges: the sooner a token stands, the sooner it is joined. `<s>`, `</s>`
+    /// and `<unk>` have their meaning where they are there; what a file may leave unsaid is unsaid.
+    pub fn new(model: &str, tokens: Vec<(String, TokenKind)>) -> Self {
+        let id = |name: &str| tokens.iter().position(|(text, _)| text == name).map(|id| id as u32);
+        Self {
+            model: model.into(),
+            pre: None,
+            bos: id("<s>"),
+            eos: id("</s>"),
+            unknown: id("<unk>"),
+            scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
+            kinds: tokens.iter().map(|(_, kind)| *kind).collect(),
+            tokens: tokens.into_iter().map(|(text, _)| text).collect(),
+            merges: Vec::new(),
+            add_space_prefix: None,
+            add_bos: None,
+            chat_template: None,
+        }
+    }
+}

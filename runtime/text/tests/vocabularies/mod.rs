@@ -85,19 +85,5 @@ pub(crate) fn vocabulary(
     pre: Option<&str>,
     tokens: Vec<(String, TokenKind)>,
 ) -> Vocabulary {
-    let id = |name: &str| tokens.iter().position(|(text, _)| text == name).map(|id| id as u32);
-    Vocabulary {
-        model: model.into(),
-        pre: pre.map(str::to_owned),
-        bos: id("<s>"),
-        eos: id("</s>"),
-        unknown: id("<unk>"),
-        scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
-        kinds: tokens.iter().map(|(_, kind)| *kind).collect(),
-        tokens: tokens.into_iter().map(|(text, _)| text).collect(),
-        merges: Vec::new(),
-        add_space_prefix: None,
-        add_bos: None,
-        chat_template: None,
-    }
+    Vocabulary { pre: pre.map(str::to_owned), ..Vocabulary::new(model, tokens) }
 }

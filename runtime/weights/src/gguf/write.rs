@@ -196,24 +196,13 @@ mod tests {
 
     #[test]
     fn a_written_model_opens_and_says_what_was_put_in() {
-        let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
-        tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-        let mut kinds = vec![TokenKind::Control; 3];
-        kinds[0] = TokenKind::Unknown;
-        kinds.resize(tokens.len(), TokenKind::Byte);
+        let mut tokens = vec![("<unk>".to_owned(), TokenKind::Unknown)];
+        tokens.extend(["<s>", "</s>"].map(|name| (name.to_owned(), TokenKind::Control)));
+        tokens.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), TokenKind::Byte)));
         let vocabulary = Vocabulary {
-            model: "llama".into(),
-            pre: None,
-            scores: (0..tokens.len()).map(|id| -(id as f32)).collect(),
-            tokens,
-            kinds,
-            merges: Vec::new(),
-            bos: Some(1),
-            eos: Some(2),
-            unknown: Some(0),
             add_space_prefix: Some(true),
             add_bos: Some(true),
-            chat_template: None,
+            ..Vocabulary::new("llama", tokens)
         };
         let hyper = Hyper {
             name: Some("made here".into()),
