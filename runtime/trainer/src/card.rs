@@ -49,7 +49,7 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
          own making. It turns what people say to a box into calls of the tools that the box offers: in English, French, \
          German, Italian and Spanish.\n\n\
          | | |\n|---|---|\n\
-         | shape | {} blocks, width {}, {} query and {} key heads of {}, feed-forward {}, {} tokens, embeddings tied |\n\
+         | shape | {} blocks, width {}, {} query and {} key heads of {}, feed-forward {}, {} tokens |\n\
          | file | Q8_0, {:.2} MB |\n\
          | context | {} tokens at most; lessons have a few hundred |\n\
          | prompts | template version 3 |\n\
@@ -72,7 +72,8 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
          `trainer learn`, seed {}: {} steps of {} boxes with {} lessons each, {:.1} million tokens, {:.0} minutes on {} \
          threads of a CPU. Muon for matrices, AdamW for the rest, highest rate {}, {} steps of warm-up, and a linear fall over \
          the last {:.0} per cent. The lessons are made by `runtime/trainer/data` and `src/lessons`; no text of others is in them. \
-         Nothing but answers is learned; prompts are read.\n\n![loss]({PLOT})\n\n",
+         Boxes begin with one kind of tool and grow over the first {} steps. Answers are learned, prompts a little, and \
+         runs of random tokens that come twice; heads begin as copiers (ADR 0028).\n\n![loss]({PLOT})\n\n",
         recipe.seed,
         state.steps.len(),
         recipe.groups,
@@ -83,6 +84,7 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         recipe.rate,
         recipe.warmup,
         100.0 * recipe.cooldown,
+        recipe.growth,
     )?;
     text += &tables(scores, others)?;
     text += LIMITS;

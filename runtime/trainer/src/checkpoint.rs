@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -19,6 +19,7 @@ use crate::vocabulary;
 const WEIGHTS: &str = "consolidated.safetensors";
 const VOCABULARY: &str = "vocabulary.json";
 const OPTIMIZER: &str = "optimizer.bpk";
+const PARAMS: &str = "params.json";
 const STATE: &str = "training.json";
 
 /// Where training stands.
@@ -34,12 +35,28 @@ pub(crate) struct State {
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    /// Everything that does not change while it learns.
+    /// Whether something was saved there.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.0.join(STATE).exists()
+    }
+
+    /// Writes everything that does not change while it learns.
+    ///
+    /// Errors: a run that was begun there with another shape.
     pub(crate) fn begin(&self, hyper: &Hyper, vocabulary: &Vocabulary) -> Result<()> {
+        if self.is_begun() {
+            let kept: serde_json::Value = serde_json::from_slice(&self.read(PARAMS)?)?;
+            ensure!(
+                kept == params(hyper),
+                "{} has a run of another shape: go on with its own, or take another folder",
+                self.0.display()
+            );
+            return Ok(());
+        }
         fs::create_dir_all(&self.0).with_context(|| format!("{}", self.0.display()))?;
         self.write(VOCABULARY, &serde_json::to_vec(&vocabulary.tokens)?)?;
         self.write("tokenizer.json", vocabulary::tokenizer_json(vocabulary).as_bytes())?;
-        self.write("params.json", format!("{:#}\n", params(hyper)).as_bytes())
+        self.write(PARAMS, format!("{:#}\n", params(hyper)).as_bytes())
     }
 
     /// The vocabulary that it was begun with.
@@ -97,7 +114,7 @@ impl Folder {
         optimizer: impl FnOnce(&Parameters) -> ModuleOptimizer,
         device: &Device,
     ) -> Result<Option<(Parameters, ModuleOptimizer, State)>> {
-        if !self.0.join(STATE).exists() {
+        if !self.is_begun() {
             return Ok(None);
         }
         let state = self.state()?;
@@ -111,8 +128,9 @@ impl Folder {
     pub(crate) fn values(&self, hyper: &Hyper) -> Result<HashMap<TensorName, Vec<f32>>> {
         let archive = weights::open(&self.0)?;
         let (matrices, gains) = crate::parameters::names(hyper);
-        let names = std::iter::once(TensorName::Embedding).chain(matrices).chain(gains);
-        names
+        matrices
+            .into_iter()
+            .chain(gains)
             .map(|name| {
                 let raw = archive.tensor(name)?;
                 let mut values = vec![0.0; raw.shape.iter().product()];

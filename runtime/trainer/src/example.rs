@@ -7,8 +7,8 @@ use engine::{Batch, Row, Span, Want};
 use protocol::{Input, Request, TokenId};
 use text::Codec;
 
+use crate::dice::Dice;
 use crate::lessons::{Answer, Lesson};
-use crate::vocabulary::answer_text;
 
 /// A prompt with its answer.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ impl Example {
         if matches!(lesson.answer, Answer::Calls(_)) {
             tokens.push(tokenizer.control("[TOOL_CALLS]").context("no [TOOL_CALLS]")?);
         }
-        tokens.extend(tokenizer.encode(&answer_text(&lesson.answer))?);
+        tokens.extend(tokenizer.encode(&lesson.answer.text())?);
         tokens.push(tokenizer.eos());
         Ok(Self { tokens, answer })
     }
@@ -41,9 +41,26 @@ pub(crate) struct Packed {
     pub(crate) batch: Batch,
     /// `[rows]`
     pub(crate) targets: Vec<u32>,
-    /// The rows of each example.
+    /// What each row is part of. `[rows]`
+    pub(crate) sources: Vec<Source>,
+    /// The rows of each example's answer.
     pub(crate) rows: Vec<Range<usize>>,
 }
+
+/// What a row is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Answer,
+    Prompt,
+    Drill,
+}
+
+impl Source {
+    pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Prompt, Self::Drill];
+}
+
+/// Pieces of a drill, which comes twice.
+const PIECES: usize = 6;
 
 impl Packed {
     /// Adds examples that may share their tools. What those that begin alike begin with is read once,
@@ -72,18 +89,59 @@ impl Packed {
             Some(first) => self.span(&first.tokens[..shared], &[]),
             None => Vec::new(),
         };
+        if let Some(first) = examples.first() {
+            // Behind its last token each example goes on by itself.
+            let slots = prefix.iter().zip(&first.tokens[..shared]).skip(1);
+            prefix
+                .iter()
+                .zip(slots)
+                .for_each(|(slot, (_, next))| self.row(*slot, *next, Source::Prompt));
+        }
         let add = |example: &&Example| {
             // The last token has no successor to learn.
             let inputs = &example.tokens[shared..example.tokens.len() - 1];
             let slots = self.span(inputs, &prefix);
-            let start = self.batch.rows.len();
-            for at in example.answer - 1..example.tokens.len() - 1 {
-                self.batch.rows.push(Row { token: slots[at - shared], want: Want::Logits });
-                self.targets.push(example.tokens[at + 1].0);
+            let answer = example.answer - 1 - shared;
+            for (at, slot) in slots.iter().enumerate() {
+                let source = if at >= answer { Source::Answer } else { Source::Prompt };
+                self.row(*slot, example.tokens[shared + at + 1], source);
             }
-            start..self.batch.rows.len()
+            let end = self.batch.rows.len();
+            end - (slots.len() - answer)..end
         };
         examples.iter().map(add).collect()
+    }
+
+    /// Adds a few runs of random tokens, and the same runs in another order: how one of them goes on can
+    /// be read before, and nowhere else. `tokens`: of which they are.
+    pub(crate) fn add_drill(&mut self, tokens: Range<u32>, dice: &mut Dice) {
+        let mut token = || TokenId(tokens.start + dice.below(tokens.len()) as u32);
+        let mut pieces: Vec<Vec<TokenId>> =
+            (0..PIECES).map(|at| (0..2 + at).map(|_| token()).collect()).collect();
+        dice.shuffle(&mut pieces);
+        let mut sequence = pieces.concat();
+        dice.shuffle(&mut pieces);
+        sequence.extend(pieces.concat());
+        let slots = self.span(&sequence, &[]);
+        let mut at = sequence.len() / 2;
+        for piece in pieces {
+            for next in &piece[1..] {
+                self.row(slots[at], *next, Source::Drill);
+                at += 1;
+            }
+            at += 1;
+        }
+    }
+
+    fn row(&mut self, slot: u32, next: TokenId, source: Source) {
+        self.batch.rows.push(Row { token: slot, want: Want::Logits });
+        self.targets.push(next.0);
+        self.sources.push(source);
+    }
+
+    /// How many rows it has of each source.
+    pub(crate) fn count(&self) -> [usize; 3] {
+        Source::ALL.map(|source| self.sources.iter().filter(|of| **of == source).count())
     }
 
     /// A sequence behind the tokens of other slots; gives its own.

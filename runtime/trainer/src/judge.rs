@@ -7,14 +7,14 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use engine::{EngineLimits, EngineService, Serving};
 use model::{BackendChoice, CacheLimits, KvEncoding, Network, Placement, open_device};
-use protocol::{Event, Input, Message, ModelCard, Request, Service};
+use protocol::{Event, Input, ModelCard, Request, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use text::Codec;
 
 use crate::checkpoint::Folder;
 use crate::dice::Dice;
-use crate::lessons::{Answer, Call, Lesson, Share, Shares, Sort, Teacher};
+use crate::lessons::{Answer, Call, Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::training::{self, Recipe};
 
 /// The file of the scores, beside the training.
@@ -77,20 +77,12 @@ pub(crate) fn judge(folder: &Folder, file: &Path, cases: usize, seed: u64) -> Re
     folder.write(SCORES, &serde_json::to_vec_pretty(&scores)?)
 }
 
-/// Every first sentence that a run has taught.
+/// Every sentence that a run has taught to answer.
 fn taught(teacher: &Teacher, recipe: &Recipe) -> HashSet<String> {
     let steps = 0..recipe.steps;
     let lessons =
         steps.flat_map(|step| training::boxes(teacher, recipe, step).into_iter().flatten());
-    lessons.filter_map(|lesson| sentence(&lesson).map(str::to_owned)).collect()
-}
-
-/// What the user says first.
-fn sentence(lesson: &Lesson) -> Option<&str> {
-    lesson.messages.iter().find_map(|message| match message {
-        Message::User { content } => content.first().map(String::as_str),
-        _ => None,
-    })
+    lessons.map(|lesson| lesson.asked).collect()
 }
 
 fn scores(
@@ -114,8 +106,8 @@ fn scores(
         let start = Instant::now();
         for (at, language) in teacher.languages.iter().enumerate() {
             let lessons = draw(teacher, set, at, cases, &mut dice);
-            for said in lessons.iter().filter_map(sentence) {
-                ensure!(!taught.contains(said), "a sentence of the tests was taught: {said}");
+            for asked in lessons.iter().map(|lesson| &lesson.asked) {
+                ensure!(!taught.contains(asked), "a sentence of the tests was taught: {asked}");
             }
             let kept = bench.ask(&lessons, true)?;
             let free = bench.ask(&lessons, false)?;
@@ -127,7 +119,7 @@ fn scores(
             score.free.insert(language.code.clone(), right(&free));
             for (lesson, answer) in lessons.iter().zip(&kept) {
                 let Answer::Calls(calls) = answer else { continue };
-                let valid = calls.iter().filter(|call| is_valid(lesson, call)).count();
+                let valid = calls.iter().filter(|call| call.keeps_to(&lesson.tools)).count();
                 score.valid = (score.valid.0 + valid, score.valid.1 + calls.len());
             }
         }
@@ -169,10 +161,12 @@ fn draw(
     cases: usize,
     dice: &mut Dice,
 ) -> Vec<Lesson> {
+    let (shares, sort) = (set.shares, Some(set.sort));
+    let wish = Wish { shares, sort, language: Some(language), ..Wish::TAUGHT };
     let mut lessons = Vec::new();
     // A box whose tools do not allow the sort gives none.
     while lessons.len() < cases {
-        let group = teacher.group(2, set.shares, Some(set.sort), Some(language), dice);
+        let group = teacher.group(2, &wish, dice);
         lessons.extend(group.into_iter().filter(|lesson| lesson.sort == set.sort));
     }
     lessons.truncate(cases);
@@ -204,28 +198,6 @@ fn is_same(wanted: &Call, got: &Call) -> bool {
             .arguments
             .iter()
             .all(|(name, value)| got.arguments.get(name).is_some_and(|other| same(value, other)))
-}
-
-/// Whether a call keeps to the schema of its function, by the rules that lessons use.
-fn is_valid(lesson: &Lesson, call: &Call) -> bool {
-    let Some(tool) = lesson.tools.iter().find(|tool| tool.name == call.name) else { return false };
-    let empty = Map::new();
-    let properties = tool.parameters["properties"].as_object().unwrap_or(&empty);
-    let required = tool.parameters["required"].as_array().into_iter().flatten();
-    let has_all = required.filter_map(Value::as_str).all(|name| call.arguments.contains_key(name));
-    let fits = |(name, value): (&String, &Value)| {
-        let Some(schema) = properties.get(name) else { return false };
-        let right_type = match schema["type"].as_str() {
-            Some("string") => value.is_string(),
-            Some("boolean") => value.is_boolean(),
-            Some("integer") => value.is_i64() || value.is_u64(),
-            Some("number") => value.is_number(),
-            _ => false,
-        };
-        right_type
-            && schema.get("enum").and_then(Value::as_array).is_none_or(|of| of.contains(value))
-    };
-    has_all && call.arguments.iter().all(fits)
 }
 
 /// A file in the engine.

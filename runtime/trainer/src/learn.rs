@@ -1,17 +1,17 @@
 //! `trainer learn`: a run of training from its first step to its last, over as many sittings as it takes.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use model::{BackendChoice, open_device};
 use text::{Codec, TemplateVersion, Tokenizer};
 use weights::{Hyper, RopePairing, Vocabulary};
 
 use crate::checkpoint::{Folder, State};
 use crate::dice::Dice;
-use crate::lessons::{Lesson, Share, Shares, Sort, Teacher};
+use crate::lessons::{Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::parameters::Parameters;
 use crate::training::{Recipe, Run};
 use crate::vocabulary;
@@ -25,7 +25,7 @@ pub(crate) struct Learn {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Steps in all
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 2400)]
     steps: usize,
     /// Boxes of a step, each with its tools
     #[arg(long, default_value_t = 6)]
@@ -42,8 +42,8 @@ pub(crate) struct Learn {
     /// Blocks of the network
     #[arg(long, default_value_t = 6)]
     layers: u32,
-    /// Tokens of the vocabulary
-    #[arg(long, default_value_t = 4096)]
+    /// Tokens of the vocabulary, where it is not begun yet
+    #[arg(long, default_value_t = 1536)]
     vocabulary: usize,
     /// Parts of a step that are computed at once
     #[arg(long, default_value_t = 2)]
@@ -64,7 +64,14 @@ const CONTEXT_TOKENS_MAX: u32 = 2048;
 pub(crate) fn learn(arguments: &Learn) -> Result<()> {
     ensure!(arguments.hidden.is_multiple_of(2 * HEAD), "the width is a multiple of {}", 2 * HEAD);
     let teacher = Teacher::new()?;
-    let vocabulary = vocabulary::learn(&teacher, arguments.vocabulary, arguments.seed)?;
+    let folder = Folder(arguments.folder.clone());
+    let vocabulary = if folder.is_begun() {
+        let seed = folder.state()?.recipe.seed;
+        ensure!(seed == arguments.seed, "the run in this folder was begun with --seed {seed}");
+        folder.vocabulary()?
+    } else {
+        vocabulary::learn(&teacher, arguments.vocabulary, arguments.seed)?
+    };
     let codec = codec(&vocabulary)?;
     let plain_device = open_device(arguments.backend.parse::<BackendChoice>()?)?;
     let mut device = plain_device.clone();
@@ -77,9 +84,9 @@ pub(crate) fn learn(arguments: &Learn) -> Result<()> {
         rate: arguments.rate,
         warmup: 60,
         cooldown: 0.4,
+        growth: 360,
         threads: arguments.threads,
     };
-    let folder = Folder(arguments.folder.clone());
     let hyper = shape(arguments.hidden, arguments.layers, &vocabulary);
     let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device };
     folder.begin(&run.hyper, &vocabulary)?;
@@ -104,10 +111,10 @@ pub(crate) fn shape(hidden: u32, layers: u32, vocabulary: &Vocabulary) -> Hyper 
         kv_heads: hidden / HEAD / 2,
         head_dim: HEAD,
         context_tokens_max: CONTEXT_TOKENS_MAX,
-        rope_theta: 10_000.0,
+        rope_theta: 1e6,
         rms_epsilon: 1e-5,
         sliding_window: None,
-        tied_embeddings: true,
+        tied_embeddings: false,
         pairing: RopePairing::Adjacent,
     }
 }
@@ -125,31 +132,40 @@ fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
     };
     state.recipe = run.recipe.clone();
     let tests = tests(run.teacher);
-    let start = Instant::now();
-    let first = state.steps.len();
-    for step in first..run.recipe.steps {
+    let bar = bar(run.recipe.steps, state.steps.len())?;
+    for step in state.steps.len()..run.recipe.steps {
         let progress;
         (parameters, progress) = run.step(step, parameters, &mut optimizer)?;
-        let mean = start.elapsed().as_secs_f64() / (step + 1 - first) as f64;
-        let left = mean * (run.recipe.steps - step - 1) as f64 / 60.0;
-        println!(
-            "step {} of {}: loss {:.4}, {:.0} tokens/s, {left:.0} min left",
-            step + 1,
-            run.recipe.steps,
-            progress.loss,
-            progress.tokens as f64 / progress.seconds
-        );
+        let rate = progress.tokens as f64 / progress.seconds;
+        bar.set_message(format!(
+            "loss {:.4}, prompts {:.3}, drills {:.3}, {rate:.0} tokens/s",
+            progress.loss, progress.prompts, progress.drills
+        ));
+        bar.inc(1);
+        if bar.is_hidden() {
+            println!("step {} of {}: {}", step + 1, run.recipe.steps, bar.message());
+        }
         state.steps.push(progress);
         if (step + 1) % save == 0 || step + 1 == run.recipe.steps {
             folder.save(&run.hyper, &parameters, &optimizer, &state)?;
             for (name, lessons) in &tests {
                 let exact = run.exact(&parameters, lessons)?;
                 let right = exact.iter().filter(|right| **right).count();
-                println!("  {name}: {right} of {} as wanted", exact.len());
+                let of = exact.len();
+                bar.suspend(|| println!("step {}: {name}: {right} of {of} as wanted", step + 1));
             }
         }
     }
+    bar.finish();
     Ok(())
+}
+
+/// Shown where there is a terminal.
+fn bar(steps: usize, done: usize) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} steps, {eta} left, {msg}")?;
+    let bar = ProgressBar::new(steps as u64).with_style(style).with_position(done as u64);
+    bar.reset_eta();
+    Ok(bar)
 }
 
 /// A few lessons to watch it by; the real tests are `trainer judge`'s.
@@ -162,7 +178,8 @@ fn tests(teacher: &Teacher) -> Vec<(&'static str, Vec<Vec<Lesson>>)> {
     ];
     let draw = |(name, shares)| {
         let mut dice = Dice::new(99);
-        let mut group = || teacher.group(4, shares, Some(Sort::One), None, &mut dice);
+        let wish = Wish { shares, sort: Some(Sort::One), ..Wish::TAUGHT };
+        let mut group = || teacher.group(4, &wish, &mut dice);
         (name, (0..24).map(|_| group()).collect())
     };
     sets.map(draw).into_iter().collect()

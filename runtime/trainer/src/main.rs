@@ -10,6 +10,7 @@ mod card;
 mod checkpoint;
 mod dice;
 mod example;
+mod initial;
 mod judge;
 mod learn;
 mod lessons;
@@ -27,7 +28,8 @@ use anyhow::Result;
 use checkpoint::Folder;
 use clap::{Parser, Subcommand};
 use dice::Dice;
-use lessons::{Shares, Teacher};
+use lessons::{Teacher, Wish};
+use text::{TemplateVersion, prompt_texts};
 
 /// Makes the model that zonda carries.
 #[derive(Debug, Parser)]
@@ -82,6 +84,10 @@ enum Command {
     },
 }
 
+/// A step makes and drops tensors by the thousand.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
     // Threads of training each compute one part of a step; a part is too small to be shared.
     rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
@@ -100,13 +106,12 @@ fn show(boxes: usize, seed: u64) -> Result<()> {
     let teacher = Teacher::new()?;
     let mut dice = Dice::new(seed);
     for _ in 0..boxes {
-        let lessons = teacher.group(6, Shares::TAUGHT, None, None, &mut dice);
-        let Some(first) = lessons.first() else { continue };
-        println!("tools: {}", vocabulary::tools_text(&first.tools));
+        let lessons = teacher.group(6, &Wish::TAUGHT, &mut dice);
         for lesson in &lessons {
-            println!("  {:?}, {}", lesson.sort, lesson.language);
-            lesson.messages.iter().for_each(|message| println!("    {message:?}"));
-            println!("    => {}", vocabulary::answer_text(&lesson.answer));
+            println!("{:?}, {}", lesson.sort, lesson.language);
+            let texts = prompt_texts(TemplateVersion::V3, &lesson.messages, &lesson.tools)?;
+            texts.iter().for_each(|text| println!("  {text}"));
+            println!("  => {}", lesson.answer.text());
         }
     }
     Ok(())

@@ -2,60 +2,43 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use burn::module::{Module, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use model::PlainWeights;
 use weights::{Hyper, Part, TensorName};
 
-use crate::dice::Dice;
+use crate::initial;
 
-/// Everything that learns, in the order of [`names`].
+/// Everything that learns.
 #[derive(Module, Debug)]
 pub(crate) struct Parameters {
-    /// Tokens' vectors, which are the output's rows too. `[vocabulary, hidden]`
-    pub(crate) embedding: Param<Tensor<2>>,
-    /// `[rows, cols]` each
+    /// Tokens' vectors: those that come in, and those that the output is measured by.
+    /// `[vocabulary, hidden]` each
+    pub(crate) tokens: Vec<Param<Tensor<2>>>,
+    /// The matrices of the blocks, `[rows, cols]` each.
     pub(crate) matrices: Vec<Param<Tensor<2>>>,
     /// `[hidden]` each
     pub(crate) gains: Vec<Param<Tensor<1>>>,
 }
 
-/// The names of matrices, and those of gains.
+/// Tensors of tokens' vectors.
+const TOKENS: [TensorName; 2] = [TensorName::Embedding, TensorName::Output];
+
+/// The names of matrices, tokens' vectors first, and those of gains.
 pub(crate) fn names(hyper: &Hyper) -> (Vec<TensorName>, Vec<TensorName>) {
     let layers = u16::try_from(hyper.layers).expect("a small network");
-    let all = (0..layers)
-        .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }))
-        .chain([TensorName::OutputNorm]);
+    let blocks = (0..layers)
+        .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
+    let all = TOKENS.into_iter().chain([TensorName::OutputNorm]).chain(blocks);
     all.partition(|name| hyper.shape_of(*name).len() == 2)
 }
 
 impl Parameters {
-    /// Random weights: small vectors, and matrices that keep the size of what goes through them.
+    /// Weights to begin with.
     pub(crate) fn random(hyper: &Hyper, seed: u64, device: &Device) -> Self {
-        let mut dice = Dice::new(seed);
-        let mut matrix = |name: TensorName| {
-            let shape = hyper.shape_of(name);
-            let (rows, cols) = (shape[0], shape[1]);
-            // What is added to the stream once in each block starts small.
-            let added =
-                matches!(name, TensorName::Block { part: Part::AttentionOutput | Part::Down, .. });
-            let scale = match name {
-                TensorName::Embedding => 0.02,
-                _ if added => 0.5 / ((2 * hyper.layers) as f32 * cols as f32).sqrt(),
-                _ => 0.7 / (cols as f32).sqrt(),
-            };
-            (0..rows * cols).map(|_| scale * dice.normal()).collect::<Vec<f32>>()
-        };
-        let (matrices, gains) = names(hyper);
-        let mut values = HashMap::new();
-        for name in std::iter::once(TensorName::Embedding).chain(matrices) {
-            values.insert(name, matrix(name));
-        }
-        for name in gains {
-            values.insert(name, vec![1.0; hyper.shape_of(name)[0]]);
-        }
+        let mut values = initial::weights(hyper, seed);
         Self::from_values(hyper, &mut values, device).expect("every tensor is there")
     }
 
@@ -73,12 +56,13 @@ impl Parameters {
         // Numbered in order: what an optimizer saved of a parameter finds it again.
         let mut ids = 1..;
         let mut id = || ParamId::from(ids.next().expect("a number"));
+        let mut matrices = matrices
+            .into_iter()
+            .map(|name| Ok(parameter(id(), take(name)?, device)))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            embedding: parameter(id(), take(TensorName::Embedding)?, device),
-            matrices: matrices
-                .into_iter()
-                .map(|name| Ok(parameter(id(), take(name)?, device)))
-                .collect::<Result<_>>()?,
+            tokens: matrices.drain(..TOKENS.len()).collect(),
+            matrices,
             gains: gains
                 .into_iter()
                 .map(|name| Ok(parameter(id(), take(name)?, device)))
@@ -108,13 +92,17 @@ impl Parameters {
         gain: impl Fn(Tensor<1>) -> Tensor<1>,
     ) -> PlainWeights {
         let (matrices, gains) = names(hyper);
-        let mut plain = PlainWeights::default();
-        plain.matrices.insert(TensorName::Embedding, matrix(self.embedding.val()));
-        let values = self.matrices.iter().map(|parameter| matrix(parameter.val()));
-        plain.matrices.extend(matrices.into_iter().zip(values));
-        let values = self.gains.iter().map(|parameter| gain(parameter.val()));
-        plain.gains.extend(gains.into_iter().zip(values));
-        plain
+        let matrices = matrices.into_iter().zip(self.all_matrices());
+        let gains = gains.into_iter().zip(&self.gains);
+        PlainWeights {
+            matrices: matrices.map(|(name, parameter)| (name, matrix(parameter.val()))).collect(),
+            gains: gains.map(|(name, parameter)| (name, gain(parameter.val()))).collect(),
+        }
+    }
+
+    /// In the order of [`names`].
+    fn all_matrices(&self) -> impl Iterator<Item = &Param<Tensor<2>>> {
+        self.tokens.iter().chain(&self.matrices)
     }
 
     /// What a graph over [`leaves`](Self::leaves) says of these parameters.
@@ -126,9 +114,7 @@ impl Parameters {
     ) -> GradientsParams {
         let (matrices, gains) = names(hyper);
         let mut gradients = GradientsParams::new();
-        let matrices = std::iter::once((&TensorName::Embedding, &self.embedding))
-            .chain(matrices.iter().zip(&self.matrices));
-        for (name, parameter) in matrices {
+        for (name, parameter) in matrices.iter().zip(self.all_matrices()) {
             if let Some(gradient) = leaves.matrices[name].grad_remove(&mut of) {
                 gradients.register(parameter.id, gradient);
             }
@@ -149,40 +135,33 @@ impl Parameters {
         gradients: &GradientsParams,
     ) -> Result<HashMap<TensorName, Vec<f32>>> {
         let (matrices, gains) = names(hyper);
-        let read = |data: TensorData| {
-            data.try_into_vec::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))
-        };
-        let mut slopes = HashMap::new();
-        let matrices = std::iter::once(TensorName::Embedding).chain(matrices);
-        for (name, parameter) in
-            matrices.zip(std::iter::once(&self.embedding).chain(&self.matrices))
-        {
+        let matrices = matrices.into_iter().zip(self.all_matrices()).map(|(name, parameter)| {
             let gradient = gradients.get::<2>(parameter.id).context("a gradient")?;
-            slopes.insert(name, read(gradient.into_data())?);
-        }
-        for (name, parameter) in gains.into_iter().zip(&self.gains) {
+            Ok((name, numbers(gradient.into_data())?))
+        });
+        let gains = gains.into_iter().zip(&self.gains).map(|(name, parameter)| {
             let gradient = gradients.get::<1>(parameter.id).context("a gradient")?;
-            slopes.insert(name, read(gradient.into_data())?);
-        }
-        Ok(slopes)
+            Ok((name, numbers(gradient.into_data())?))
+        });
+        matrices.chain(gains).collect()
     }
 
-    /// Every tensor's numbers, the embedding first.
+    /// Every tensor's numbers, in the order of [`names`].
     pub(crate) fn values(&self, hyper: &Hyper) -> Result<Vec<(TensorName, Vec<f32>)>> {
-        let plain = self.plain(hyper);
         let (matrices, gains) = names(hyper);
-        let read = |data: TensorData| {
-            data.try_into_vec::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))
-        };
-        let mut values = Vec::new();
-        for name in std::iter::once(TensorName::Embedding).chain(matrices) {
-            values.push((name, read(plain.matrices[&name].to_data())?));
-        }
-        for name in gains {
-            values.push((name, read(plain.gains[&name].to_data())?));
-        }
-        Ok(values)
+        let values = self.all_matrices().map(|parameter| parameter.val().into_data());
+        let values = values.chain(self.gains.iter().map(|parameter| parameter.val().into_data()));
+        matrices
+            .into_iter()
+            .chain(gains)
+            .zip(values)
+            .map(|(name, data)| Ok((name, numbers(data)?)))
+            .collect()
     }
+}
+
+fn numbers(data: TensorData) -> Result<Vec<f32>> {
+    data.try_into_vec().map_err(|error| anyhow!("a tensor of other numbers: {error:?}"))
 }
 
 fn parameter<const D: usize>(id: ParamId, data: TensorData, device: &Device) -> Param<Tensor<D>> {

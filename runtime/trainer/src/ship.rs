@@ -22,8 +22,8 @@ pub(crate) fn ship(folder: &Folder, file: &Path) -> Result<()> {
         let values = values.get(&name).with_context(|| format!("{name:?} is not there"))?;
         Ok(NewTensor { name, encoding, values })
     };
-    let matrices = std::iter::once(TensorName::Embedding).chain(matrices);
     let tensors = matrices
+        .into_iter()
         .map(|name| tensor(name, Encoding::Q8_0))
         .chain(gains.into_iter().map(|name| tensor(name, Encoding::F32)))
         .collect::<Result<Vec<_>>>()?;

@@ -17,12 +17,18 @@ use text::Codec;
 use weights::Hyper;
 
 use crate::dice::Dice;
-use crate::example::{Example, Packed};
-use crate::lessons::{Lesson, Shares, Teacher};
+use crate::example::{Example, Packed, Source};
+use crate::lessons::{Lesson, Teacher, Wish};
 use crate::parameters::Parameters;
+use crate::vocabulary;
 
+/// What answers, prompts and drills weigh: reading on in prompts and drills teaches to copy, and answers are
+/// copied from prompts.
+const SHARES: [f64; 3] = [1.0, 0.3, 0.2];
+/// Drills of a box.
+const DRILLS: usize = 1;
 /// Tokens of a step of one thread, and of a sequence.
-pub(crate) const TOKENS_MAX: u32 = 16 << 10;
+pub(crate) const TOKENS_MAX: u32 = 8 << 10;
 
 /// How training goes.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -39,11 +45,19 @@ pub(crate) struct Recipe {
     pub(crate) warmup: usize,
     /// The share of the steps, at their end, over which it falls to nothing.
     pub(crate) cooldown: f64,
+    /// Steps over which boxes grow from one kind of tool.
+    pub(crate) growth: usize,
     /// Parts of a step that are computed at once.
     pub(crate) threads: usize,
 }
 
 impl Recipe {
+    /// Kinds of tools that a box has at most.
+    fn kinds(&self, step: usize) -> usize {
+        let grown = step as f64 / self.growth as f64;
+        1 + ((Wish::KINDS_MAX - 1) as f64 * grown.min(1.0)) as usize
+    }
+
     fn rate(&self, step: usize) -> f64 {
         let warm = (step + 1) as f64 / self.warmup as f64;
         let cool = (self.steps - step) as f64 / (self.cooldown * self.steps as f64);
@@ -51,12 +65,20 @@ impl Recipe {
     }
 }
 
+/// The choices of a step.
+fn dice(recipe: &Recipe, step: usize) -> Dice {
+    Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step as u64))
+}
+
+fn sum<T: Copy + std::ops::Add<Output = T>>(one: [T; 3], other: [T; 3]) -> [T; 3] {
+    std::array::from_fn(|at| one[at] + other[at])
+}
+
 /// The lessons of a step, by box: the same for a seed, whatever was trained before.
 pub(crate) fn boxes(teacher: &Teacher, recipe: &Recipe, step: usize) -> Vec<Vec<Lesson>> {
-    let mut dice = Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step as u64));
-    (0..recipe.groups)
-        .map(|_| teacher.group(recipe.lessons, Shares::TAUGHT, None, None, &mut dice))
-        .collect()
+    let mut dice = dice(recipe, step);
+    let wish = Wish { kinds: recipe.kinds(step), ..Wish::TAUGHT };
+    (0..recipe.groups).map(|_| teacher.group(recipe.lessons, &wish, &mut dice)).collect()
 }
 
 /// One run of training.
@@ -70,12 +92,19 @@ pub(crate) struct Run<'a> {
     pub(crate) plain_device: OpenDevice,
 }
 
+/// What a step is measured by, in nats: means over the tokens of answers, of prompts, and of drills.
+type Loss = [f64; 3];
+
 /// What a step came to.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Progress {
     pub(crate) step: usize,
     /// Mean over the tokens of answers, in nats.
     pub(crate) loss: f64,
+    /// The same over those of prompts.
+    pub(crate) prompts: f64,
+    /// The same over those of drills.
+    pub(crate) drills: f64,
     pub(crate) tokens: usize,
     pub(crate) seconds: f64,
 }
@@ -95,13 +124,24 @@ impl Run<'_> {
     /// The parts of a step, one for each box.
     fn packed(&self, step: usize) -> Result<Vec<Packed>> {
         let mut parts = Vec::with_capacity(self.recipe.groups);
+        let mut dice = dice(&self.recipe, step);
         for lessons in boxes(self.teacher, &self.recipe, step) {
             let mut part = Packed::default();
             part.add(&self.examples(&lessons)?);
+            for _ in 0..DRILLS {
+                part.add_drill(self.drilled(), &mut dice);
+            }
             parts.push(part);
         }
         parts.retain(|part| !part.targets.is_empty());
+        // The longest first: the threads end together.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.batch.tokens.len()));
         Ok(parts)
+    }
+
+    /// Tokens that drills are of: all that texts have.
+    fn drilled(&self) -> std::ops::Range<u32> {
+        vocabulary::CONTROLS.len() as u32..self.hyper.vocabulary
     }
 
     fn examples(&self, lessons: &[Lesson]) -> Result<Vec<Example>> {
@@ -119,23 +159,28 @@ impl Run<'_> {
         let (gradients, loss, tokens) = self.slope(step, &parameters)?;
         let parameters = optimizer.step(self.recipe.rate(step), parameters, gradients);
         let seconds = start.elapsed().as_secs_f64();
-        Ok((parameters, Progress { step, loss, tokens, seconds }))
+        let [loss, prompts, drills] = loss;
+        Ok((parameters, Progress { step, loss, prompts, drills, tokens, seconds }))
     }
 
-    /// Gradients of a step's mean loss, that loss, and the step's tokens.
-    fn slope(&self, step: usize, parameters: &Parameters) -> Result<(GradientsParams, f64, usize)> {
+    /// Gradients of a step's loss, that loss, and the step's tokens.
+    fn slope(
+        &self,
+        step: usize,
+        parameters: &Parameters,
+    ) -> Result<(GradientsParams, Loss, usize)> {
         let parts = self.packed(step)?;
-        let rows: usize = parts.iter().map(|part| part.targets.len()).sum();
+        let rows = parts.iter().map(Packed::count).fold([0; 3], sum);
         // What attention costs besides its own work grows with a part: small ones, one after the other.
         let next = AtomicUsize::new(0);
-        let work = || -> Result<(GradientsParams, f64)> {
-            let (mut sum, mut loss) = (GradientsAccumulator::new(), 0.0);
+        let work = || -> Result<(GradientsParams, Loss)> {
+            let (mut total, mut loss) = (GradientsAccumulator::new(), Loss::default());
             while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (gradients, share) = self.gradients(part, rows, parameters)?;
-                sum.accumulate(parameters, gradients);
-                loss += share;
+                total.accumulate(parameters, gradients);
+                loss = sum(loss, share);
             }
-            Ok((sum.grads(), loss))
+            Ok((total.grads(), loss))
         };
         let outcomes: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..self.recipe.threads).map(|_| scope.spawn(work)).collect();
@@ -144,15 +189,15 @@ impl Run<'_> {
             };
             threads.into_iter().map(join).collect()
         });
-        let mut sum = GradientsAccumulator::new();
-        let mut loss = 0.0;
+        let mut total = GradientsAccumulator::new();
+        let mut loss = Loss::default();
         for outcome in outcomes {
             let (gradients, share) = outcome?;
-            sum.accumulate(parameters, gradients);
-            loss += share;
+            total.accumulate(parameters, gradients);
+            loss = sum(loss, share);
         }
         let tokens = parts.iter().map(|part| part.batch.tokens.len()).sum();
-        Ok((sum.grads(), loss, tokens))
+        Ok((total.grads(), loss, tokens))
     }
 
     /// The loss of a step's lessons, and its slope in every number.
@@ -163,24 +208,34 @@ impl Run<'_> {
         parameters: &Parameters,
     ) -> Result<(f64, std::collections::HashMap<weights::TensorName, Vec<f32>>)> {
         let (gradients, loss, _) = self.slope(step, parameters)?;
+        let loss = loss.iter().zip(SHARES).map(|(loss, share)| loss * share).sum();
         Ok((loss, parameters.slopes(&self.hyper, &gradients)?))
     }
 
-    /// Gradients of a part's share of the mean over `rows`, and that share.
+    /// Gradients of a part's share of the means over `rows`, and that share.
     fn gradients(
         &self,
         part: &Packed,
-        rows: usize,
+        rows: [usize; 3],
         parameters: &Parameters,
-    ) -> Result<(GradientsParams, f64)> {
+    ) -> Result<(GradientsParams, Loss)> {
         let leaves = parameters.leaves(&self.hyper);
         let learner = Learner::new(&self.hyper, &leaves, &self.device, TOKENS_MAX)?;
         let logits = learner.logits(&part.batch).map_err(|error| anyhow!("a step: {error}"))?;
         let targets = self.targets(part, &self.device);
         let picked = log_softmax(logits, 1).gather(1, targets); // [rows, 1]
-        let loss = picked.sum().neg() / rows as f64;
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        Ok((parameters.gradients(&self.hyper, &leaves, loss.backward()), value))
+        let share =
+            |source: &Source| (SHARES[*source as usize] / rows[*source as usize] as f64) as f32;
+        let shares: Vec<f32> = part.sources.iter().map(share).collect();
+        let mut loss = Loss::default();
+        let values = picked.clone().inner().into_data();
+        for (value, source) in values.iter::<f64>().zip(&part.sources) {
+            loss[*source as usize] -= value / rows[*source as usize] as f64;
+        }
+        let shape = [shares.len(), 1];
+        let shares = Tensor::from_data(TensorData::new(shares, shape), &self.device.device);
+        let slope = (picked * shares).sum().neg().backward();
+        Ok((parameters.gradients(&self.hyper, &leaves, slope), loss))
     }
 
     /// `[rows, 1]`

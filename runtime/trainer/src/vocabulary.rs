@@ -2,20 +2,18 @@
 //! template version 3.
 
 use std::collections::HashMap;
-use std::io;
 
 use anyhow::{Result, anyhow};
-use protocol::{Message, ToolSpec};
-use serde::Serialize as _;
-use serde_json::{Value, json};
+use serde_json::json;
+use text::{TemplateVersion, prompt_texts};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use weights::{TokenKind, Vocabulary};
 
 use crate::dice::Dice;
-use crate::lessons::{Answer, Lesson, Shares, Teacher};
+use crate::lessons::{Lesson, Teacher, Wish};
 
 /// The tokens of template version 3, at its ids.
-const CONTROLS: [&str; 14] = [
+pub(crate) const CONTROLS: [&str; 14] = [
     "<unk>",
     "<s>",
     "</s>",
@@ -42,11 +40,14 @@ pub(crate) fn learn(teacher: &Teacher, size: usize, seed: u64) -> Result<Vocabul
     let mut words: HashMap<String, u64> = HashMap::new();
     let mut dice = Dice::new(seed);
     for _ in 0..GROUPS {
-        let lessons = teacher.group(4, Shares::TAUGHT, None, None, &mut dice);
-        if let Some(lesson) = lessons.first() {
-            count(&tools_text(&lesson.tools), &mut words);
+        let lessons = teacher.group(4, &Wish::TAUGHT, &mut dice);
+        if let Some(Lesson { messages, tools, .. }) = lessons.first() {
+            let with_tools = prompt_texts(TemplateVersion::V3, messages, tools)?;
+            with_tools.iter().for_each(|text| count(text, &mut words));
         }
-        lessons.iter().flat_map(texts).for_each(|text| count(&text, &mut words));
+        for lesson in &lessons {
+            texts(lesson)?.iter().for_each(|text| count(text, &mut words));
+        }
     }
     let texts = words.into_iter().map(|(word, count)| (word.into(), count)).collect();
     let trainer = BpeTrainer::builder()
@@ -66,109 +67,31 @@ pub(crate) fn learn(teacher: &Teacher, size: usize, seed: u64) -> Result<Vocabul
 
 fn assemble(pieces: impl Iterator<Item = String>) -> Vocabulary {
     let controls = CONTROLS.map(str::to_owned).into_iter();
-    of_tokens(
-        controls.chain((0..BYTES).map(|byte| format!("<0x{byte:02X}>"))).chain(pieces).collect(),
-    )
+    let bytes = (0..BYTES).map(|byte| format!("<0x{byte:02X}>"));
+    of_tokens(controls.chain(bytes).chain(pieces).collect())
 }
 
 /// The vocabulary whose tokens these are: controls, bytes, pieces.
 pub(crate) fn of_tokens(tokens: Vec<String>) -> Vocabulary {
-    let mut kinds = vec![TokenKind::Control; CONTROLS.len()];
-    kinds[0] = TokenKind::Unknown;
-    kinds.resize(CONTROLS.len() + BYTES, TokenKind::Byte);
-    let first = kinds.len();
-    kinds.resize(tokens.len(), TokenKind::Normal);
-    // The sooner a piece was joined, the sooner it is joined again.
-    let score = |id: usize| if id < first { 0.0 } else { -((id - first) as f32) };
+    let kind = |id: usize| match id {
+        0 => TokenKind::Unknown,
+        _ if id < CONTROLS.len() => TokenKind::Control,
+        _ if id < CONTROLS.len() + BYTES => TokenKind::Byte,
+        _ => TokenKind::Normal,
+    };
+    let tokens = tokens.into_iter().enumerate().map(|(id, token)| (token, kind(id))).collect();
     Vocabulary {
-        model: "llama".into(),
-        pre: None,
-        scores: (0..tokens.len()).map(score).collect(),
-        tokens,
-        kinds,
-        merges: Vec::new(),
-        bos: Some(1),
-        eos: Some(2),
-        unknown: Some(0),
         add_space_prefix: Some(true),
         add_bos: Some(true),
-        chat_template: None,
+        ..Vocabulary::new("llama", tokens)
     }
 }
 
-/// Everything that is said in a lesson, as the template spells it.
-fn texts(lesson: &Lesson) -> Vec<String> {
-    let mut texts = Vec::new();
-    for message in &lesson.messages {
-        match message {
-            Message::User { content } | Message::System { content } => texts.push(content.concat()),
-            Message::Assistant { content, tool_calls, .. } => {
-                texts.extend(content.as_ref().map(|content| content.concat()));
-                for call in tool_calls {
-                    let arguments: Value =
-                        serde_json::from_str(&call.arguments).unwrap_or_default();
-                    let call = json!([{"name": call.name, "arguments": arguments, "id": call.id}]);
-                    texts.push(python(&call));
-                }
-            }
-            Message::Tool { content, call_id, .. } => {
-                let content = content.concat();
-                let content = serde_json::from_str(&content).unwrap_or(Value::String(content));
-                texts.push(python(&json!({"content": content, "call_id": call_id})));
-            }
-        }
-    }
-    texts.push(answer_text(&lesson.answer));
-    texts
-}
-
-/// An answer without its control tokens.
-pub(crate) fn answer_text(answer: &Answer) -> String {
-    match answer {
-        Answer::Text(text) => text.clone(),
-        Answer::Calls(calls) => {
-            let calls =
-                calls.iter().map(|call| json!({"name": call.name, "arguments": call.arguments}));
-            python(&Value::Array(calls.collect()))
-        }
-    }
-}
-
-/// Tools as a prompt spells them.
-pub(crate) fn tools_text(tools: &[ToolSpec]) -> String {
-    let function = |tool: &ToolSpec| {
-        json!({"type": "function", "function": {
-            "name": tool.name, "description": tool.description, "parameters": tool.parameters}})
-    };
-    python(&Value::Array(tools.iter().map(function).collect()))
-}
-
-/// JSON with a space behind each comma and colon, as prompts have it.
-fn python(value: &Value) -> String {
-    struct Spaced;
-    impl serde_json::ser::Formatter for Spaced {
-        fn begin_array_value<W: ?Sized + io::Write>(
-            &mut self,
-            w: &mut W,
-            first: bool,
-        ) -> io::Result<()> {
-            w.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_key<W: ?Sized + io::Write>(
-            &mut self,
-            w: &mut W,
-            first: bool,
-        ) -> io::Result<()> {
-            w.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_value<W: ?Sized + io::Write>(&mut self, w: &mut W) -> io::Result<()> {
-            w.write_all(b": ")
-        }
-    }
-    let mut bytes = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
-    value.serialize(&mut serializer).expect("a value becomes text");
-    String::from_utf8(bytes).expect("JSON is text")
+/// Everything that is said in a lesson, tools apart, as a prompt spells it.
+fn texts(lesson: &Lesson) -> Result<Vec<String>> {
+    let mut texts = prompt_texts(TemplateVersion::V3, &lesson.messages, &[])?;
+    texts.push(lesson.answer.text());
+    Ok(texts)
 }
 
 /// Counts the stretches of a text inside which pieces may grow: words without the space before them,

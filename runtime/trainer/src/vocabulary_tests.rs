@@ -13,8 +13,8 @@ fn every_lesson_comes_back_and_names_are_cut_alike_everywhere() {
     assert_eq!(vocabulary.tokens.len(), 900);
     let tokenizer = Tokenizer::from_vocabulary(&vocabulary).unwrap();
     let mut dice = Dice::new(9);
-    for lesson in (0..40).flat_map(|_| teacher.group(4, Shares::TAUGHT, None, None, &mut dice)) {
-        for text in texts(&lesson) {
+    for lesson in (0..40).flat_map(|_| teacher.group(4, &Wish::TAUGHT, &mut dice)) {
+        for text in texts(&lesson).unwrap() {
             let tokens = tokenizer.encode(&text).unwrap();
             assert_eq!(tokenizer.decode(&tokens), text);
         }
@@ -34,14 +34,20 @@ fn every_lesson_comes_back_and_names_are_cut_alike_everywhere() {
 }
 
 #[test]
+fn the_same_seed_gives_the_same_vocabulary() {
+    assert_eq!(made().tokens, made().tokens);
+}
+
+#[test]
 fn both_forms_of_the_vocabulary_cut_alike() {
     let teacher = Teacher::new().unwrap();
     let vocabulary = made();
     let pieces = Tokenizer::from_vocabulary(&vocabulary).unwrap();
     let library = Tokenizer::from_bytes(tokenizer_json(&vocabulary).as_bytes()).unwrap();
     let mut dice = Dice::new(10);
-    for lesson in (0..60).flat_map(|_| teacher.group(4, Shares::TAUGHT, None, None, &mut dice)) {
-        for text in texts(&lesson).into_iter().chain([tools_text(&lesson.tools)]) {
+    for lesson in (0..60).flat_map(|_| teacher.group(4, &Wish::TAUGHT, &mut dice)) {
+        let all = prompt_texts(TemplateVersion::V3, &lesson.messages, &lesson.tools).unwrap();
+        for text in texts(&lesson).unwrap().into_iter().chain(all) {
             assert_eq!(pieces.encode(&text).unwrap(), library.encode(&text).unwrap(), "{text}");
         }
     }

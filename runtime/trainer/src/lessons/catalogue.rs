@@ -12,6 +12,9 @@ use super::phrase::Slots;
 use super::{Call, Share, Shares};
 use crate::dice::Dice;
 
+/// The share of names that are invented: what occurs once cannot be known, so that it has to be read.
+const INVENTED: f64 = 0.4;
+
 /// What `tools.toml` holds.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,8 +122,14 @@ impl Catalogue {
         let mut put =
             |slot: &'static str, spellings: &Spellings, schema: Value, dice: &mut Dice| {
                 let own = spellings.share(share);
-                let name = fresh(&own.names, names.values(), dice);
-                let described = dice.chance(0.4).then(|| dice.pick(&own.descriptions).clone());
+                let invented = share == Share::Taught && dice.chance(INVENTED);
+                let name = match invented {
+                    true => invent(1, 2, dice).replace(' ', "_"),
+                    false => fresh(&own.names, names.values(), dice),
+                };
+                // What an invented name means stands beside it.
+                let described =
+                    (invented || dice.chance(0.4)).then(|| dice.pick(&own.descriptions).clone());
                 names.insert(slot, name.clone());
                 properties.push((slot, name, described_schema(schema, described, dice)));
             };
@@ -180,9 +189,14 @@ impl Catalogue {
         let prefix = dice.pick(prefixes).clone();
         let style = dice.below(5);
         let spelled = |words: &str| spell(&format!("{prefix}{words}"), style);
+        let invented = share == Share::Taught && dice.chance(INVENTED);
         if let (Deed::Split, Some(split)) = (deed, &data.split) {
             let split = split.share(share);
-            let (names, descriptions) = (dice.pick(&split.names), dice.pick(&split.descriptions));
+            let descriptions = dice.pick(&split.descriptions);
+            let names = match invented {
+                true => [invent(2, 3, dice), invent(2, 3, dice)],
+                false => dice.pick(&split.names).clone(),
+            };
             let pairs = names.iter().zip(descriptions);
             return pairs.map(|(name, about)| (spelled(name), about.clone())).collect();
         }
@@ -190,7 +204,8 @@ impl Catalogue {
             Share::Taught => (&data.names, &data.descriptions),
             Share::Held => (&data.held.names, &data.held.descriptions),
         };
-        vec![(spelled(dice.pick(names).as_str()), dice.pick(descriptions).clone())]
+        let name = if invented { invent(1, 3, dice) } else { dice.pick(names).clone() };
+        vec![(spelled(&name), dice.pick(descriptions).clone())]
     }
 }
 
@@ -227,7 +242,11 @@ impl Kind {
             (Some(held), Share::Held) => held,
             _ => choice,
         };
-        let name = fresh(&choice.names, taken.values(), dice);
+        let invented = share == Share::Taught && dice.chance(INVENTED);
+        let name = match invented {
+            true => invent(1, 2, dice).replace(' ', "_"),
+            false => fresh(&choice.names, taken.values(), dice),
+        };
         Deed::Choice { name, values: dice.pick(&choice.values).clone() }
     }
 }
@@ -268,6 +287,12 @@ impl Offer {
     pub(super) fn needs(&self, slot: Slot) -> bool {
         slot != Slot::Room || !self.room_optional
     }
+}
+
+/// So many words of no language.
+fn invent(least: usize, most: usize, dice: &mut Dice) -> String {
+    let words = least + dice.below(most - least + 1);
+    (0..words).map(|_| super::phrase::word(dice)).collect::<Vec<_>>().join(" ")
 }
 
 /// A name that no other parameter has.

@@ -1,8 +1,9 @@
 //! One conversation and the answer that is wanted.
 
 use anyhow::Result;
-use protocol::{Message, ToolSpec};
+use protocol::{Message, ToolCall, ToolSpec};
 use serde_json::{Map, Value};
+use text::calls_text;
 
 use super::catalogue::Offer;
 use super::language::Language;
@@ -17,11 +18,52 @@ pub(crate) struct Call {
     pub(crate) arguments: Map<String, Value>,
 }
 
+impl Call {
+    /// As it stands in a conversation.
+    pub(super) fn named(&self, id: &str) -> ToolCall {
+        let arguments = Value::Object(self.arguments.clone()).to_string();
+        ToolCall { id: id.to_owned(), name: self.name.clone(), arguments }
+    }
+
+    /// Whether it keeps to the schema of its function among `tools`, as far as these schemas go: names,
+    /// what is required, types and lists of values.
+    pub(crate) fn keeps_to(&self, tools: &[ToolSpec]) -> bool {
+        let Some(tool) = tools.iter().find(|tool| tool.name == self.name) else { return false };
+        let required = tool.parameters["required"].as_array().into_iter().flatten();
+        let mut required = required.filter_map(Value::as_str);
+        required.all(|name| self.arguments.contains_key(name))
+            && self.arguments.iter().all(|(name, value)| {
+                let schema = &tool.parameters["properties"][name];
+                let listed = schema["enum"].as_array();
+                listed.is_none_or(|values| values.contains(value))
+                    && match schema["type"].as_str() {
+                        Some("string") => value.is_string(),
+                        Some("boolean") => value.is_boolean(),
+                        Some("integer") => value.is_i64() || value.is_u64(),
+                        Some("number") => value.is_number(),
+                        _ => false,
+                    }
+            })
+    }
+}
+
 /// What the model shall say.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
     Text(String),
     Calls(Vec<Call>),
+}
+
+impl Answer {
+    /// As the model writes it, without control tokens.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Calls(calls) => {
+                calls_text(&calls.iter().map(|call| call.named("")).collect::<Vec<_>>())
+            }
+        }
+    }
 }
 
 /// What a lesson teaches.
@@ -45,10 +87,32 @@ pub(crate) enum Sort {
     Talk,
 }
 
+/// What lessons are wanted of a teacher.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    pub(crate) shares: Shares,
+    /// The only sort.
+    pub(crate) sort: Option<Sort>,
+    /// The only language spoken, by its number.
+    pub(crate) language: Option<usize>,
+    /// Kinds of tools that a box has at most.
+    pub(crate) kinds: usize,
+}
+
+impl Wish {
+    /// Everything that training sees.
+    pub(crate) const TAUGHT: Self =
+        Self { shares: Shares::TAUGHT, sort: None, language: None, kinds: Self::KINDS_MAX };
+    /// What the largest boxes have.
+    pub(crate) const KINDS_MAX: usize = 9;
+}
+
 /// One conversation and its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Lesson {
     pub(crate) sort: Sort,
+    /// What the user says that the answer is about.
+    pub(crate) asked: String,
     /// Code of the user's language.
     pub(crate) language: String,
     pub(crate) messages: Vec<Message>,
@@ -78,21 +142,25 @@ pub(super) struct Turn {
     pub(super) answer: Answer,
 }
 
+impl Turn {
+    /// What the user says first.
+    fn asked(&self) -> String {
+        let said = self.messages.iter().find_map(|message| match message {
+            Message::User { content } => Some(content.concat()),
+            _ => None,
+        });
+        said.unwrap_or_default()
+    }
+}
+
 impl Teacher {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self { languages: Language::all()?, catalogue: Catalogue::read()? })
     }
 
-    /// Lessons that share their tools. `sort`: the only sort wanted; `language`: the only one spoken.
-    pub(crate) fn group(
-        &self,
-        lessons: usize,
-        shares: Shares,
-        sort: Option<Sort>,
-        language: Option<usize>,
-        dice: &mut Dice,
-    ) -> Vec<Lesson> {
-        let place = self.place(shares, sort, language, dice);
+    /// Lessons that share their tools.
+    pub(crate) fn group(&self, lessons: usize, wish: &Wish, dice: &mut Dice) -> Vec<Lesson> {
+        let place = self.place(wish, dice);
         let mut made = Vec::with_capacity(lessons);
         // A few draws give nothing: the tools do not allow the sort, or the sentence is kept for tests.
         for _ in 0..lessons * 40 {
@@ -101,16 +169,19 @@ impl Teacher {
             }
             let at = place.language.unwrap_or_else(|| dice.below(self.languages.len()));
             let language = &self.languages[at];
-            let sort = sort.unwrap_or_else(|| draw_sort(&place, dice));
-            let mut speaker = Speaker { language, place: &place, shares, dice };
+            let sort = wish.sort.unwrap_or_else(|| draw_sort(&place, dice));
+            let mut speaker = Speaker { language, place: &place, shares: wish.shares, dice };
             let Some(turn) = speaker.turn(sort) else { continue };
-            let mut messages = turn.messages;
+            let asked = turn.asked();
+            let mut messages = speaker.earlier().unwrap_or_default();
+            messages.extend(turn.messages);
             if dice.chance(0.2) {
                 let system = dice.pick(&self.catalogue.systems).clone();
                 messages.insert(0, Message::System { content: vec![system] });
             }
             made.push(Lesson {
                 sort: turn.sort,
+                asked,
                 language: language.code.clone(),
                 messages,
                 tools: place.tools.clone(),
@@ -120,13 +191,8 @@ impl Teacher {
         made
     }
 
-    fn place(
-        &self,
-        shares: Shares,
-        sort: Option<Sort>,
-        language: Option<usize>,
-        dice: &mut Dice,
-    ) -> Place {
+    fn place(&self, wish: &Wish, dice: &mut Dice) -> Place {
+        let Wish { shares, sort, language, kinds: most } = *wish;
         let one = dice.chance(0.3).then(|| dice.below(self.languages.len()));
         let language = language.or(one);
         let mut kinds = self.catalogue.kinds();
@@ -135,7 +201,8 @@ impl Teacher {
         let count = if none {
             0
         } else {
-            1 + dice.below(3) + dice.below(3) + if dice.chance(0.1) { 4 } else { 0 }
+            let count = 1 + dice.below(3) + dice.below(3) + if dice.chance(0.1) { 4 } else { 0 };
+            count.min(most)
         };
         let mut offers: Vec<Offer> = Vec::new();
         for kind in kinds {

@@ -111,11 +111,6 @@ pub(super) fn capital(text: &str) -> String {
 /// A name such as `7`, `P-101` or `Velora`.
 pub(super) fn tag(dice: &mut Dice) -> String {
     const LETTERS: &[u8] = b"ABCDEFGHKLMNPRSTVWXZ";
-    const STARTS: [&str; 18] = [
-        "B", "Br", "C", "D", "F", "G", "H", "K", "L", "M", "N", "P", "R", "S", "St", "T", "V", "Z",
-    ];
-    const VOWELS: [&str; 7] = ["a", "e", "i", "o", "u", "ei", "ou"];
-    const ENDS: [&str; 9] = ["", "n", "r", "s", "l", "x", "nd", "m", "t"];
     match dice.below(6) {
         0 | 1 => dice.range(1, 30).to_string(),
         2 => {
@@ -127,12 +122,20 @@ pub(super) fn tag(dice: &mut Dice) -> String {
                 (0..1 + dice.below(2)).map(|_| char::from(*dice.pick(LETTERS))).collect();
             format!("{letters}-{}", dice.range(1, 400))
         }
-        _ => {
-            let mut word = String::new();
-            for _ in 0..2 + dice.below(2) {
-                word = word + *dice.pick(&STARTS) + *dice.pick(&VOWELS);
-            }
-            capital(&(word + *dice.pick(&ENDS)).to_lowercase())
-        }
+        _ => capital(&word(dice)),
     }
+}
+
+/// A word of no language, such as `velora`: what is read in it can only be copied.
+pub(super) fn word(dice: &mut Dice) -> String {
+    const STARTS: [&str; 18] = [
+        "b", "br", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "st", "t", "v", "z",
+    ];
+    const VOWELS: [&str; 7] = ["a", "e", "i", "o", "u", "ei", "ou"];
+    const ENDS: [&str; 9] = ["", "n", "r", "s", "l", "x", "nd", "m", "t"];
+    let mut word = String::new();
+    for _ in 0..2 + dice.below(2) {
+        word = word + *dice.pick(&STARTS) + *dice.pick(&VOWELS);
+    }
+    word + *dice.pick(&ENDS)
 }

@@ -1,7 +1,6 @@
 //! What a user of a place says, and what is to be answered.
 
-use protocol::{Message, ToolCall};
-use serde_json::Value;
+use protocol::Message;
 
 use super::catalogue::Offer;
 use super::intents::{INTENTS, Intent, LACKS, Slot, are_kindred, intent};
@@ -60,6 +59,20 @@ impl Speaker<'_> {
                 self.says(sort, sentence, answer.clone())
             }
         }
+    }
+
+    /// Now and then, what was said and answered before.
+    pub(super) fn earlier(&mut self) -> Option<Vec<Message>> {
+        if !self.dice.chance(0.08) {
+            return None;
+        }
+        let sorts = [Sort::Report, Sort::Report, Sort::Report, Sort::NoTool, Sort::Talk];
+        let sort = *self.dice.pick(&sorts);
+        let turn = self.turn(sort)?;
+        let Answer::Text(answer) = turn.answer else { return None };
+        let mut messages = turn.messages;
+        messages.push(assistant(answer));
+        Some(messages)
     }
 
     /// Talk is a closed list of sentences: none of them is kept by its hash.
@@ -222,11 +235,7 @@ impl Speaker<'_> {
             (result, fill(&list[0], &slots, self.language, self.dice)?)
         };
         let id = call_id(self.dice);
-        let stored = calls.iter().map(|call| ToolCall {
-            id: id.clone(),
-            name: call.name.clone(),
-            arguments: Value::Object(call.arguments.clone()).to_string(),
-        });
+        let stored = calls.iter().map(|call| call.named(&id));
         let messages = vec![
             user(sentence),
             Message::Assistant { content: None, tool_calls: stored.collect(), prefix: false },

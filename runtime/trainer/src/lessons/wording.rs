@@ -68,14 +68,15 @@ impl Speaker<'_> {
             return self.dice.pick(numbered).tagged(&tag(self.dice));
         }
         let noun = self.dice.pick(self.shares.nouns.of(&things.lists[list])).clone();
-        if self.dice.chance(0.08) && list != "modes" { noun.tagged(&tag(self.dice)) } else { noun }
+        if self.dice.chance(0.3) && list != "modes" { noun.tagged(&tag(self.dice)) } else { noun }
     }
 
     fn room(&mut self) -> Noun {
         if self.shares.nouns == Share::Taught && self.dice.chance(0.25) {
             return self.dice.pick(&self.language.numbered_rooms).tagged(&tag(self.dice));
         }
-        self.dice.pick(self.shares.nouns.of(&self.language.rooms)).clone()
+        let noun = self.dice.pick(self.shares.nouns.of(&self.language.rooms)).clone();
+        if self.dice.chance(0.12) { noun.tagged(&tag(self.dice)) } else { noun }
     }
 
     /// A wording, and whether it is a clause.
