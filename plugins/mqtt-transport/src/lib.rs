@@ -24,6 +24,7 @@ mod compact;
 mod config;
 mod courier;
 mod desk;
+mod endpoint;
 mod gauge;
 mod home;
 mod ledger;
@@ -44,6 +45,7 @@ mod watch;
 #[cfg(feature = "embedded-broker")]
 pub use broker::EmbeddedBroker;
 pub use config::{MqttConfig, MqttVersion};
+pub use endpoint::Endpoint;
 pub use gauge::{MqttGauge, MqttTally};
 pub use tls::TlsFiles;
 pub use transport::MqttTransport;
