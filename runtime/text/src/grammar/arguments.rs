@@ -96,7 +96,21 @@ fn arguments(tool: &ToolSpec) -> Result<Schema, Refusal> {
     let mut object = Map::new();
     object.insert("type".into(), "object".into());
     object.extend(reduced.into_iter().filter(|(name, _)| name != "type"));
+    close(&mut object);
     Ok(object)
+}
+
+/// A function has the parameters that it names: where its schema says nothing of others, none is made up.
+fn close(object: &mut Schema) {
+    const PLAIN: [&str; 6] = ["type", "properties", "required", "description", "title", "$defs"];
+    let Some(Value::Object(named)) = object.get("properties") else { return };
+    let is_named = |name: &Value| name.as_str().is_some_and(|name| named.contains_key(name));
+    let required = object.get("required").and_then(Value::as_array);
+    let has_all = required.into_iter().flatten().all(is_named);
+    let is_plain = object.keys().all(|keyword| PLAIN.contains(&keyword.as_str()));
+    if !named.is_empty() && has_all && is_plain {
+        object.insert("additionalProperties".into(), false.into());
+    }
 }
 
 /// A schema that is a mere reference, as its target: the compiler takes nothing beside references
@@ -123,4 +137,34 @@ fn with_hint(tool: &ToolSpec, refusal: Refusal) -> Refusal {
     }
     let message = format!("{}; without strict it would be left out", refusal.message);
     Refusal { message, ..refusal }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn parameters_that_a_function_does_not_name_are_not_made_up() {
+        let others = |parameters: Value| {
+            let (name, description) = ("f".to_owned(), String::new());
+            let tool = ToolSpec { name, description, parameters, strict: false };
+            arguments(&tool).expect("a schema").get("additionalProperties").cloned()
+        };
+        let room = json!({"room": {"type": "string"}});
+        let plain = json!({"type": "object", "properties": room, "required": ["room"]});
+        assert_eq!(others(plain), Some(json!(false)));
+        // Who speaks of others has them, and what is required can be written.
+        let open = json!({"properties": room, "additionalProperties": {"type": "integer"}});
+        assert_eq!(others(open), Some(json!({"type": "integer"})));
+        for schema in [
+            json!({"type": "object", "properties": {}}),
+            json!({"properties": room, "required": ["room", "unnamed"]}),
+            json!({"properties": room, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            json!({"properties": room, "patternProperties": {"^x": {"type": "string"}}}),
+        ] {
+            assert_eq!(others(schema.clone()), None, "{schema}");
+        }
+    }
 }
