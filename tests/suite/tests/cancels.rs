@@ -390,8 +390,10 @@ fn every_entrance_ends_a_cancelled_answer() {
         .iter()
         .map(|(key, value)| (format!("ZONDA__{}", key.to_uppercase().replace('.', "__")), *value))
         .collect();
-    let names: Vec<(&str, &str)> =
+    let model = tiny_gguf().display().to_string();
+    let mut names: Vec<(&str, &str)> =
         names.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    names.push(("ZONDA__MODEL__PATH", &model));
     let mut library = Library::start(&names);
     let whole = whole(&daemon);
     assert_eq!((whole.answer_tokens, &whole.finish_reason), (TOKENS, &json!("length")));

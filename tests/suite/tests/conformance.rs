@@ -237,7 +237,8 @@ fn over_c(library: &mut Library, mode: &str, bytes: &str) -> Transcript {
 #[test]
 fn every_entrance_gives_the_same_answers_and_refusals() {
     let daemon = Daemon::start(&tiny_gguf(), &["--set", SETTINGS]);
-    let mut library = Library::start(&[SETTINGS_OF_C]);
+    let model = tiny_gguf().display().to_string();
+    let mut library = Library::start(&[SETTINGS_OF_C, ("ZONDA__MODEL__PATH", &model)]);
     let has_mqtt = installed("mosquitto_pub").is_some() && installed("stdbuf").is_some();
     if !has_mqtt {
         println!("skipped: no mosquitto_pub or stdbuf");

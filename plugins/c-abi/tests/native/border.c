@@ -116,7 +116,7 @@ static int32_t ZONDA_CALL stop_after_three(const zonda_event *event, void *user_
   return event->kind == ZONDA_EV_DELTA && ++*deltas == 3;
 }
 
-static void carried_model_answers(void) {
+static void configured_model_answers(void) {
   static const char json[] =
       "{\"temperature\":0,\"max_tokens\":12,"
       "\"messages\":[{\"role\":\"user\",\"content\":\"Turn on the kitchen light.\"}]}";
@@ -193,6 +193,6 @@ int main(int argc, char **argv) {
   errors_explain_themselves();
   forked_child_is_refused();
   engines_leave_nothing_behind(argc > 1 ? atol(argv[1]) : 10);
-  carried_model_answers();
+  configured_model_answers();
   return 0;
 }

@@ -1,5 +1,5 @@
 /* guest CYCLES: what a program brings along: tools, descriptors, conversations; and what it asks of
- * an engine. The model that the library carries answers. */
+ * an engine. The model that is configured answers. */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
 #include <poll.h>
