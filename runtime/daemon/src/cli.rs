@@ -24,6 +24,10 @@ pub(crate) enum Command {
     Run(Run),
     /// Talk with the model in this terminal
     Chat(Chat),
+    /// Say sentences, and see them become calls to two simulated devices over MQTT
+    // Until the model in the program calls tools well, this needs one that does.
+    #[command(hide = true)]
+    Demo(Demo),
     /// Turn JSON lines of conversations and texts into token ids
     Encode(Encode),
     /// Turn JSON lines of token ids into logits of the next token
@@ -151,6 +155,16 @@ pub(crate) struct Chat {
     /// How answers are drawn.
     #[command(flatten)]
     pub(crate) drawing: Drawing,
+}
+
+/// Arguments of `zonda demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Model, configuration, backend.
+    #[command(flatten)]
+    pub(crate) setup: Setup,
+    /// What to say, each a sentence; typed or read from standard input when left out
+    pub(crate) sentences: Vec<String>,
 }
 
 /// Arguments of `zonda encode`.

@@ -11,6 +11,7 @@ mod bench;
 mod buckets;
 mod classifying;
 mod cli;
+mod demo;
 mod detecting;
 mod devices;
 mod doctor;

@@ -1,7 +1,7 @@
 //! From the command line's words to an exit code.
 
 use std::ffi::OsString;
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,12 +10,12 @@ use firmware_config::{Loaded, Override};
 
 use crate::assemble::load_profile;
 use crate::cli::{
-    Cli, Command, ConfigCommand, KeyCommand, ModelCommand, MqttCommand, Setup, ToolCommand,
+    Cli, Command, ConfigCommand, Demo, KeyCommand, ModelCommand, MqttCommand, Setup, ToolCommand,
 };
 use crate::error::{AssembleError, AssembleKind};
 use crate::model_files::ModelFiles;
 use crate::{
-    approve, bench, devices, doctor, encode, foreign, inspect, key, logits, prepare,
+    approve, bench, demo, devices, doctor, encode, foreign, inspect, key, logits, prepare,
     run as answers, serve,
 };
 
@@ -93,6 +93,7 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
             let model = model(&loaded);
             answers::chat(&loaded.profile, &model, &arguments, &mut stdin(), stdout)
         }
+        Command::Demo(arguments) => demonstrate(&arguments, &mut stdin(), stdout),
         Command::Encode(arguments) => {
             encode::encode(&arguments.tokenizer, &arguments.version, &mut stdin(), stdout)
         }
@@ -135,6 +136,15 @@ fn dispatch(command: Command, stdout: &mut dyn Write) -> Result<(), AssembleErro
         }
         Command::PluginHost { .. } => foreign::host(),
     }
+}
+
+fn demonstrate(
+    arguments: &Demo,
+    input: &mut dyn BufRead,
+    output: &mut dyn Write,
+) -> Result<(), AssembleError> {
+    let loaded = configure(&arguments.setup)?;
+    demo::demo(&loaded.profile, &model(&loaded), &arguments.sentences, input, output)
 }
 
 fn config(command: ConfigCommand, stdout: &mut dyn Write) -> Result<(), AssembleError> {
