@@ -25,7 +25,7 @@ pub(crate) struct Learn {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Steps in all
-    #[arg(long, default_value_t = 2400)]
+    #[arg(long, default_value_t = 5000)]
     steps: usize,
     /// Boxes of a step, each with its tools
     #[arg(long, default_value_t = 6)]

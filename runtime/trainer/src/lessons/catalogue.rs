@@ -80,6 +80,13 @@ enum Deed {
     Split,
 }
 
+/// How a box spells the names of its functions.
+#[derive(Debug, Clone)]
+pub(super) struct Manner {
+    prefix: String,
+    style: usize,
+}
+
 /// One tool as a box offers it: its functions, and how to call them.
 #[derive(Debug, Clone)]
 pub(super) struct Offer {
@@ -105,10 +112,17 @@ impl Catalogue {
         self.kinds.keys().map(String::as_str).collect()
     }
 
+    pub(super) fn manner(&self, shares: Shares, dice: &mut Dice) -> Manner {
+        let held = shares.tools == Share::Held;
+        let prefixes = if held { &self.held_prefixes } else { &self.prefixes };
+        Manner { prefix: dice.pick(prefixes).clone(), style: dice.below(5) }
+    }
+
     /// A tool of this kind. `rooms`: the only ones that it knows.
     pub(super) fn offer(
         &self,
         kind: &str,
+        manner: &Manner,
         shares: Shares,
         rooms: Option<Vec<String>>,
         dice: &mut Dice,
@@ -169,10 +183,14 @@ impl Catalogue {
         let room_optional = intent.room && intent.things.is_some() && dice.chance(0.15);
         let optional = if room_optional { "room" } else { "" };
         let parameters = parameters(&properties, optional, dice);
-        let specs =
-            self.functions(data, &deed, share, dice).into_iter().map(|(name, description)| {
-                ToolSpec { name, description, parameters: parameters.clone(), strict: false }
-            });
+        let specs = self.functions(data, &deed, manner, share, dice).into_iter().map(
+            |(name, description)| ToolSpec {
+                name,
+                description,
+                parameters: parameters.clone(),
+                strict: false,
+            },
+        );
         let specs = specs.collect();
         Offer { kind: kind.into(), specs, deed, names, whole, room_optional, rooms }
     }
@@ -182,13 +200,12 @@ impl Catalogue {
         &self,
         data: &Kind,
         deed: &Deed,
+        manner: &Manner,
         share: Share,
         dice: &mut Dice,
     ) -> Vec<(String, String)> {
-        let prefixes = if share == Share::Held { &self.held_prefixes } else { &self.prefixes };
-        let prefix = dice.pick(prefixes).clone();
-        let style = dice.below(5);
-        let spelled = |words: &str| spell(&format!("{prefix}{words}"), style);
+        let Manner { prefix, style } = manner;
+        let spelled = |words: &str| spell(&format!("{prefix}{words}"), *style);
         let invented = share == Share::Taught && dice.chance(INVENTED);
         if let (Deed::Split, Some(split)) = (deed, &data.split) {
             let split = split.share(share);

@@ -204,6 +204,7 @@ impl Teacher {
             let count = 1 + dice.below(3) + dice.below(3) + if dice.chance(0.1) { 4 } else { 0 };
             count.min(most)
         };
+        let manner = self.catalogue.manner(shares, dice);
         let mut offers: Vec<Offer> = Vec::new();
         for kind in kinds {
             if offers.len() == count {
@@ -215,7 +216,10 @@ impl Teacher {
                 let names = list.iter().cycle().skip(start).take(3 + dice.below(4));
                 names.map(|noun| noun.bare.clone()).collect()
             });
-            let offer = self.catalogue.offer(kind, shares, rooms, dice);
+            // Functions of one box mostly look alike.
+            let other = dice.chance(0.2).then(|| self.catalogue.manner(shares, dice));
+            let manner = other.as_ref().unwrap_or(&manner);
+            let offer = self.catalogue.offer(kind, manner, shares, rooms, dice);
             let taken = |spec: &ToolSpec| {
                 offers.iter().flat_map(|offer| &offer.specs).any(|other| other.name == spec.name)
             };
