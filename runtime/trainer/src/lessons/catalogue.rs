@@ -135,15 +135,7 @@ impl Catalogue {
         let mut properties = Vec::new();
         let mut put =
             |slot: &'static str, spellings: &Spellings, schema: Value, dice: &mut Dice| {
-                let own = spellings.share(share);
-                let invented = share == Share::Taught && dice.chance(INVENTED);
-                let name = match invented {
-                    true => invent(1, 2, dice).replace(' ', "_"),
-                    false => fresh(&own.names, names.values(), dice),
-                };
-                // What an invented name means stands beside it.
-                let described =
-                    (invented || dice.chance(0.4)).then(|| dice.pick(&own.descriptions).clone());
+                let (name, described) = spellings.share(share).draw(share, names.values(), dice);
                 names.insert(slot, name.clone());
                 properties.push((slot, name, described_schema(schema, described, dice)));
             };
@@ -227,6 +219,23 @@ impl Catalogue {
 }
 
 impl Spellings {
+    /// A name that no other parameter has, and now and then what it means.
+    fn draw<'a>(
+        &self,
+        share: Share,
+        taken: impl Iterator<Item = &'a String> + Clone,
+        dice: &mut Dice,
+    ) -> (String, Option<String>) {
+        let invented = share == Share::Taught && dice.chance(INVENTED);
+        let name = match invented {
+            true => invent(1, 2, dice).replace(' ', "_"),
+            false => fresh(&self.names, taken, dice),
+        };
+        // What an invented name means stands beside it.
+        let described = invented || dice.chance(0.4);
+        (name, described.then(|| dice.pick(&self.descriptions).clone()))
+    }
+
     fn share(&self, share: Share) -> &Self {
         match (&self.held, share) {
             (Some(held), Share::Held) => held,
