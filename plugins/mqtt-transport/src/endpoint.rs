@@ -8,14 +8,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::TransportError;
 
-use crate::address::{JSON, Parcel};
-use crate::link::{Dialect, HANDED_MAX, Link, LinkOptions, Message, Signal};
+use crate::address::Parcel;
+use crate::link::{Dialect, HANDED_MAX, Link, LinkOptions, Message, RECEIVE_MAX, Signal};
 
 const TRANSPORT: &str = "mqtt endpoint";
+const OVER: &str = "the connection is over";
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// What the broker has to confirm the subscription.
 const SUBSCRIBE_MAX: Duration = Duration::from_secs(10);
 const PACKET_BYTES_MAX: u32 = 1 << 20;
+/// What a goodbye may take.
+const PART_MAX: Duration = Duration::from_secs(1);
+/// Publications inside the client library: the rest of its room is for confirmations.
+const PUBLISHED_MAX: usize = HANDED_MAX - RECEIVE_MAX as usize;
 /// Publications that wait for the connection, and messages that wait for whoever reads them; a
 /// message that finds no room is dropped, as the broker does with a slow client.
 const WAITING_MAX: usize = 256;
@@ -32,12 +37,21 @@ impl Endpoint {
     /// Connects and subscribes to `filters`.
     ///
     /// Threads: blocks until the broker has confirmed the subscription.
-    /// Errors: what keeps it from that, or ten seconds.
+    /// Errors: an address that is not loopback, because nothing here is encrypted; what keeps it from
+    /// subscribing; ten seconds.
     pub fn connect(
         broker: SocketAddr,
         client_id: &str,
         filters: &[&str],
     ) -> Result<Self, TransportError> {
+        if !broker.ip().is_loopback() {
+            return Err(TransportError::Configuration {
+                transport: TRANSPORT,
+                message: format!(
+                    "{broker} is not loopback: it speaks to brokers on this box alone"
+                ),
+            });
+        }
         let options = LinkOptions {
             host: broker.ip().to_string(),
             port: broker.port(),
@@ -80,27 +94,21 @@ impl Endpoint {
     ///
     /// Errors: a connection that is over.
     /// Threads: blocks while too many wait.
-    pub fn publish(
-        &self,
-        topic: &str,
-        payload: impl Into<Bytes>,
-        retain: bool,
-    ) -> Result<(), TransportError> {
-        let parcel = Parcel {
-            retain,
-            expiry: None,
-            content_type: JSON,
-            ..Parcel::retained(topic.to_owned(), payload, true)
-        };
+    pub fn publish(&self, topic: &str, payload: impl Into<Bytes>) -> Result<(), TransportError> {
+        let parcel = Parcel { retain: false, ..Parcel::retained(topic.into(), payload, true) };
         let sent = self.orders.as_ref().is_some_and(|orders| orders.send(parcel).is_ok());
-        if sent { Ok(()) } else { Err(broken("the connection is over")) }
+        if sent { Ok(()) } else { Err(broken(OVER)) }
     }
 
-    /// The next message, topic and payload; nothing where none comes until `deadline`, or the
-    /// connection is over.
-    pub fn receive(&self, deadline: Instant) -> Option<(String, Bytes)> {
-        let message = self.heard.recv_deadline(deadline).ok()?;
-        Some((message.topic, message.payload))
+    /// The next message, topic and payload; nothing where none comes until `deadline`.
+    ///
+    /// Errors: a connection that is over.
+    pub fn receive(&self, deadline: Instant) -> Result<Option<(String, Bytes)>, TransportError> {
+        match self.heard.recv_deadline(deadline) {
+            Ok(message) => Ok(Some((message.topic, message.payload))),
+            Err(flume::RecvTimeoutError::Timeout) => Ok(None),
+            Err(flume::RecvTimeoutError::Disconnected) => Err(broken(OVER)),
+        }
     }
 }
 
@@ -131,7 +139,7 @@ struct Line {
 impl Line {
     async fn run(mut self, filters: Vec<String>, orders: &flume::Receiver<Parcel>) {
         loop {
-            let has_room = self.handed < HANDED_MAX;
+            let has_room = self.handed < PUBLISHED_MAX;
             let open = tokio::select! {
                 signal = self.link.signal() => self.take(signal, &filters),
                 order = orders.recv_async(), if has_room => match order {
@@ -187,8 +195,10 @@ impl Line {
 
     /// Says goodbye behind what was handed over.
     async fn part(self) {
+        let end = async { while !matches!(self.link.signal().await, Signal::Down(_)) {} };
         if self.link.disconnect() {
-            while !matches!(self.link.signal().await, Signal::Down(_)) {}
+            // A broker that hangs is left without one.
+            let _parted = tokio::time::timeout(PART_MAX, end).await;
         }
     }
 }
@@ -208,21 +218,27 @@ mod tests {
         let one = Endpoint::connect(broker.address(), "one", &["a/+"]).expect("connects");
         let other = Endpoint::connect(broker.address(), "other", &["b"]).expect("connects");
         for number in 0..300 {
-            other.publish("a/x", format!("{number}"), false).expect("is sent");
-            let (topic, payload) = one.receive(soon()).expect("hears");
+            other.publish("a/x", format!("{number}")).expect("is sent");
+            let (topic, payload) = one.receive(soon()).expect("goes on").expect("hears");
             assert_eq!((topic.as_str(), &payload[..]), ("a/x", format!("{number}").as_bytes()));
         }
-        one.publish("b", "back", false).expect("is sent");
-        assert_eq!(other.receive(soon()).expect("hears").1, "back");
-        assert!(other.receive(Instant::now() + Duration::from_millis(50)).is_none());
+        one.publish("b", "back").expect("is sent");
+        assert_eq!(other.receive(soon()).expect("goes on").expect("hears").1, "back");
+        let soon_over = Instant::now() + Duration::from_millis(50);
+        assert!(other.receive(soon_over).expect("goes on").is_none());
+        drop(broker);
+        assert!(one.receive(soon()).is_err(), "the broker is gone");
     }
 
     #[test]
-    fn a_broker_that_is_not_there_is_said() {
+    fn a_broker_that_is_not_there_or_elsewhere_is_said() {
         let broker = EmbeddedBroker::start(([127, 0, 0, 1], 0).into()).expect("starts");
         let address = broker.address();
         drop(broker);
         let error = Endpoint::connect(address, "one", &["a"]).expect_err("cannot connect");
         assert!(error.to_string().contains("mqtt endpoint"), "{error}");
+        let elsewhere = ([192, 0, 2, 1], 1883).into();
+        let error = Endpoint::connect(elsewhere, "one", &["a"]).expect_err("is refused");
+        assert!(error.to_string().contains("not loopback"), "{error}");
     }
 }

@@ -25,7 +25,7 @@ pub(crate) const HANDED_MAX: usize = 96;
 /// Signals that may wait for the courier; the connection is not read meanwhile.
 const SIGNALS_MAX: usize = 64;
 /// Unconfirmed requests that the broker may send us at once.
-const RECEIVE_MAX: u16 = 32;
+pub(crate) const RECEIVE_MAX: u16 = 32;
 /// Packet ids in turn; more than are ever on the wire, so that none is taken twice.
 const PACKET_IDS: u16 = 1024;
 /// How long the broker keeps requests for us while we are away.
