@@ -17,7 +17,7 @@ use crate::model_files::ModelFiles;
 
 mod devices;
 
-use devices::{DEVICES, Device};
+use devices::{DEVICES, Device, Order};
 
 /// Lines of what goes over MQTT that wait to be shown.
 const SHOWN_MAX: usize = 64;
@@ -33,8 +33,7 @@ pub(crate) fn demo(
     output: &mut dyn Write,
 ) -> Result<(), AssembleError> {
     let broker = EmbeddedBroker::start(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-    let devices = DEVICES.map(|device| device.start(broker.address()));
-    let _devices = devices.into_iter().collect::<Result<Vec<_>, _>>()?;
+    DEVICES.iter().try_for_each(|device| device.start(broker.address()))?;
     let (shown_in, shown) = flume::bounded(SHOWN_MAX);
     let remotes = Arc::new(Remotes::connect(broker.address(), &shown_in)?);
     let mut bar = crate::progress::bar("loading");
@@ -99,7 +98,14 @@ impl Talk {
         request.sampling.temperature = Some(0.0);
         request.limits.max_tokens = Some(ANSWER_TOKENS_MAX);
         let start = Instant::now();
-        let answer = self.answer(request, output)?;
+        let answer = match self.answer(request, output) {
+            Ok(answer) => answer,
+            Err(AssembleError::Fault(fault)) => {
+                self.history.clear();
+                return Ok(writeln!(output, "! {fault}")?);
+            }
+            Err(error) => return Err(error),
+        };
         writeln!(output, "answer   {answer}   ({} ms)", start.elapsed().as_millis())?;
         if answer.ends_with('?') {
             let content = Some(vec![answer]);
@@ -164,20 +170,18 @@ struct Wire {
 }
 
 impl Wire {
-    fn call(
-        &mut self,
-        device: &str,
-        function: &str,
-        arguments: &Value,
-        deadline: Instant,
-    ) -> Result<Value, ToolError> {
+    fn call(&mut self, device: &str, order: Order, deadline: Instant) -> Result<Value, ToolError> {
+        let failed = |error: &dyn std::fmt::Display| ToolError(error.to_string());
         self.calls += 1;
         let id = self.calls;
         let topic = format!("demo/{device}/call");
-        let body = json!({"id": id, "function": function, "arguments": arguments}).to_string();
+        let mut body = serde_json::to_value(order).map_err(|error| failed(&error))?;
+        body["id"] = json!(id);
         self.show(format!("publish  {topic} {body}"));
-        self.endpoint.publish(&topic, body, false).map_err(|error| ToolError(error.to_string()))?;
-        while let Some((topic, payload)) = self.endpoint.receive(deadline) {
+        self.endpoint.publish(&topic, body.to_string()).map_err(|error| failed(&error))?;
+        while let Some((topic, payload)) =
+            self.endpoint.receive(deadline).map_err(|error| failed(&error))?
+        {
             let result: Value = serde_json::from_slice(&payload).unwrap_or_default();
             // An answer that came too late for its call is nobody's any more.
             if result["id"] == id {
@@ -209,42 +213,15 @@ impl Tool for Remote {
     fn call(&self, arguments: &str, deadline: Instant) -> Result<String, ToolError> {
         let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
         let call = format!("{} {arguments}", self.spec.name);
-        let read = serde_json::from_str(arguments)
-            .map_err(|error| error.to_string())
-            .and_then(|arguments: Value| check(&self.spec, &arguments).map(|()| arguments));
-        let arguments = match read {
-            Ok(arguments) => arguments,
-            Err(why) => {
-                wire.show(format!("call     {call}   refused: {why}"));
-                return Err(ToolError(why));
-            }
-        };
-        wire.show(format!("call     {call}   keeps its schema"));
-        Ok(wire.call(self.device, &self.spec.name, &arguments, deadline)?.to_string())
+        let order = serde_json::from_str(arguments)
+            .and_then(|arguments| Order::new(&self.spec.name, arguments))
+            .map_err(|error| {
+                wire.show(format!("refused  {call}: {error}"));
+                ToolError(error.to_string())
+            })?;
+        wire.show(format!("valid    {call}"));
+        Ok(wire.call(self.device, order, deadline)?.to_string())
     }
-}
-
-/// Whether arguments keep to the schemas that the devices have: every parameter is required, a text, a
-/// number, or one of a list.
-fn check(spec: &ToolSpec, arguments: &Value) -> Result<(), String> {
-    let given = arguments.as_object().ok_or("arguments are an object")?;
-    let empty = serde_json::Map::new();
-    let wanted = spec.parameters["properties"].as_object().unwrap_or(&empty);
-    if let Some(name) = given.keys().find(|name| !wanted.contains_key(*name)) {
-        return Err(format!("{} has no parameter {name:?}", spec.name));
-    }
-    for (name, schema) in wanted {
-        let value = given.get(name).ok_or_else(|| format!("{name} is missing"))?;
-        let listed = schema["enum"].as_array();
-        let right = match schema["type"].as_str() {
-            Some("number") => value.is_number(),
-            _ => value.is_string() && listed.is_none_or(|values| values.contains(value)),
-        };
-        if !right {
-            return Err(format!("{name} cannot be {value}"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -254,7 +231,7 @@ mod tests {
     #[test]
     fn a_call_reaches_its_device_and_comes_back() {
         let broker = EmbeddedBroker::start(SocketAddr::from(([127, 0, 0, 1], 0))).expect("starts");
-        let _devices = DEVICES.map(|device| device.start(broker.address()).expect("starts"));
+        DEVICES.iter().for_each(|device| device.start(broker.address()).expect("starts"));
         let (shown_in, shown) = flume::bounded(SHOWN_MAX);
         let remotes = Remotes::connect(broker.address(), &shown_in).expect("connects");
         let call = |name: &str, arguments: Value| {
@@ -272,25 +249,46 @@ mod tests {
         let read = call("get_temperature", json!({"room": "office"})).expect("answers");
         assert_eq!(read, r#"{"temperature":21.5}"#);
         let hot = json!({"room": "office", "temperature": 90});
-        assert!(call("set_temperature", hot).expect("answers").contains("error"));
+        assert!(call("set_temperature", hot).expect("answers").contains("5 to 35"));
         let lines: Vec<String> = shown.drain().collect();
         assert_eq!(lines.iter().filter(|line| line.starts_with("receive")).count(), 6);
+
+        let dim = json!({"device": "desk lamp", "room": "office", "state": "dim"});
+        assert!(call("switch_device", dim).expect_err("is refused").0.contains("dim"));
+        let lines: Vec<String> = shown.drain().collect();
+        assert!(lines.len() == 1 && lines[0].starts_with("refused"), "{lines:?}");
+        drop(broker);
+        let gone = call("get_temperature", json!({"room": "office"})).expect_err("nobody is there");
+        assert!(gone.0.contains("over"), "{}", gone.0);
     }
 
     #[test]
-    fn what_does_not_keep_its_schema_is_not_sent() {
-        let functions: Vec<ToolSpec> =
-            DEVICES.iter().flat_map(|device| (device.functions)()).collect();
-        let spec = |name| functions.iter().find(|spec| spec.name == name).expect("is there");
-        let switch = spec("switch_device");
+    fn an_order_of_another_shape_is_none() {
         let right = json!({"device": "lamp", "room": "hall", "state": "off"});
-        assert_eq!(check(switch, &right), Ok(()));
+        let read = |function: &str, arguments: &Value| Order::new(function, arguments.clone());
+        read("switch_device", &right).expect("is one");
         for (key, value) in [("state", json!("dim")), ("room", json!(3)), ("more", json!("x"))] {
             let mut wrong = right.clone();
             wrong[key] = value;
-            assert!(check(switch, &wrong).is_err(), "{wrong}");
+            read("switch_device", &wrong).expect_err("another shape");
         }
-        assert!(check(switch, &json!({"device": "lamp", "state": "on"})).is_err());
-        assert!(check(spec("set_temperature"), &json!({"room": "a", "temperature": "1"})).is_err());
+        read("switch_device", &json!({"device": "lamp", "state": "on"})).expect_err("no room");
+        read("set_temperature", &json!({"room": "a", "temperature": "1"})).expect_err("a text");
+        read("explode", &json!({})).expect_err("no function");
+    }
+
+    #[test]
+    fn every_function_that_is_offered_is_an_order() {
+        let functions = DEVICES.iter().flat_map(|device| (device.functions)());
+        for spec in functions {
+            let properties = spec.parameters["properties"].as_object().expect("an object");
+            let value = |schema: &Value| match schema["type"].as_str() {
+                Some("number") => json!(20),
+                _ => schema["enum"].get(0).cloned().unwrap_or_else(|| json!("x")),
+            };
+            let arguments: serde_json::Map<_, _> =
+                properties.iter().map(|(name, schema)| (name.clone(), value(schema))).collect();
+            Order::new(&spec.name, Value::from(arguments)).expect("is one");
+        }
     }
 }

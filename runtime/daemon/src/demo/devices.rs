@@ -1,12 +1,12 @@
-//! Two devices that are not there: each listens for calls at the broker and remembers what it was told.
+//! Two devices that are not there: each listens for orders at the broker and remembers what it was told.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mqtt_transport::Endpoint;
 use protocol::ToolSpec;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::AssembleError;
@@ -16,67 +16,142 @@ type Memory = BTreeMap<String, Value>;
 
 /// Things that a device remembers.
 const THINGS_MAX: usize = 256;
-/// How often a device looks whether it shall end.
-const LOOK: Duration = Duration::from_millis(100);
+/// How long a device listens at a time.
+const LISTEN: Duration = Duration::from_secs(60);
 /// What a room has that nobody set a temperature for, in degrees.
 const UNHEATED: f64 = 18.0;
 
-/// A device: its name in topics, what it can do, and how it does it.
+/// What a device can be told, as it stands in a message: an order of another shape is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "function", content = "arguments", rename_all = "snake_case")]
+pub(super) enum Order {
+    SwitchDevice(Switching),
+    GetState(Thing),
+    SetTemperature(Heating),
+    GetTemperature(Room),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Switching {
+    device: String,
+    room: String,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Thing {
+    device: String,
+    room: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Heating {
+    room: String,
+    temperature: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Room {
+    room: String,
+}
+
+impl Order {
+    /// A call as an order. Errors: what is wrong with its function or arguments.
+    pub(super) fn new(function: &str, arguments: Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(json!({"function": function, "arguments": arguments}))
+    }
+
+    /// Reads an order and the number that its result is known by.
+    fn read(payload: &[u8]) -> Result<(u64, Self), serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Message {
+            id: u64,
+            function: String,
+            arguments: Value,
+        }
+        let Message { id, function, arguments } = serde_json::from_slice(payload)?;
+        Ok((id, Self::new(&function, arguments)?))
+    }
+}
+
+/// A device: its name in topics, and the functions it has.
 #[derive(Clone, Copy)]
 pub(super) struct Device {
     pub(super) name: &'static str,
     pub(super) functions: fn() -> Vec<ToolSpec>,
-    act: fn(&mut Memory, &str, &Value) -> Value,
 }
 
 pub(super) const DEVICES: [Device; 2] = [
-    Device { name: "switches", functions: switch_functions, act: switch },
-    Device { name: "thermostat", functions: thermostat_functions, act: thermostat },
+    Device { name: "switches", functions: switch_functions },
+    Device { name: "thermostat", functions: thermostat_functions },
 ];
 
-/// A device that runs; it ends when this is dropped.
-pub(super) struct Running {
-    stop: Option<flume::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread of a device had ended in a panic");
-        }
-    }
-}
-
 impl Device {
-    /// Connects it to a broker.
-    pub(super) fn start(self, broker: SocketAddr) -> Result<Running, AssembleError> {
-        let calls = format!("demo/{}/call", self.name);
-        let endpoint = Endpoint::connect(broker, &format!("demo-{}", self.name), &[&calls])?;
-        let (stop, stopped) = flume::bounded::<()>(1);
-        let thread = std::thread::Builder::new()
-            .name(format!("demo-{}", self.name))
-            .spawn(move || self.run(&endpoint, &stopped))?;
-        Ok(Running { stop: Some(stop), thread: Some(thread) })
+    /// Connects it to a broker; it ends with that.
+    pub(super) fn start(self, broker: SocketAddr) -> Result<(), AssembleError> {
+        let orders = format!("demo/{}/call", self.name);
+        let endpoint = Endpoint::connect(broker, &format!("demo-{}", self.name), &[&orders])?;
+        let name = format!("demo-{}", self.name);
+        std::thread::Builder::new().name(name).spawn(move || self.run(&endpoint))?;
+        Ok(())
     }
 
-    fn run(self, endpoint: &Endpoint, stopped: &flume::Receiver<()>) {
+    fn run(self, endpoint: &Endpoint) {
         let mut memory = Memory::new();
         let results = format!("demo/{}/result", self.name);
-        while !stopped.is_disconnected() {
-            let Some((_, payload)) = endpoint.receive(Instant::now() + LOOK) else { continue };
-            let Ok(call) = serde_json::from_slice::<Value>(&payload) else { continue };
-            let function = call["function"].as_str().unwrap_or_default();
-            let result = (self.act)(&mut memory, function, &call["arguments"]);
-            let body = json!({"id": call["id"], "result": result}).to_string();
-            if endpoint.publish(&results, body, false).is_err() {
+        while let Ok(heard) = endpoint.receive(Instant::now() + LISTEN) {
+            let Some((_, payload)) = heard else { continue };
+            let reply = match Order::read(&payload) {
+                Ok((id, order)) => json!({"id": id, "result": act(&mut memory, order)}),
+                Err(error) => json!({"error": error.to_string()}),
+            };
+            if endpoint.publish(&results, reply.to_string()).is_err() {
                 return;
             }
         }
     }
+}
+
+fn act(memory: &mut Memory, order: Order) -> Value {
+    let named = |device: &str, room: &str| format!("{device} / {room}").to_lowercase();
+    match order {
+        Order::SwitchDevice(Switching { device, room, state }) => {
+            remember(memory, named(&device, &room), json!(state))
+        }
+        Order::GetState(Thing { device, room }) => {
+            let state = memory.get(&named(&device, &room));
+            json!({"state": state.cloned().unwrap_or_else(|| json!(State::Off))})
+        }
+        Order::SetTemperature(Heating { room, temperature }) => {
+            if !(5.0..=35.0).contains(&temperature) {
+                return json!({"error": "a temperature is 5 to 35 degrees"});
+            }
+            remember(memory, room.to_lowercase(), json!(temperature))
+        }
+        Order::GetTemperature(Room { room }) => {
+            let degrees = memory.get(&room.to_lowercase());
+            json!({"temperature": degrees.cloned().unwrap_or_else(|| json!(UNHEATED))})
+        }
+    }
+}
+
+fn remember(memory: &mut Memory, thing: String, state: Value) -> Value {
+    if memory.len() >= THINGS_MAX && !memory.contains_key(&thing) {
+        return json!({"error": "too many devices"});
+    }
+    memory.insert(thing, state);
+    json!({"ok": true})
 }
 
 fn function(name: &str, description: &str, parameters: &[(&str, Value)]) -> ToolSpec {
@@ -111,15 +186,6 @@ fn switch_functions() -> Vec<ToolSpec> {
     ]
 }
 
-fn switch(memory: &mut Memory, function: &str, arguments: &Value) -> Value {
-    let text = |name: &str| arguments[name].as_str().unwrap_or_default().to_lowercase();
-    let thing = format!("{} / {}", text("device"), text("room"));
-    match function {
-        "switch_device" => remember(memory, thing, arguments["state"].clone()),
-        _ => json!({"state": memory.get(&thing).cloned().unwrap_or_else(|| json!("off"))}),
-    }
-}
-
 fn thermostat_functions() -> Vec<ToolSpec> {
     let degrees = json!({"type": "number", "description": "Degrees Celsius."});
     vec![
@@ -130,25 +196,4 @@ fn thermostat_functions() -> Vec<ToolSpec> {
         ),
         function("get_temperature", "Reads the temperature of a room.", &[("room", text())]),
     ]
-}
-
-fn thermostat(memory: &mut Memory, function: &str, arguments: &Value) -> Value {
-    let room = arguments["room"].as_str().unwrap_or_default().to_lowercase();
-    match function {
-        "set_temperature" => match arguments["temperature"].as_f64() {
-            Some(degrees) if (5.0..=35.0).contains(&degrees) => {
-                remember(memory, room, json!(degrees))
-            }
-            _ => json!({"error": "out of range"}),
-        },
-        _ => json!({"temperature": memory.get(&room).cloned().unwrap_or_else(|| json!(UNHEATED))}),
-    }
-}
-
-fn remember(memory: &mut Memory, thing: String, state: Value) -> Value {
-    if memory.len() >= THINGS_MAX && !memory.contains_key(&thing) {
-        return json!({"error": "too many devices"});
-    }
-    memory.insert(thing, state);
-    json!({"ok": true})
 }
