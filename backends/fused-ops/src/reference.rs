@@ -1,16 +1,26 @@
 //! What kernels compute, in plain Burn: the specification that they are tested beside.
 
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use weights::RopePairing;
 
 use crate::{AttentionOptions, PageMap, PageSpan};
 
 /// Scores of one slice of queries at most: 64 MiB.
 const SCORES_MAX: usize = 16 << 20;
-/// Added to the score of a key that a query must not see. Finite, for drivers that assume no
-/// infinity; far below every score, so that its exponential is zero.
-const UNSEEN: f32 = -1e30;
+
+/// Added to the score of a key that a query must not see, so that its exponential is zero.
+fn unseen_score(device: &Device) -> f32 {
+    // The C library knows that of minus infinity at once, and takes a slow way for other numbers
+    // far below zero.
+    #[cfg(feature = "flex")]
+    if device.clone().without_autodiff() == Device::flex() {
+        return f32::NEG_INFINITY;
+    }
+    // Finite, for drivers that assume no infinity.
+    let _device = device;
+    -1e30
+}
 
 /// Scales each token's vector to a mean square of one, then by `gain`.
 ///
@@ -146,18 +156,18 @@ impl Context {
     }
 }
 
-/// Zero where a query may see a key, [`UNSEEN`] where it may not. `[queries, keys]`
+/// Zero where a query may see a key, [`unseen_score`] where it may not. `[queries, keys]`
 fn unseen_bias(positions: Tensor<1, Int>, keys: &Context, window: Option<usize>) -> Tensor<2> {
     let first = keys.first_position as i64;
     let last = first + keys.tokens() as i64;
-    let options = (&positions.device(), positions.dtype());
-    let seen = Tensor::<1, Int>::arange(first..last, options);
+    let device = positions.device();
+    let seen = Tensor::<1, Int>::arange(first..last, (&device, positions.dtype()));
     let age = positions.unsqueeze_dim::<2>(1) - seen.unsqueeze_dim::<2>(0); // [queries, keys]
     let unseen = match window {
         None => age.lower_elem(0),
         Some(window) => age.clone().lower_elem(0).bool_or(age.greater_equal_elem(window as i64)),
     };
-    unseen.float() * UNSEEN
+    unseen.clone().float().mask_fill(unseen, unseen_score(&device))
 }
 
 /// Query heads that share a key head stand as further rows of one matrix, so that keys and values
