@@ -70,10 +70,11 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         text,
         "## Recipe\n\n\
          `trainer learn`, seed {}: {} steps of {} boxes with {} lessons each, {:.1} million tokens, {:.0} minutes on {} \
-         threads of a CPU. Muon for matrices, AdamW for the rest, highest rate {}, {} steps of warm-up, and a linear fall over \
-         the last {:.0} per cent. The lessons are made by `runtime/trainer/data` and `src/lessons`; no text of others is in them. \
-         Boxes begin with one kind of tool and grow over the first {} steps. Answers are learned, prompts a little, and \
-         runs of random tokens that come twice; heads begin as copiers (ADR 0028).\n\n![loss]({PLOT})\n\n",
+         threads of a CPU. Muon for matrices, AdamW for the rest, highest rate {} after {} steps, falling with the root of the steps, and \
+         to nothing over the last {:.0} per cent. The lessons are made by `runtime/trainer/data` and `src/lessons`; no text of others is in them. \
+         Boxes begin with one kind of tool and grow over the first {} steps. Answers are learned where the rules of \
+         serving leave a choice; names by their descriptions, prompts, and runs of random tokens that come twice are learned \
+         a little; heads begin as copiers (ADR 0028).\n\n![loss]({PLOT})\n\n",
         recipe.seed,
         state.steps.len(),
         recipe.groups,
@@ -98,7 +99,7 @@ fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {
         "## Scores on what training never saw\n\n\
          In per cent of the answers of each set: function and all arguments exactly as wanted, for calls; a question and no call, \
          where something is missing; the wanted words otherwise. `zonda` keeps calls within the schemas of the tools; *free* is the \
-         same without any rule. No first sentence of a test occurs in training; that is checked. Seed of the tests: {}.\n\n\
+         same without any rule. No sentence of a test occurs in training; that is checked. Seed of the tests: {}.\n\n\
          | set | cases | {} | all | free |",
         scores.seed,
         names.join(" | "),

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Context as _, Result};
 use engine::{Batch, Row, Span, Want};
-use protocol::{Input, Request, TokenId};
+use protocol::{Input, Message, Request, TokenId, ToolSpec};
 use text::Codec;
 
 use crate::dice::Dice;
@@ -16,6 +16,10 @@ pub(crate) struct Example {
     pub(crate) tokens: Vec<TokenId>,
     /// Index of the first token of the answer.
     pub(crate) answer: usize,
+    /// What each token of the answer is part of.
+    pub(crate) sources: Vec<Source>,
+    /// Whether its prompt is learned too.
+    pub(crate) reads: bool,
 }
 
 impl Example {
@@ -23,15 +27,46 @@ impl Example {
     pub(crate) fn new(lesson: &Lesson, codec: &Codec) -> Result<Self> {
         let mut request = Request::new("", Input::Chat(lesson.messages.clone()));
         request.tools = lesson.tools.clone();
-        let mut tokens = codec.render(&request).context("a lesson's prompt")?.tokens;
-        let answer = tokens.len();
         let tokenizer = codec.tokenizer();
+        let mut answer = Vec::new();
         if matches!(lesson.answer, Answer::Calls(_)) {
-            tokens.push(tokenizer.control("[TOOL_CALLS]").context("no [TOOL_CALLS]")?);
+            answer.push(tokenizer.control("[TOOL_CALLS]").context("no [TOOL_CALLS]")?);
         }
-        tokens.extend(tokenizer.encode(&lesson.answer.text())?);
-        tokens.push(tokenizer.eos());
-        Ok(Self { tokens, answer })
+        answer.extend(tokenizer.encode(&lesson.answer.text())?);
+        answer.push(tokenizer.eos());
+        Self::of(&request, &answer, Source::Answer, codec)
+    }
+
+    /// For each tool of a lesson how a call of it begins when its description is asked for.
+    pub(crate) fn lookups(lesson: &Lesson, codec: &Codec) -> Result<Vec<Self>> {
+        let tokenizer = codec.tokenizer();
+        let look = |tool: &ToolSpec| {
+            let content = vec![tool.description.clone()];
+            let mut request = Request::new("", Input::Chat(vec![Message::User { content }]));
+            request.tools = lesson.tools.clone();
+            let mut answer = vec![tokenizer.control("[TOOL_CALLS]").context("no [TOOL_CALLS]")?];
+            let start = format!("[{{\"name\": \"{}\", \"arguments\": ", tool.name);
+            answer.extend(tokenizer.encode(&start)?);
+            Self::of(&request, &answer, Source::Lookup, codec)
+        };
+        lesson.tools.iter().map(look).collect()
+    }
+
+    fn of(request: &Request, answer: &[TokenId], source: Source, codec: &Codec) -> Result<Self> {
+        let prompt = codec.encode(request).context("a lesson's prompt")?;
+        let (mut tokens, mut rules) = (prompt.tokens, prompt.constraint);
+        let start = tokens.len();
+        let mut sources = Vec::with_capacity(answer.len());
+        for token in answer {
+            let mut is_forced = false;
+            if let Some(rules) = &mut rules {
+                is_forced = !rules.forced().is_empty();
+                rules.accept(*token).context("an answer within the rules")?;
+            }
+            sources.push(if is_forced { Source::Forced } else { source });
+        }
+        tokens.extend(answer);
+        Ok(Self { tokens, answer: start, sources, reads: source == Source::Answer })
     }
 }
 
@@ -50,15 +85,24 @@ pub(crate) struct Packed {
 /// What a row is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
+    /// An answer, where the rules leave a choice.
     Answer,
     Prompt,
+    /// Runs of random tokens that come twice.
     Drill,
+    /// The name of the function whose description is asked for, where the rules leave a choice.
+    Lookup,
+    /// What the rules write in any case.
+    Forced,
 }
 
 impl Source {
-    pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Prompt, Self::Drill];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Answer, Self::Prompt, Self::Drill, Self::Lookup, Self::Forced];
 }
 
+/// Of so many tokens of tools one is learned.
+const SPARSE: usize = 3;
 /// Pieces of a drill, which comes twice.
 const PIECES: usize = 6;
 
@@ -91,11 +135,11 @@ impl Packed {
         };
         if let Some(first) = examples.first() {
             // Behind its last token each example goes on by itself.
-            let slots = prefix.iter().zip(&first.tokens[..shared]).skip(1);
-            prefix
-                .iter()
-                .zip(slots)
-                .for_each(|(slot, (_, next))| self.row(*slot, *next, Source::Prompt));
+            let rows = prefix.iter().zip(first.tokens[..shared].iter().skip(1));
+            // Tools are much alike: a part of them is enough to learn to read on in them.
+            rows.skip(first.tokens.len() % SPARSE)
+                .step_by(SPARSE)
+                .for_each(|(slot, next)| self.row(*slot, *next, Source::Prompt));
         }
         let add = |example: &&Example| {
             // The last token has no successor to learn.
@@ -103,8 +147,12 @@ impl Packed {
             let slots = self.span(inputs, &prefix);
             let answer = example.answer - 1 - shared;
             for (at, slot) in slots.iter().enumerate() {
-                let source = if at >= answer { Source::Answer } else { Source::Prompt };
-                self.row(*slot, example.tokens[shared + at + 1], source);
+                let next = example.tokens[shared + at + 1];
+                match at.checked_sub(answer) {
+                    Some(at) => self.row(*slot, next, example.sources[at]),
+                    None if example.reads => self.row(*slot, next, Source::Prompt),
+                    None => (),
+                }
             }
             let end = self.batch.rows.len();
             end - (slots.len() - answer)..end
@@ -140,7 +188,7 @@ impl Packed {
     }
 
     /// How many rows it has of each source.
-    pub(crate) fn count(&self) -> [usize; 3] {
+    pub(crate) fn count(&self) -> [usize; 5] {
         Source::ALL.map(|source| self.sources.iter().filter(|of| **of == source).count())
     }
 
@@ -178,3 +226,8 @@ fn shared_tokens(examples: &[&Example]) -> usize {
     let answers = examples.iter().map(|example| example.answer - 1).min().unwrap_or(0);
     others.iter().map(common).min().map_or(0, |common| common.min(answers))
 }
+
+#[cfg(test)]
+#[path = "example_tests.rs"]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests;

@@ -14,33 +14,51 @@ use weights::{Hyper, Part, TensorName};
 use crate::dice::Dice;
 
 /// Numbers of a token's code, by which heads know it; one half for each of two heads.
-const CODE: usize = 64;
-/// Where the stream has a token's own code, that of the token before, and that of the next as it is guessed.
+const CODE: usize = 48;
+/// Where the stream has a token's own code, that of the token before, the first numbers of that of the latest
+/// name's first token, and that of the next as it is guessed.
 const OWN: usize = 0;
 const BEFORE: usize = CODE;
-const NEXT: usize = 2 * CODE;
+const NAME: usize = 2 * CODE;
+const NEXT: usize = NAME + NAME_CODE;
+/// Numbers of a code that one head can carry.
+const NAME_CODE: usize = 32;
 /// Deviation of a code's numbers in the stream.
 const CODE_SIZE: f32 = 0.7;
 /// What every token has in its last number: positions are told apart by it alone.
 const CONSTANT: f32 = 2.0;
 
 /// What codes weigh in the output: a copied token gets about 7 nats more than the others.
-const OUTPUT: f32 = 0.12;
+const OUTPUT: f32 = 0.15;
 /// Rotary pairs, the fastest, by which a head that looks back tells neighbours apart.
 const BACK_PAIRS: usize = 4;
 /// Weight of the constant in them: the token before gets about 5 nats more than its neighbours.
-const BACK: f32 = 1.45;
+const BACK: f32 = 1.3;
 /// Weight of a code that was read there: as large in the stream as it was there.
-const BACK_OUT: f32 = 0.43;
+const BACK_OUT: f32 = 0.38;
 /// Where the slow rotary pairs of a head begin; faster ones turn too far over a prompt to be compared.
 const SLOW_FROM: usize = 14;
 /// Weight of codes that are compared: the same code gets some 20 nats more than another.
-const MATCH: f32 = 2.3;
+const MATCH: f32 = 2.0;
 /// Weight of a code that was found.
-const MATCH_OUT: f32 = 0.8;
+const MATCH_OUT: f32 = 0.7;
+/// Rotary pairs that turn once in a few hundred tokens: by them the latest name is told from earlier ones.
+const LATEST_PAIRS: std::ops::Range<usize> = 4..7;
+/// Weight of what stands before a name, and of the constant, in them: 13 nats for a name nearby.
+const LATEST: f32 = 1.84;
+const LATEST_OUT: f32 = 0.5;
+/// Blocks whose heads say what they look at, wherever they learn to look, and how loud they begin.
+const TELLING: std::ops::Range<u16> = 3..5;
+const TELLING_OUT: f32 = 0.3;
 
-/// The tensors of a network by name.
-pub(crate) fn weights(hyper: &Hyper, seed: u64) -> HashMap<TensorName, Vec<f32>> {
+/// The tensors of a network by name. One too narrow or too flat for copiers begins without them.
+///
+/// `name_mark`: the token before names of functions.
+pub(crate) fn weights(
+    hyper: &Hyper,
+    seed: u64,
+    name_mark: Option<u32>,
+) -> HashMap<TensorName, Vec<f32>> {
     let mut dice = Dice::new(seed);
     let (matrices, gains) = crate::parameters::names(hyper);
     let mut values = HashMap::new();
@@ -50,11 +68,16 @@ pub(crate) fn weights(hyper: &Hyper, seed: u64) -> HashMap<TensorName, Vec<f32>>
     for name in gains {
         values.insert(name, vec![1.0; hyper.shape_of(name)[0]]);
     }
-    if hyper.layers >= 2 && hyper.hidden as usize >= 3 * CODE && hyper.kv_heads >= 2 {
+    let has_room = hyper.hidden as usize > NEXT + CODE && hyper.head_dim as usize >= CODE / 2;
+    if has_room && hyper.layers >= 2 && hyper.kv_heads >= 2 {
         let mut copiers = Copiers { hyper, values: &mut values };
-        copiers.codes();
+        copiers.codes(&mut dice);
         copiers.look_back();
         copiers.look_for();
+        if let Some(mark) = name_mark.filter(|_| hyper.kv_heads >= 5) {
+            copiers.look_for_names(mark as usize);
+            copiers.tell();
+        }
     }
     values
 }
@@ -109,79 +132,108 @@ impl Copiers<'_> {
     }
 
     /// Each token has a code of its own, by which the output knows it too.
-    fn codes(&mut self) {
+    fn codes(&mut self, dice: &mut Dice) {
         let width = self.width();
-        // The same for every seed.
-        let mut dice = Dice::new(0);
-        let rows = self.hyper.vocabulary as usize;
-        for row in 0..rows {
+        let mut vectors = |name| self.values.remove(&name).expect("vectors of tokens");
+        let (mut inputs, mut outputs) =
+            (vectors(TensorName::Embedding), vectors(TensorName::Output));
+        for (input, output) in inputs.chunks_mut(width).zip(outputs.chunks_mut(width)) {
             for at in 0..CODE {
-                let code = CODE_SIZE * dice.normal();
-                let embedding = self.values.get_mut(&TensorName::Embedding).expect("vectors");
-                embedding[row * width + OWN + at] = code;
-                embedding[row * width + width - 1] = CONSTANT;
-                if NEXT + at < width - 1 {
-                    let output = self.values.get_mut(&TensorName::Output).expect("vectors");
-                    output[row * width + NEXT + at] = OUTPUT * code;
-                }
+                input[OWN + at] = CODE_SIZE * dice.normal();
+                output[NEXT + at] = OUTPUT * input[OWN + at];
             }
+            input[width - 1] = CONSTANT;
+            output[width - 1] = 0.0;
         }
+        self.values.extend([(TensorName::Embedding, inputs), (TensorName::Output, outputs)]);
     }
 
     /// In the first block: what the token before is.
     fn look_back(&mut self) {
-        let (width, head_dim) = (self.width(), self.head_dim());
+        let (constant, head_dim) = (self.width() - 1, self.head_dim());
         for group in 0..2 {
-            let head = self.head(group);
-            self.clear(0, Part::Query, head);
-            self.clear(0, Part::Key, group);
-            self.clear(0, Part::Value, group);
+            let head = self.begin(0, group);
             for pair in 0..BACK_PAIRS {
                 let angle = self.hyper.rope_theta.powf(-2.0 * pair as f64 / head_dim as f64) as f32;
-                let constant = width - 1;
-                self.set(0, Part::Key, group * head_dim + 2 * pair, constant, BACK);
-                self.set(0, Part::Query, head * head_dim + 2 * pair, constant, BACK * angle.cos());
-                self.set(
-                    0,
-                    Part::Query,
-                    head * head_dim + 2 * pair + 1,
-                    constant,
-                    -BACK * angle.sin(),
-                );
+                let (key, query) = (group * head_dim + 2 * pair, head * head_dim + 2 * pair);
+                self.set(0, Part::Key, key, constant, BACK);
+                self.set(0, Part::Query, query, constant, BACK * angle.cos());
+                self.set(0, Part::Query, query + 1, constant, -BACK * angle.sin());
             }
-            for at in 0..CODE / 2 {
-                let code = group * CODE / 2 + at;
-                self.set(0, Part::Value, group * head_dim + at, OWN + code, 1.0);
-                self.set(0, Part::AttentionOutput, BEFORE + code, head * head_dim + at, BACK_OUT);
-            }
+            self.carry(0, group, group, BEFORE, BACK_OUT);
         }
     }
 
     /// In the second block: what stood behind a token like this one.
     fn look_for(&mut self) {
-        let (width, head_dim) = (self.width(), self.head_dim());
+        let head_dim = self.head_dim();
         for group in 0..2 {
-            let head = self.head(group);
-            self.clear(1, Part::Query, head);
-            self.clear(1, Part::Key, group);
-            self.clear(1, Part::Value, group);
-            for at in SLOW_FROM..head_dim {
-                let code = group * CODE / 2 + at;
+            let head = self.begin(1, group);
+            for at in SLOW_FROM..head_dim.min(SLOW_FROM + CODE / 2) {
+                let code = group * CODE / 2 + at - SLOW_FROM;
                 self.set(1, Part::Key, group * head_dim + at, BEFORE + code, MATCH);
                 self.set(1, Part::Query, head * head_dim + at, OWN + code, MATCH);
             }
-            for at in 0..CODE / 2 {
-                let code = group * CODE / 2 + at;
-                self.set(1, Part::Value, group * head_dim + at, OWN + code, 1.0);
-                if NEXT + code < width - 1 {
-                    self.set(
-                        1,
-                        Part::AttentionOutput,
-                        NEXT + code,
-                        head * head_dim + at,
-                        MATCH_OUT,
-                    );
-                }
+            self.carry(1, group, group, NEXT, MATCH_OUT);
+        }
+    }
+
+    /// In the second block: with what token the latest name begins.
+    fn look_for_names(&mut self, mark: usize) {
+        let (width, head_dim) = (self.width(), self.head_dim());
+        let rows = &self.values[&TensorName::Embedding];
+        let code = rows[mark * width + OWN..][..CODE].to_vec();
+        let size: f32 = code.iter().map(|number| number * number).sum();
+        let head = self.begin(1, 2);
+        for pair in LATEST_PAIRS {
+            let (key, query) = (2 * head_dim + 2 * pair, head * head_dim + 2 * pair);
+            for (at, number) in code.iter().enumerate() {
+                self.set(1, Part::Key, key, BEFORE + at, LATEST * number / size);
+            }
+            self.set(1, Part::Query, query, width - 1, LATEST);
+        }
+        for at in 0..NAME_CODE {
+            self.set(1, Part::Value, 2 * head_dim + at, OWN + at, 1.0);
+            self.set(1, Part::AttentionOutput, NAME + at, head * head_dim + at, LATEST_OUT);
+        }
+    }
+
+    /// In later blocks: what is looked at comes next, or the name that it belongs to.
+    fn tell(&mut self) {
+        let head_dim = self.head_dim();
+        for layer in TELLING.filter(|layer| u32::from(*layer) < self.hyper.layers) {
+            for (group, half) in [(0, 0), (1, 1), (3, 0), (4, 1)] {
+                self.clear(layer, Part::Value, group);
+                self.carry(layer, group, half, NEXT, TELLING_OUT);
+            }
+            let head = self.head(2);
+            self.clear(layer, Part::Value, 2);
+            for at in 0..NAME_CODE {
+                self.set(layer, Part::Value, 2 * head_dim + at, NAME + at, 1.0);
+                let col = head * head_dim + at;
+                self.set(layer, Part::AttentionOutput, NEXT + at, col, TELLING_OUT);
+            }
+        }
+    }
+
+    /// Makes room in a key head and the first of its query heads, and gives the number of that.
+    fn begin(&mut self, layer: u16, group: usize) -> usize {
+        let head = self.head(group);
+        self.clear(layer, Part::Query, head);
+        self.clear(layer, Part::Key, group);
+        self.clear(layer, Part::Value, group);
+        head
+    }
+
+    /// Takes a half of the code of the token that the head looks at, to where it goes in the stream.
+    fn carry(&mut self, layer: u16, group: usize, half: usize, to: usize, weight: f32) {
+        let (head, head_dim) = (self.head(group), self.head_dim());
+        for at in 0..CODE / 2 {
+            let code = half * CODE / 2 + at;
+            self.set(layer, Part::Value, group * head_dim + at, OWN + code, 1.0);
+            // The constant stays one.
+            if to + code < self.width() - 1 {
+                self.set(layer, Part::AttentionOutput, to + code, head * head_dim + at, weight);
             }
         }
     }

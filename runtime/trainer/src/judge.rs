@@ -58,6 +58,8 @@ pub(crate) struct Score {
     pub(crate) free: BTreeMap<String, (usize, usize)>,
     /// Of the calls in answers with rules, those that their schemas take, and all.
     pub(crate) valid: (usize, usize),
+    /// What was wrong with answers under rules, and how often.
+    pub(crate) wrong: BTreeMap<String, usize>,
 }
 
 /// All scores of one file.
@@ -102,6 +104,7 @@ fn scores(
             kept: BTreeMap::new(),
             free: BTreeMap::new(),
             valid: (0, 0),
+            wrong: BTreeMap::new(),
         };
         let start = Instant::now();
         for (at, language) in teacher.languages.iter().enumerate() {
@@ -118,6 +121,9 @@ fn scores(
             score.kept.insert(language.code.clone(), right(&kept));
             score.free.insert(language.code.clone(), right(&free));
             for (lesson, answer) in lessons.iter().zip(&kept) {
+                if !is_right(lesson, answer) {
+                    *score.wrong.entry(fault(lesson, answer).into()).or_default() += 1;
+                }
                 let Answer::Calls(calls) = answer else { continue };
                 let valid = calls.iter().filter(|call| call.keeps_to(&lesson.tools)).count();
                 score.valid = (score.valid.0 + valid, score.valid.1 + calls.len());
@@ -138,14 +144,41 @@ fn scores(
     Ok(Scores { seed, sets, commands_a_minute })
 }
 
-/// With rules and without, in per cent of all languages, and how many calls were valid.
+/// With rules and without, in per cent of all languages, how many calls were valid, and what was wrong.
 fn line(score: &Score) -> String {
     let (valid, calls) = score.valid;
-    format!(
+    let mut line = format!(
         "{:.1} %, free {:.1} %, valid {valid} of {calls}",
         share(&score.kept),
         share(&score.free)
-    )
+    );
+    for (fault, count) in &score.wrong {
+        line += &format!(", {fault} {count}");
+    }
+    line
+}
+
+/// In what a wrong answer differs from the wanted one, coarsest first.
+fn fault(lesson: &Lesson, answer: &Answer) -> &'static str {
+    let (Answer::Calls(wanted), Answer::Calls(got)) = (&lesson.answer, answer) else {
+        return match (&lesson.answer, answer) {
+            (Answer::Calls(_), _) => "no call",
+            (_, Answer::Calls(_)) => "a call",
+            _ => "other words",
+        };
+    };
+    let other = |differs: fn(&Call, &Call) -> bool| {
+        wanted.iter().zip(got).any(|(wanted, got)| differs(wanted, got))
+    };
+    if wanted.len() != got.len() {
+        "other number of calls"
+    } else if other(|wanted, got| wanted.name != got.name) {
+        "other function"
+    } else if other(|wanted, got| !wanted.arguments.keys().eq(got.arguments.keys())) {
+        "other parameters"
+    } else {
+        "other value"
+    }
 }
 
 /// In per cent.

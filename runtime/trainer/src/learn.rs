@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{BackendChoice, open_device};
@@ -13,7 +13,7 @@ use crate::checkpoint::{Folder, State};
 use crate::dice::Dice;
 use crate::lessons::{Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::parameters::Parameters;
-use crate::training::{Recipe, Run};
+use crate::training::{Crew, Recipe, Run};
 use crate::vocabulary;
 
 /// Arguments of `trainer learn`.
@@ -25,16 +25,16 @@ pub(crate) struct Learn {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Steps in all
-    #[arg(long, default_value_t = 5000)]
+    #[arg(long, default_value_t = 8000)]
     steps: usize,
     /// Boxes of a step, each with its tools
     #[arg(long, default_value_t = 6)]
     boxes: usize,
     /// Lessons of a box
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 10)]
     lessons: usize,
     /// The highest learning rate
-    #[arg(long, default_value_t = 4e-3)]
+    #[arg(long, default_value_t = 5e-3)]
     rate: f64,
     /// Width of the network; a multiple of 64
     #[arg(long, default_value_t = 192)]
@@ -56,6 +56,22 @@ pub(crate) struct Learn {
     save: usize,
 }
 
+impl Learn {
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            seed: self.seed,
+            steps: self.steps,
+            groups: self.boxes,
+            lessons: self.lessons,
+            rate: self.rate,
+            warmup: 60,
+            cooldown: 0.4,
+            growth: 360,
+            threads: self.threads,
+        }
+    }
+}
+
 /// Numbers of a head.
 const HEAD: u32 = 32;
 /// The longest context it is asked in; lessons are shorter.
@@ -65,9 +81,10 @@ pub(crate) fn learn(arguments: &Learn) -> Result<()> {
     ensure!(arguments.hidden.is_multiple_of(2 * HEAD), "the width is a multiple of {}", 2 * HEAD);
     let teacher = Teacher::new()?;
     let folder = Folder(arguments.folder.clone());
+    let recipe = arguments.recipe();
     let vocabulary = if folder.is_begun() {
-        let seed = folder.state()?.recipe.seed;
-        ensure!(seed == arguments.seed, "the run in this folder was begun with --seed {seed}");
+        let begun = folder.state()?.recipe;
+        ensure!(begun.may_go_on_as(&recipe), "the run in this folder was begun so: {begun:?}");
         folder.vocabulary()?
     } else {
         vocabulary::learn(&teacher, arguments.vocabulary, arguments.seed)?
@@ -76,19 +93,9 @@ pub(crate) fn learn(arguments: &Learn) -> Result<()> {
     let plain_device = open_device(arguments.backend.parse::<BackendChoice>()?)?;
     let mut device = plain_device.clone();
     device.device = device.device.autodiff();
-    let recipe = Recipe {
-        seed: arguments.seed,
-        steps: arguments.steps,
-        groups: arguments.boxes,
-        lessons: arguments.lessons,
-        rate: arguments.rate,
-        warmup: 60,
-        cooldown: 0.4,
-        growth: 360,
-        threads: arguments.threads,
-    };
     let hyper = shape(arguments.hidden, arguments.layers, &vocabulary);
-    let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device };
+    let crew = Crew::new(arguments.threads)?;
+    let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device, crew };
     folder.begin(&run.hyper, &vocabulary)?;
     train(&run, &folder, arguments.save)
 }
@@ -108,7 +115,7 @@ pub(crate) fn shape(hidden: u32, layers: u32, vocabulary: &Vocabulary) -> Hyper 
         feed_forward: hidden * 8 / 3,
         layers,
         heads: hidden / HEAD,
-        kv_heads: hidden / HEAD / 2,
+        kv_heads: hidden / HEAD,
         head_dim: HEAD,
         context_tokens_max: CONTEXT_TOKENS_MAX,
         rope_theta: 1e6,
@@ -125,7 +132,8 @@ fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
     let (mut parameters, mut optimizer, mut state) = match resumed {
         Some(resumed) => resumed,
         None => {
-            let parameters = Parameters::random(&run.hyper, run.recipe.seed, device);
+            let parameters =
+                Parameters::random(&run.hyper, run.recipe.seed, run.name_mark(), device);
             let optimizer = run.optimizer(&parameters);
             (parameters, optimizer, State { recipe: run.recipe.clone(), steps: Vec::new() })
         }
@@ -133,13 +141,20 @@ fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
     state.recipe = run.recipe.clone();
     let tests = tests(run.teacher);
     let bar = bar(run.recipe.steps, state.steps.len())?;
+    let mut parts = run.packed(state.steps.len())?;
     for step in state.steps.len()..run.recipe.steps {
         let progress;
-        (parameters, progress) = run.step(step, parameters, &mut optimizer)?;
+        ((parameters, progress), parts) = std::thread::scope(|scope| {
+            // What the next step is about is made beside this one.
+            let next = scope.spawn(|| run.packed(step + 1));
+            let done = run.step(step, &parts, parameters, &mut optimizer)?;
+            let next = next.join().map_err(|_| anyhow!("the thread of the lessons panicked"))?;
+            anyhow::Ok((done, next?))
+        })?;
         let rate = progress.tokens as f64 / progress.seconds;
         bar.set_message(format!(
-            "loss {:.4}, prompts {:.3}, drills {:.3}, {rate:.0} tokens/s",
-            progress.loss, progress.prompts, progress.drills
+            "loss {:.4}, prompts {:.3}, drills {:.3}, lookups {:.3}, forced {:.3}, {rate:.0} tokens/s",
+            progress.loss, progress.prompts, progress.drills, progress.lookups, progress.forced
         ));
         bar.inc(1);
         if bar.is_hidden() {

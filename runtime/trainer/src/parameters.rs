@@ -36,9 +36,14 @@ pub(crate) fn names(hyper: &Hyper) -> (Vec<TensorName>, Vec<TensorName>) {
 }
 
 impl Parameters {
-    /// Weights to begin with.
-    pub(crate) fn random(hyper: &Hyper, seed: u64, device: &Device) -> Self {
-        let mut values = initial::weights(hyper, seed);
+    /// Weights to begin with. `name_mark`: the token before names of functions.
+    pub(crate) fn random(
+        hyper: &Hyper,
+        seed: u64,
+        name_mark: Option<u32>,
+        device: &Device,
+    ) -> Self {
+        let mut values = initial::weights(hyper, seed, name_mark);
         Self::from_values(hyper, &mut values, device).expect("every tensor is there")
     }
 

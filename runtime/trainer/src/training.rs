@@ -1,5 +1,6 @@
 //! The loop: lessons in, weights out.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use burn::optim::{
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use model::{Learner, OpenDevice};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use text::Codec;
 use weights::Hyper;
 
@@ -22,16 +24,18 @@ use crate::lessons::{Lesson, Teacher, Wish};
 use crate::parameters::Parameters;
 use crate::vocabulary;
 
-/// What answers, prompts and drills weigh: reading on in prompts and drills teaches to copy, and answers are
-/// copied from prompts.
-const SHARES: [f64; 3] = [1.0, 0.3, 0.2];
+/// What each [`Source`] weighs: reading on in prompts and drills teaches to copy, and answers are copied from
+/// prompts; lookups teach to find the name of a function by what is said of it; what the rules write in any
+/// case is learned a little, for whoever asks without them.
+const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1];
+const SOURCES: usize = Source::ALL.len();
 /// Drills of a box.
 const DRILLS: usize = 1;
 /// Tokens of a step of one thread, and of a sequence.
 pub(crate) const TOKENS_MAX: u32 = 8 << 10;
 
 /// How training goes.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Recipe {
     pub(crate) seed: u64,
     pub(crate) steps: usize,
@@ -39,7 +43,7 @@ pub(crate) struct Recipe {
     pub(crate) groups: usize,
     /// Lessons of a box.
     pub(crate) lessons: usize,
-    /// The highest rate.
+    /// The highest rate; it falls with the root of the steps.
     pub(crate) rate: f64,
     /// Steps until it is reached.
     pub(crate) warmup: usize,
@@ -52,6 +56,13 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
+    /// Whether a run that was begun so may go on so: it may become longer, or use other threads. What it
+    /// was taught can be told from the recipe alone.
+    pub(crate) fn may_go_on_as(&self, other: &Self) -> bool {
+        let Self { steps, threads, .. } = *other;
+        Self { steps, threads, ..self.clone() } == *other
+    }
+
     /// Kinds of tools that a box has at most.
     fn kinds(&self, step: usize) -> usize {
         let grown = step as f64 / self.growth as f64;
@@ -60,28 +71,33 @@ impl Recipe {
 
     fn rate(&self, step: usize) -> f64 {
         let warm = (step + 1) as f64 / self.warmup as f64;
+        let warm = warm.min(warm.recip().sqrt());
         let cool = (self.steps - step) as f64 / (self.cooldown * self.steps as f64);
-        self.rate * warm.min(cool).min(1.0)
+        self.rate * warm * cool.min(1.0)
     }
 }
 
-/// The choices of a step.
-fn dice(recipe: &Recipe, step: usize) -> Dice {
-    Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step as u64))
+/// The choices of a step, for one purpose of several.
+fn dice(recipe: &Recipe, step: usize, purpose: u64) -> Dice {
+    Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step as u64) ^ (purpose << 63))
 }
 
-fn sum<T: Copy + std::ops::Add<Output = T>>(one: [T; 3], other: [T; 3]) -> [T; 3] {
+fn sum<T: Copy + std::ops::Add<Output = T>>(
+    one: [T; SOURCES],
+    other: [T; SOURCES],
+) -> [T; SOURCES] {
     std::array::from_fn(|at| one[at] + other[at])
 }
 
 /// The lessons of a step, by box: the same for a seed, whatever was trained before.
 pub(crate) fn boxes(teacher: &Teacher, recipe: &Recipe, step: usize) -> Vec<Vec<Lesson>> {
-    let mut dice = dice(recipe, step);
+    let mut dice = dice(recipe, step, 0);
     let wish = Wish { kinds: recipe.kinds(step), ..Wish::TAUGHT };
     (0..recipe.groups).map(|_| teacher.group(recipe.lessons, &wish, &mut dice)).collect()
 }
 
 /// One run of training.
+#[derive(Clone)]
 pub(crate) struct Run<'a> {
     pub(crate) recipe: Recipe,
     pub(crate) hyper: Hyper,
@@ -90,21 +106,38 @@ pub(crate) struct Run<'a> {
     /// With and without the means to differentiate.
     pub(crate) device: OpenDevice,
     pub(crate) plain_device: OpenDevice,
+    pub(crate) crew: Crew,
 }
 
-/// What a step is measured by, in nats: means over the tokens of answers, of prompts, and of drills.
-type Loss = [f64; 3];
+/// The threads of training, each a pool of its own: a part of a step is too small to be shared, and what an
+/// operation hands to a pool that others use too waits for them.
+#[derive(Debug, Clone)]
+pub(crate) struct Crew(Arc<[ThreadPool]>);
+
+impl Crew {
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        let one = || Ok(ThreadPoolBuilder::new().num_threads(1).build()?);
+        Ok(Self((0..threads).map(|_| one()).collect::<Result<_>>()?))
+    }
+}
+
+/// What a step is measured by, in nats: the mean over the tokens of each source.
+type Loss = [f64; SOURCES];
 
 /// What a step came to.
 #[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Progress {
     pub(crate) step: usize,
-    /// Mean over the tokens of answers, in nats.
+    /// Mean over the tokens of answers that the rules leave a choice about, in nats.
     pub(crate) loss: f64,
     /// The same over those of prompts.
     pub(crate) prompts: f64,
     /// The same over those of drills.
     pub(crate) drills: f64,
+    /// The same over those of lookups.
+    pub(crate) lookups: f64,
+    /// The same over the tokens of answers that the rules leave no choice about.
+    pub(crate) forced: f64,
     pub(crate) tokens: usize,
     pub(crate) seconds: f64,
 }
@@ -121,13 +154,17 @@ impl Run<'_> {
         ModuleOptimizer::from(adam).with_group(matrices, muon, None)
     }
 
-    /// The parts of a step, one for each box.
-    fn packed(&self, step: usize) -> Result<Vec<Packed>> {
+    /// The parts of a step, one for each box, and what they cost to make is a quarter of it.
+    pub(crate) fn packed(&self, step: usize) -> Result<Vec<Packed>> {
         let mut parts = Vec::with_capacity(self.recipe.groups);
-        let mut dice = dice(&self.recipe, step);
+        let mut dice = dice(&self.recipe, step, 1);
         for lessons in boxes(self.teacher, &self.recipe, step) {
             let mut part = Packed::default();
-            part.add(&self.examples(&lessons)?);
+            let mut examples = self.examples(&lessons)?;
+            if let Some(lesson) = lessons.first() {
+                examples.extend(Example::lookups(lesson, self.codec)?);
+            }
+            part.add(&examples);
             for _ in 0..DRILLS {
                 part.add_drill(self.drilled(), &mut dice);
             }
@@ -139,6 +176,14 @@ impl Run<'_> {
         Ok(parts)
     }
 
+    /// The token before names of functions, where the vocabulary has one.
+    pub(crate) fn name_mark(&self) -> Option<u32> {
+        let text = vocabulary::NAME.replace('▁', " ");
+        let tokens = self.codec.tokenizer().encode(&text).ok()?;
+        let mark = tokens.last().filter(|mark| self.codec.tokenizer().decode(&[**mark]) == text);
+        mark.map(|mark| mark.0)
+    }
+
     /// Tokens that drills are of: all that texts have.
     fn drilled(&self) -> std::ops::Range<u32> {
         vocabulary::CONTROLS.len() as u32..self.hyper.vocabulary
@@ -148,29 +193,29 @@ impl Run<'_> {
         lessons.iter().map(|lesson| Example::new(lesson, self.codec)).collect()
     }
 
-    /// One step of the optimizer.
+    /// One step of the optimizer, over its parts.
     pub(crate) fn step(
         &self,
         step: usize,
+        parts: &[Packed],
         parameters: Parameters,
         optimizer: &mut ModuleOptimizer,
     ) -> Result<(Parameters, Progress)> {
         let start = Instant::now();
-        let (gradients, loss, tokens) = self.slope(step, &parameters)?;
+        let (gradients, loss, tokens) = self.slope(parts, &parameters)?;
         let parameters = optimizer.step(self.recipe.rate(step), parameters, gradients);
         let seconds = start.elapsed().as_secs_f64();
-        let [loss, prompts, drills] = loss;
-        Ok((parameters, Progress { step, loss, prompts, drills, tokens, seconds }))
+        let [loss, prompts, drills, lookups, forced] = loss;
+        Ok((parameters, Progress { step, loss, prompts, drills, lookups, forced, tokens, seconds }))
     }
 
     /// Gradients of a step's loss, that loss, and the step's tokens.
     fn slope(
         &self,
-        step: usize,
+        parts: &[Packed],
         parameters: &Parameters,
     ) -> Result<(GradientsParams, Loss, usize)> {
-        let parts = self.packed(step)?;
-        let rows = parts.iter().map(Packed::count).fold([0; 3], sum);
+        let rows = parts.iter().map(Packed::count).fold([0; SOURCES], sum);
         // What attention costs besides its own work grows with a part: small ones, one after the other.
         let next = AtomicUsize::new(0);
         let work = || -> Result<(GradientsParams, Loss)> {
@@ -183,7 +228,8 @@ impl Run<'_> {
             Ok((total.grads(), loss))
         };
         let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.recipe.threads).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> =
+                self.crew.0.iter().map(|one| scope.spawn(|| one.install(work))).collect();
             let join = |thread: ScopedJoinHandle<'_, Result<_>>| {
                 thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of training panicked")))
             };
@@ -207,7 +253,7 @@ impl Run<'_> {
         step: usize,
         parameters: &Parameters,
     ) -> Result<(f64, std::collections::HashMap<weights::TensorName, Vec<f32>>)> {
-        let (gradients, loss, _) = self.slope(step, parameters)?;
+        let (gradients, loss, _) = self.slope(&self.packed(step)?, parameters)?;
         let loss = loss.iter().zip(SHARES).map(|(loss, share)| loss * share).sum();
         Ok((loss, parameters.slopes(&self.hyper, &gradients)?))
     }
@@ -216,7 +262,7 @@ impl Run<'_> {
     fn gradients(
         &self,
         part: &Packed,
-        rows: [usize; 3],
+        rows: [usize; SOURCES],
         parameters: &Parameters,
     ) -> Result<(GradientsParams, Loss)> {
         let leaves = parameters.leaves(&self.hyper);

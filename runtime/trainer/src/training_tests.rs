@@ -6,7 +6,7 @@ use weights::{Hyper, TensorName, Vocabulary};
 use crate::checkpoint::{Folder, State};
 use crate::lessons::Teacher;
 use crate::parameters::{Parameters, names};
-use crate::training::{Recipe, Run};
+use crate::training::{Crew, Recipe, Run};
 use crate::{learn, vocabulary};
 
 /// A network that learns in seconds.
@@ -34,7 +34,8 @@ fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
         threads: 2,
     };
     let hyper = small(&vocabulary);
-    let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device };
+    let crew = Crew::new(recipe.threads).unwrap();
+    let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device, crew };
     then(&run, &vocabulary)
 }
 
@@ -49,7 +50,7 @@ fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder(temporary.path().to_owned());
         folder.begin(&run.hyper, vocabulary).unwrap();
-        let mut parameters = Parameters::random(&run.hyper, 1, device);
+        let mut parameters = Parameters::random(&run.hyper, 1, None, device);
         let mut optimizer = run.optimizer(&parameters);
         let mut state = State { recipe: run.recipe.clone(), steps: Vec::new() };
         let mut losses = Vec::new();
@@ -58,7 +59,8 @@ fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
                 folder.save(&run.hyper, &parameters, &optimizer, &state).unwrap();
             }
             let progress;
-            (parameters, progress) = run.step(step, parameters, &mut optimizer).unwrap();
+            (parameters, progress) =
+                run.step(step, &run.packed(step).unwrap(), parameters, &mut optimizer).unwrap();
             losses.push(progress.loss);
             state.steps.push(progress);
         }
@@ -67,7 +69,8 @@ fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
         assert_eq!(state.steps.len(), 3);
         for step in 3..run.recipe.steps {
             let progress;
-            (again, progress) = run.step(step, again, &mut optimizer).unwrap();
+            (again, progress) =
+                run.step(step, &run.packed(step).unwrap(), again, &mut optimizer).unwrap();
             // Threads add their parts in any order.
             assert!((progress.loss - losses[step]).abs() < 1e-4, "{losses:?} {progress:?}");
         }
@@ -89,7 +92,7 @@ fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
 fn gradients_are_the_slopes_of_the_loss() {
     with_run(|run, _| {
         let device = &run.device.device;
-        let parameters = Parameters::random(&run.hyper, 2, device);
+        let parameters = Parameters::random(&run.hyper, 2, None, device);
         let slopes = run.slopes(0, &parameters).unwrap();
         let values = numbers(run, &parameters);
         let (matrices, gains) = names(&run.hyper);
@@ -116,15 +119,30 @@ fn gradients_are_the_slopes_of_the_loss() {
 #[test]
 fn what_is_repeated_is_learned() {
     with_run(|run, _| {
-        let mut parameters = Parameters::random(&run.hyper, 1, &run.device.device);
+        let mut parameters = Parameters::random(&run.hyper, 1, run.name_mark(), &run.device.device);
         let mut optimizer = run.optimizer(&parameters);
         let mut losses = Vec::new();
         for _ in 0..12 {
             let progress;
             // The third step's lessons, over and over, at the full rate.
-            (parameters, progress) = run.step(2, parameters, &mut optimizer).unwrap();
+            (parameters, progress) =
+                run.step(2, &run.packed(2).unwrap(), parameters, &mut optimizer).unwrap();
             losses.push(progress.loss);
         }
         assert!(losses[11] < 0.6 * losses[0], "{losses:?}");
+    });
+}
+
+#[test]
+fn a_network_copies_before_it_has_learned() {
+    with_run(|run, vocabulary| {
+        let run = Run { hyper: learn::shape(192, 2, vocabulary), ..run.clone() };
+        let parameters = Parameters::random(&run.hyper, 1, run.name_mark(), &run.device.device);
+        let mut optimizer = run.optimizer(&parameters);
+        let (_, progress) =
+            run.step(0, &run.packed(0).unwrap(), parameters, &mut optimizer).unwrap();
+        let chance = f64::from(run.hyper.vocabulary).ln();
+        assert!(progress.drills < 0.6 * chance, "{progress:?}, by chance {chance}");
+        assert!(progress.prompts > 0.8 * chance, "{progress:?}");
     });
 }

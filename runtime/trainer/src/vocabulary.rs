@@ -109,10 +109,13 @@ fn count(text: &str, words: &mut HashMap<String, u64>) {
     }
 }
 
+/// What stands before the name of a function, among tools and in calls alike.
+pub(crate) const NAME: &str = "name\":▁\"";
+
 /// What all functions, calls and results have around their names and texts.
 const FRAMES: [&str; 26] = [
-    "[{\"type\":▁\"function\",▁\"function\":▁{\"name\":▁\"",
-    "},▁{\"type\":▁\"function\",▁\"function\":▁{\"name\":▁\"",
+    "[{\"type\":▁\"function\",▁\"function\":▁{\"",
+    "},▁{\"type\":▁\"function\",▁\"function\":▁{\"",
     "\",▁\"parameters\":▁{\"type\":▁\"object\",▁\"properties\":▁{\"",
     "\",▁\"description\":▁\"",
     "\":▁{\"description\":▁\"",
@@ -129,8 +132,8 @@ const FRAMES: [&str; 26] = [
     "},▁\"required\":▁[\"",
     "},▁\"",
     "\"]}}",
-    "[{\"name\":▁\"",
-    "},▁{\"name\":▁\"",
+    NAME,
+    "},▁{\"",
     "\",▁\"arguments\":▁{\"",
     "},▁\"id\":▁\"",
     "{\"content\":▁",

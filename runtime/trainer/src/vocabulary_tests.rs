@@ -66,10 +66,11 @@ fn frames_are_one_stretch_and_words_are_cut_from_marks() {
         ("\":▁\"", 1),
         ("1", 1),
         ("2", 1),
-        ("[{\"name\":▁\"", 1),
+        ("[{\"", 1),
         ("dim", 1),
         ("hall", 1),
         ("lamp", 1),
+        (NAME, 1),
         ("▁", 2),
     ];
     expected.sort_unstable();
