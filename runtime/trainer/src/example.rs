@@ -18,6 +18,8 @@ pub(crate) struct Example {
     pub(crate) answer: usize,
     /// What each token of the answer is part of.
     pub(crate) sources: Vec<Source>,
+    /// The only tokens that the rules allow in a place of the answer, where they are few.
+    pub(crate) allowed: Vec<(usize, Vec<u32>)>,
     /// Whether its prompt is learned too.
     pub(crate) reads: bool,
 }
@@ -56,17 +58,21 @@ impl Example {
         let prompt = codec.encode(request).context("a lesson's prompt")?;
         let (mut tokens, mut rules) = (prompt.tokens, prompt.constraint);
         let start = tokens.len();
-        let mut sources = Vec::with_capacity(answer.len());
-        for token in answer {
+        let (mut sources, mut allowed) = (Vec::with_capacity(answer.len()), Vec::new());
+        for (at, token) in answer.iter().enumerate() {
             let mut is_forced = false;
             if let Some(rules) = &mut rules {
                 is_forced = !rules.forced().is_empty();
+                let mask = rules.mask().context("an answer within the rules")?;
+                if let Some(few) = mask.filter(|mask| !is_forced && mask.count() <= FEW) {
+                    allowed.push((at, few.tokens().map(|token| token.0).collect()));
+                }
                 rules.accept(*token).context("an answer within the rules")?;
             }
             sources.push(if is_forced { Source::Forced } else { source });
         }
         tokens.extend(answer);
-        Ok(Self { tokens, answer: start, sources, reads: source == Source::Answer })
+        Ok(Self { tokens, answer: start, sources, allowed, reads: source == Source::Answer })
     }
 }
 
@@ -80,6 +86,8 @@ pub(crate) struct Packed {
     pub(crate) sources: Vec<Source>,
     /// The rows of each example's answer.
     pub(crate) rows: Vec<Range<usize>>,
+    /// Rows that may say one of a few tokens only, and these.
+    pub(crate) allowed: Vec<(usize, Vec<u32>)>,
 }
 
 /// What a row is part of.
@@ -101,6 +109,8 @@ impl Source {
         [Self::Answer, Self::Prompt, Self::Drill, Self::Lookup, Self::Forced];
 }
 
+/// As many tokens are few.
+const FEW: usize = 64;
 /// Of so many tokens of tools one is learned.
 const SPARSE: usize = 3;
 /// Pieces of a drill, which comes twice.
@@ -155,7 +165,10 @@ impl Packed {
                 }
             }
             let end = self.batch.rows.len();
-            end - (slots.len() - answer)..end
+            let rows = end - (slots.len() - answer)..end;
+            let allowed = example.allowed.iter();
+            self.allowed.extend(allowed.map(|(at, few)| (rows.start + at, few.clone())));
+            rows
         };
         examples.iter().map(add).collect()
     }

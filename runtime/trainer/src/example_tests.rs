@@ -35,6 +35,11 @@ fn what_the_rules_write_is_no_choice() {
     };
     let example = Example::new(&lesson, &codec).unwrap();
     assert_eq!(example.sources.len(), example.tokens.len() - example.answer);
+    assert!(!example.allowed.is_empty());
+    for (at, few) in &example.allowed {
+        assert!(few.contains(&example.tokens[example.answer + at].0) && few.len() <= FEW);
+        assert_eq!(example.sources[*at], Source::Answer);
+    }
     let chosen = said(&example, Source::Answer, &codec);
     let forced = said(&example, Source::Forced, &codec);
     assert!(forced.contains("open") && forced.contains("arguments"), "{forced:?}");
@@ -68,6 +73,7 @@ fn the_rows_of_a_batch_say_what_comes_next() {
     let mut packed = Packed::default();
     packed.add(&examples);
     assert_eq!(packed.count().iter().sum::<usize>(), packed.targets.len());
+    assert!(packed.allowed.iter().all(|(row, few)| few.contains(&packed.targets[*row])));
     for (example, rows) in examples.iter().zip(&packed.rows) {
         let wanted: Vec<u32> =
             example.tokens[example.answer..].iter().map(|token| token.0).collect();

@@ -29,6 +29,8 @@ use crate::vocabulary;
 /// case is learned a little, for whoever asks without them.
 const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1];
 const SOURCES: usize = Source::ALL.len();
+/// Added to the logit of a token that the rules do not allow.
+const SHUT: f32 = -1e30;
 /// Drills of a box.
 const DRILLS: usize = 1;
 /// Tokens of a step of one thread, and of a sequence.
@@ -119,6 +121,19 @@ impl Crew {
         let one = || Ok(ThreadPoolBuilder::new().num_threads(1).build()?);
         Ok(Self((0..threads).map(|_| one()).collect::<Result<_>>()?))
     }
+}
+
+/// What each row weighs in the means over `rows`, and what it is part of: as [`Run::likelihoods`] has them.
+fn shares(part: &Packed, rows: [usize; SOURCES]) -> (Vec<f32>, Vec<Source>) {
+    let share = |source: &Source| SHARES[*source as usize] / rows[*source as usize] as f64;
+    let mut shares: Vec<f32> = part.sources.iter().map(|source| share(source) as f32).collect();
+    let mut sources = part.sources.clone();
+    for (row, _) in &part.allowed {
+        let share = std::mem::take(&mut shares[*row]);
+        shares.push(share);
+        sources.push(part.sources[*row]);
+    }
+    (shares, sources)
 }
 
 /// What a step is measured by, in nats: the mean over the tokens of each source.
@@ -268,20 +283,47 @@ impl Run<'_> {
         let leaves = parameters.leaves(&self.hyper);
         let learner = Learner::new(&self.hyper, &leaves, &self.device, TOKENS_MAX)?;
         let logits = learner.logits(&part.batch).map_err(|error| anyhow!("a step: {error}"))?;
-        let targets = self.targets(part, &self.device);
-        let picked = log_softmax(logits, 1).gather(1, targets); // [rows, 1]
-        let share =
-            |source: &Source| (SHARES[*source as usize] / rows[*source as usize] as f64) as f32;
-        let shares: Vec<f32> = part.sources.iter().map(share).collect();
+        let picked = self.likelihoods(part, logits);
+        let (shares, sources) = shares(part, rows);
         let mut loss = Loss::default();
         let values = picked.clone().inner().into_data();
-        for (value, source) in values.iter::<f64>().zip(&part.sources) {
-            loss[*source as usize] -= value / rows[*source as usize] as f64;
+        for ((value, source), share) in values.iter::<f64>().zip(sources).zip(&shares) {
+            if *share > 0.0 {
+                loss[source as usize] -= value / rows[source as usize] as f64;
+            }
         }
         let shape = [shares.len(), 1];
         let shares = Tensor::from_data(TensorData::new(shares, shape), &self.device.device);
         let slope = (picked * shares).sum().neg().backward();
         Ok((parameters.gradients(&self.hyper, &leaves, slope), loss))
+    }
+
+    /// How likely it is that each row says what it shall, in nats. `[rows + ruled, 1]`: those that the
+    /// rules hold come again behind all rows, among the tokens that they are allowed.
+    fn likelihoods(&self, part: &Packed, logits: Tensor<2>) -> Tensor<2> {
+        let targets = self.targets(part, &self.device);
+        let free = log_softmax(logits.clone(), 1).gather(1, targets.clone());
+        let Some((rows, shut)) = self.rules(part, &self.device) else { return free };
+        let ruled = log_softmax(logits.select(0, rows.clone()) + shut, 1);
+        Tensor::cat(vec![free, ruled.gather(1, targets.select(0, rows))], 0)
+    }
+
+    /// The rows that the rules hold, and what is added to their logits. `[ruled]`, `[ruled, vocabulary]`
+    fn rules(&self, part: &Packed, device: &OpenDevice) -> Option<(Tensor<1, Int>, Tensor<2>)> {
+        let (ruled, width) = (part.allowed.len(), self.hyper.vocabulary as usize);
+        if ruled == 0 {
+            return None;
+        }
+        let mut shut = vec![SHUT; ruled * width];
+        for ((_, few), shut) in part.allowed.iter().zip(shut.chunks_mut(width)) {
+            few.iter().for_each(|token| shut[*token as usize] = 0.0);
+        }
+        let rows: Vec<i32> = part.allowed.iter().map(|(row, _)| *row as i32).collect();
+        let rows = TensorData::new(rows, [ruled]);
+        Some((
+            Tensor::from_data(rows, (&device.device, DType::I32)),
+            Tensor::from_data(TensorData::new(shut, [ruled, width]), &device.device),
+        ))
     }
 
     /// `[rows, 1]`
@@ -291,8 +333,34 @@ impl Run<'_> {
         Tensor::from_data(TensorData::new(targets, shape), (&device.device, DType::I32))
     }
 
-    /// For each lesson whether its whole answer is what the network would say, were it asked without
-    /// any rule. Lessons of one group share their tools.
+    /// Of the rows that the rules hold, whether each is said right.
+    #[cfg(test)]
+    pub(crate) fn chosen(&self, parameters: &Parameters, packed: &Packed) -> Result<Vec<bool>> {
+        let plain = parameters.plain(&self.hyper);
+        let learner = Learner::new(&self.hyper, &plain, &self.plain_device, TOKENS_MAX)?;
+        let logits = learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
+        let said = self.said(packed, logits);
+        Ok(packed.allowed.iter().map(|(row, _)| said[*row]).collect())
+    }
+
+    /// Whether each row says what it shall, where the rules leave it a choice.
+    fn said(&self, packed: &Packed, logits: Tensor<2>) -> Vec<bool> {
+        let targets = self.targets(packed, &self.plain_device);
+        let said = logits.clone().argmax(1).equal(targets.clone());
+        let mut said: Vec<bool> = said.into_data().iter::<bool>().collect();
+        if let Some((rows, shut)) = self.rules(packed, &self.plain_device) {
+            let ruled = (logits.select(0, rows.clone()) + shut).argmax(1);
+            let ruled = ruled.equal(targets.select(0, rows)).into_data();
+            let rows = packed.allowed.iter().map(|(row, _)| *row);
+            rows.zip(ruled.iter::<bool>()).for_each(|(row, right)| said[row] = right);
+        }
+        let rows = packed.sources.iter().enumerate();
+        rows.filter(|(_, of)| **of == Source::Forced).for_each(|(row, _)| said[row] = true);
+        said
+    }
+
+    /// For each lesson whether its whole answer is what the network would say under the rules. Lessons of
+    /// one group share their tools.
     pub(crate) fn exact(
         &self,
         parameters: &Parameters,
@@ -308,8 +376,7 @@ impl Run<'_> {
             }
             let logits =
                 learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
-            let said = logits.argmax(1).equal(self.targets(&packed, &self.plain_device));
-            let said: Vec<bool> = said.into_data().iter::<bool>().collect();
+            let said = self.said(&packed, logits);
             all.extend(
                 packed.rows.iter().map(|rows| said[rows.clone()].iter().all(|right| *right)),
             );

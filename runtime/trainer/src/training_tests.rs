@@ -4,7 +4,10 @@ use model::{BackendChoice, open_device};
 use weights::{Hyper, TensorName, Vocabulary};
 
 use crate::checkpoint::{Folder, State};
+use crate::dice::Dice;
+use crate::example::{Example, Packed};
 use crate::lessons::Teacher;
+use crate::lessons::Wish;
 use crate::parameters::{Parameters, names};
 use crate::training::{Crew, Recipe, Run};
 use crate::{learn, vocabulary};
@@ -144,5 +147,25 @@ fn a_network_copies_before_it_has_learned() {
         let chance = f64::from(run.hyper.vocabulary).ln();
         assert!(progress.drills < 0.6 * chance, "{progress:?}, by chance {chance}");
         assert!(progress.prompts > 0.8 * chance, "{progress:?}");
+    });
+}
+
+#[test]
+fn a_network_finds_names_by_descriptions_before_it_has_learned() {
+    with_run(|run, vocabulary| {
+        let run = Run { hyper: learn::shape(192, 6, vocabulary), ..run.clone() };
+        let found = |name_mark| {
+            let parameters = Parameters::random(&run.hyper, 1, name_mark, &run.device.device);
+            let mut dice = Dice::new(3);
+            let groups = (0..40).filter_map(|_| {
+                let lesson = run.teacher.group(1, &Wish::TAUGHT, &mut dice).pop()?;
+                let mut packed = Packed::default();
+                packed.add(&Example::lookups(&lesson, run.codec).unwrap());
+                Some(run.chosen(&parameters, &packed).unwrap())
+            });
+            groups.flatten().filter(|right| *right).count()
+        };
+        let (with, without) = (found(run.name_mark()), found(None));
+        assert!(with as f64 > 1.2 * without as f64, "{with} with copiers, {without} without");
     });
 }
