@@ -169,7 +169,7 @@ impl Run<'_> {
         ModuleOptimizer::from(adam).with_group(matrices, muon, None)
     }
 
-    /// The parts of a step, one for each box, and what they cost to make is a quarter of it.
+    /// The parts of a step, one for each box.
     pub(crate) fn packed(&self, step: usize) -> Result<Vec<Packed>> {
         let mut parts = Vec::with_capacity(self.recipe.groups);
         let mut dice = dice(&self.recipe, step, 1);
