@@ -63,8 +63,9 @@ impl Example {
             let mut is_forced = false;
             if let Some(rules) = &mut rules {
                 is_forced = !rules.forced().is_empty();
-                let mask = rules.mask().context("an answer within the rules")?;
-                if let Some(few) = mask.filter(|mask| !is_forced && mask.count() <= FEW) {
+                let mask =
+                    if is_forced { None } else { rules.mask().context("a lesson's rules")? };
+                if let Some(few) = mask.filter(|mask| mask.count() <= FEW) {
                     allowed.push((at, few.tokens().map(|token| token.0).collect()));
                 }
                 rules.accept(*token).context("an answer within the rules")?;
@@ -201,7 +202,7 @@ impl Packed {
     }
 
     /// How many rows it has of each source.
-    pub(crate) fn count(&self) -> [usize; 5] {
+    pub(crate) fn count(&self) -> [usize; Source::ALL.len()] {
         Source::ALL.map(|source| self.sources.iter().filter(|of| **of == source).count())
     }
 

@@ -13,6 +13,7 @@
 //! Source: Olsson et al. 2022, arXiv:2209.11895 (induction heads).
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use weights::{Hyper, Part, TensorName};
 
@@ -50,7 +51,7 @@ const MATCH: f32 = 2.0;
 /// Weight of a code that was found.
 const MATCH_OUT: f32 = 0.7;
 /// Rotary pairs that turn once in a few hundred tokens: by them the latest name is told from earlier ones.
-const LATEST_PAIRS: std::ops::Range<usize> = 4..7;
+const LATEST_PAIRS: Range<usize> = 4..7;
 /// Weight of what stands before a name, and of the constant, in them: 6 nats for a name nearby.
 const LATEST: f32 = 1.2;
 const LATEST_OUT: f32 = 0.5;
@@ -60,10 +61,10 @@ const WORD: f32 = 3.0;
 const ELSEWHERE: f32 = 0.5;
 const WORD_OUT: f32 = 0.5;
 /// Rotary pairs by which what is near is told from the rest, and the weight of the constant in them.
-const NEAR_PAIRS: std::ops::Range<usize> = 3..6;
+const NEAR_PAIRS: Range<usize> = 3..6;
 const NEAR: f32 = 1.4;
 /// Blocks whose heads say what they look at, wherever they learn to look, and how loud they begin.
-const TELLING: std::ops::Range<u16> = 3..5;
+const TELLING: Range<u16> = 3..5;
 const TELLING_OUT: f32 = 0.6;
 
 /// The tensors of a network by name. One too narrow or too flat for copiers begins without them.
@@ -176,21 +177,16 @@ impl Copiers<'_> {
                 self.set(0, Part::Query, query, constant, BACK * angle.cos());
                 self.set(0, Part::Query, query + 1, constant, -BACK * angle.sin());
             }
-            self.carry(0, group, group, BEFORE, BACK_OUT);
+            self.carry_half(0, group, group, BEFORE, BACK_OUT);
         }
     }
 
     /// In the second block: what stood behind a token like this one.
     fn look_for(&mut self) {
-        let head_dim = self.head_dim();
         for group in 0..2 {
-            let head = self.begin(1, group);
-            for at in SLOW_FROM..head_dim.min(SLOW_FROM + CODE / 2) {
-                let code = group * CODE / 2 + at - SLOW_FROM;
-                self.set(1, Part::Key, group * head_dim + at, BEFORE + code, MATCH);
-                self.set(1, Part::Query, head * head_dim + at, OWN + code, MATCH);
-            }
-            self.carry(1, group, group, NEXT, MATCH_OUT);
+            self.begin(1, group);
+            self.compare(1, group, BEFORE, MATCH);
+            self.carry_half(1, group, group, NEXT, MATCH_OUT);
         }
     }
 
@@ -208,60 +204,32 @@ impl Copiers<'_> {
             }
             self.set(1, Part::Query, query, width - 1, LATEST);
         }
-        for at in 0..NAME_CODE {
-            self.set(1, Part::Value, 2 * head_dim + at, OWN + at, 1.0);
-            self.set(1, Part::AttentionOutput, NAME + at, head * head_dim + at, LATEST_OUT);
-        }
+        self.carry(1, 2, OWN..OWN + NAME_CODE, NAME, LATEST_OUT);
     }
 
     /// In the third block: the names that the same word elsewhere belongs to.
     fn look_for_words(&mut self) {
-        let (constant, head_dim) = (self.width() - 1, self.head_dim());
         for group in 0..2 {
-            let head = self.begin(2, group);
-            for at in SLOW_FROM..head_dim {
-                let code = group * CODE / 2 + at - SLOW_FROM;
-                self.set(2, Part::Key, group * head_dim + at, OWN + code, WORD);
-                self.set(2, Part::Query, head * head_dim + at, OWN + code, WORD);
-            }
-            for pair in 0..BACK_PAIRS {
-                self.set(2, Part::Key, group * head_dim + 2 * pair, constant, ELSEWHERE);
-                self.set(2, Part::Query, head * head_dim + 2 * pair, constant, -ELSEWHERE);
-            }
-            for at in 0..NAME_CODE {
-                self.set(2, Part::Value, group * head_dim + at, NAME + at, 1.0);
-                let col = head * head_dim + at;
-                self.set(2, Part::AttentionOutput, MEANT + at, col, WORD_OUT);
-            }
+            self.begin(2, group);
+            self.compare(2, group, OWN, WORD);
+            self.prefer(2, group, 0..BACK_PAIRS, [ELSEWHERE, -ELSEWHERE]);
+            self.carry(2, group, NAME..NAME + NAME_CODE, MEANT, WORD_OUT);
         }
     }
 
     /// In later blocks: what is looked at comes next, or the name that it belongs to.
     fn tell(&mut self) {
-        let head_dim = self.head_dim();
         for layer in TELLING.filter(|layer| u32::from(*layer) < self.hyper.layers) {
             for (group, half) in [(0, 0), (1, 1), (3, 0), (4, 1)] {
                 self.clear(layer, Part::Value, group);
-                self.carry(layer, group, half, NEXT, TELLING_OUT);
+                self.carry_half(layer, group, half, NEXT, TELLING_OUT);
             }
             for (group, from) in [(2, NAME), (5, MEANT)] {
-                let head = self.head(group);
                 self.clear(layer, Part::Value, group);
-                if from == MEANT {
-                    // What the user has said is near.
-                    for pair in NEAR_PAIRS {
-                        let (key, query) =
-                            (group * head_dim + 2 * pair, head * head_dim + 2 * pair);
-                        self.set(layer, Part::Key, key, self.width() - 1, NEAR);
-                        self.set(layer, Part::Query, query, self.width() - 1, NEAR);
-                    }
-                }
-                for at in 0..NAME_CODE {
-                    self.set(layer, Part::Value, group * head_dim + at, from + at, 1.0);
-                    let col = head * head_dim + at;
-                    self.set(layer, Part::AttentionOutput, NEXT + at, col, TELLING_OUT);
-                }
+                self.carry(layer, group, from..from + NAME_CODE, NEXT, TELLING_OUT);
             }
+            // What the user has said is near.
+            self.prefer(layer, 5, NEAR_PAIRS, [NEAR, NEAR]);
         }
     }
 
@@ -274,16 +242,37 @@ impl Copiers<'_> {
         head
     }
 
-    /// Takes a half of the code of the token that the head looks at, to where it goes in the stream.
-    fn carry(&mut self, layer: u16, group: usize, half: usize, to: usize, weight: f32) {
+    /// The head looks where its half of a code is that of its own token: at the codes in `key` of the stream.
+    fn compare(&mut self, layer: u16, group: usize, key: usize, weight: f32) {
         let (head, head_dim) = (self.head(group), self.head_dim());
-        for at in 0..CODE / 2 {
-            let code = half * CODE / 2 + at;
-            self.set(layer, Part::Value, group * head_dim + at, OWN + code, 1.0);
-            // The constant stays one.
-            if to + code < self.width() - 1 {
-                self.set(layer, Part::AttentionOutput, to + code, head * head_dim + at, weight);
-            }
+        for at in SLOW_FROM..head_dim.min(SLOW_FROM + CODE / 2) {
+            let code = group * CODE / 2 + at - SLOW_FROM;
+            self.set(layer, Part::Key, group * head_dim + at, key + code, weight);
+            self.set(layer, Part::Query, head * head_dim + at, OWN + code, weight);
+        }
+    }
+
+    /// The head looks near itself, or away from it where the weights of key and query differ in sign.
+    fn prefer(&mut self, layer: u16, group: usize, pairs: Range<usize>, weights: [f32; 2]) {
+        let (constant, head, head_dim) = (self.width() - 1, self.head(group), self.head_dim());
+        for pair in pairs {
+            self.set(layer, Part::Key, group * head_dim + 2 * pair, constant, weights[0]);
+            self.set(layer, Part::Query, head * head_dim + 2 * pair, constant, weights[1]);
+        }
+    }
+
+    /// Takes a half of the code of the token that the head looks at, to where it goes in the stream.
+    fn carry_half(&mut self, layer: u16, group: usize, half: usize, to: usize, weight: f32) {
+        let start = half * CODE / 2;
+        self.carry(layer, group, OWN + start..OWN + start + CODE / 2, to + start, weight);
+    }
+
+    /// Takes some numbers of where the head looks to where they go in the stream.
+    fn carry(&mut self, layer: u16, group: usize, from: Range<usize>, to: usize, weight: f32) {
+        let (head, head_dim) = (self.head(group), self.head_dim());
+        for (at, number) in from.enumerate() {
+            self.set(layer, Part::Value, group * head_dim + at, number, 1.0);
+            self.set(layer, Part::AttentionOutput, to + at, head * head_dim + at, weight);
         }
     }
 }

@@ -13,7 +13,7 @@ use burn::optim::{
 };
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use model::{Learner, OpenDevice};
+use model::{Learner, OpenDevice, PlainWeights};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use text::Codec;
 use weights::Hyper;
@@ -336,15 +336,14 @@ impl Run<'_> {
     /// Of the rows that the rules hold, whether each is said right.
     #[cfg(test)]
     pub(crate) fn chosen(&self, parameters: &Parameters, packed: &Packed) -> Result<Vec<bool>> {
-        let plain = parameters.plain(&self.hyper);
-        let learner = Learner::new(&self.hyper, &plain, &self.plain_device, TOKENS_MAX)?;
-        let logits = learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
-        let said = self.said(packed, logits);
+        let said = self.said(&parameters.plain(&self.hyper), packed)?;
         Ok(packed.allowed.iter().map(|(row, _)| said[*row]).collect())
     }
 
     /// Whether each row says what it shall, where the rules leave it a choice.
-    fn said(&self, packed: &Packed, logits: Tensor<2>) -> Vec<bool> {
+    fn said(&self, plain: &PlainWeights, packed: &Packed) -> Result<Vec<bool>> {
+        let learner = Learner::new(&self.hyper, plain, &self.plain_device, TOKENS_MAX)?;
+        let logits = learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
         let targets = self.targets(packed, &self.plain_device);
         let said = logits.clone().argmax(1).equal(targets.clone());
         let mut said: Vec<bool> = said.into_data().iter::<bool>().collect();
@@ -356,7 +355,7 @@ impl Run<'_> {
         }
         let rows = packed.sources.iter().enumerate();
         rows.filter(|(_, of)| **of == Source::Forced).for_each(|(row, _)| said[row] = true);
-        said
+        Ok(said)
     }
 
     /// For each lesson whether its whole answer is what the network would say under the rules. Lessons of
@@ -367,16 +366,13 @@ impl Run<'_> {
         groups: &[Vec<Lesson>],
     ) -> Result<Vec<bool>> {
         let plain = parameters.plain(&self.hyper);
-        let learner = Learner::new(&self.hyper, &plain, &self.plain_device, TOKENS_MAX)?;
         let mut all = Vec::new();
         for groups in groups.chunks(4) {
             let mut packed = Packed::default();
             for lessons in groups {
                 packed.add(&self.examples(lessons)?);
             }
-            let logits =
-                learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
-            let said = self.said(&packed, logits);
+            let said = self.said(&plain, &packed)?;
             all.extend(
                 packed.rows.iter().map(|rows| said[rows.clone()].iter().all(|right| *right)),
             );
