@@ -73,8 +73,8 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
          threads of a CPU. Muon for matrices, AdamW for the rest, highest rate {} after {} steps, falling with the root of the steps, and \
          to nothing over the last {:.0} per cent. The lessons are made by `runtime/trainer/data` and `src/lessons`; no text of others is in them. \
          Boxes begin with one kind of tool and grow over the first {} steps. Answers are learned where the rules of \
-         serving leave a choice, among what these allow; names by their descriptions, prompts, and runs of random tokens that come twice are learned \
-         a little; heads begin as copiers (ADR 0028).\n\n![loss]({PLOT})\n\n",
+         serving leave a choice, among what these allow; names by their descriptions, prompts, runs of random tokens that come twice, and what tools and wishes are about are learned \
+         beside them; heads begin as copiers (ADR 0028).\n\n![loss]({PLOT})\n\n",
         recipe.seed,
         state.steps.len(),
         recipe.groups,

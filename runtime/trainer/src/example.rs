@@ -8,7 +8,8 @@ use protocol::{Input, Message, Request, TokenId, ToolSpec};
 use text::Codec;
 
 use crate::dice::Dice;
-use crate::lessons::{Answer, Lesson};
+use crate::lessons::{Answer, Lesson, Topics};
+use crate::vocabulary;
 
 /// A prompt with its answer.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub(crate) struct Example {
     pub(crate) allowed: Vec<(usize, Vec<u32>)>,
     /// Whether its prompt is learned too.
     pub(crate) reads: bool,
+    /// Behind which tokens a topic is told, and which: in the order of tokens.
+    pub(crate) topics: Vec<(usize, u8)>,
 }
 
 impl Example {
@@ -36,7 +39,31 @@ impl Example {
         }
         answer.extend(tokenizer.encode(&lesson.answer.text())?);
         answer.push(tokenizer.eos());
-        Self::of(&request, &answer, Source::Answer, codec)
+        let mut example = Self::of(&request, &answer, Source::Answer, codec)?;
+        example.topics = example.topics(&lesson.topics, codec);
+        Ok(example)
+    }
+
+    /// Behind the description of each tool, what it is about; behind the prompt, what is wanted; and in each
+    /// call, before its name and before the token that tells it from other names, what is called.
+    fn topics(&self, topics: &Topics, codec: &Codec) -> Vec<(usize, u8)> {
+        let all = |piece, range: Range<usize>| {
+            let token = vocabulary::token(piece, codec.tokenizer());
+            range.filter(move |at| Some(self.tokens[*at]) == token)
+        };
+        let tools = all(vocabulary::PARAMETERS, 0..self.answer).zip(topics.tools.iter().copied());
+        let calls = all(vocabulary::NAME, self.answer..self.tokens.len() - 1).zip(&topics.calls);
+        let calls = calls.flat_map(|(mark, topic)| {
+            let is_inside =
+                |at: &usize| !codec.tokenizer().decode(&self.tokens[*at..=*at]).contains('"');
+            let choice = std::iter::once(mark)
+                .chain((mark + 1..self.tokens.len() - 1).take_while(is_inside))
+                .find(|at| self.sources[at + 1 - self.answer] != Source::Forced);
+            let places = std::iter::once(mark).chain(choice.filter(|choice| *choice != mark));
+            places.map(|at| (at, *topic))
+        });
+        let wanted = topics.wanted.map(|topic| (self.answer - 1, topic));
+        tools.chain(wanted).chain(calls).collect()
     }
 
     /// For each tool of a lesson how a call of it begins when its description is asked for.
@@ -73,7 +100,8 @@ impl Example {
             sources.push(if is_forced { Source::Forced } else { source });
         }
         tokens.extend(answer);
-        Ok(Self { tokens, answer: start, sources, allowed, reads: source == Source::Answer })
+        let reads = source == Source::Answer;
+        Ok(Self { tokens, answer: start, sources, allowed, reads, topics: Vec::new() })
     }
 }
 
@@ -103,11 +131,13 @@ pub(crate) enum Source {
     Lookup,
     /// What the rules write in any case.
     Forced,
+    /// What a function is about, or what is wanted: told by tokens of bytes, which nothing else needs there.
+    Topic,
 }
 
 impl Source {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Answer, Self::Prompt, Self::Drill, Self::Lookup, Self::Forced];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Answer, Self::Prompt, Self::Drill, Self::Lookup, Self::Forced, Self::Topic];
 }
 
 /// As many tokens are few.
@@ -151,10 +181,13 @@ impl Packed {
             rows.skip(first.tokens.len() % SPARSE)
                 .step_by(SPARSE)
                 .for_each(|(slot, next)| self.row(*slot, *next, Source::Prompt));
+            let topics = first.topics.iter().filter(|(at, _)| *at < shared);
+            topics.for_each(|(at, topic)| self.topic(prefix[*at], *topic));
         }
         let add = |example: &&Example| {
             // The last token has no successor to learn.
-            let inputs = &example.tokens[shared..example.tokens.len() - 1];
+            let last = example.tokens.len() - 1;
+            let inputs = &example.tokens[shared..last];
             let slots = self.span(inputs, &prefix);
             let answer = example.answer - 1 - shared;
             for (at, slot) in slots.iter().enumerate() {
@@ -169,6 +202,8 @@ impl Packed {
             let rows = end - (slots.len() - answer)..end;
             let allowed = example.allowed.iter();
             self.allowed.extend(allowed.map(|(at, few)| (rows.start + at, few.clone())));
+            let topics = example.topics.iter().filter(|(at, _)| (shared..last).contains(at));
+            topics.for_each(|(at, topic)| self.topic(slots[at - shared], *topic));
             rows
         };
         examples.iter().map(add).collect()
@@ -199,6 +234,13 @@ impl Packed {
         self.batch.rows.push(Row { token: slot, want: Want::Logits });
         self.targets.push(next.0);
         self.sources.push(source);
+    }
+
+    /// Told among all topics, and nothing else.
+    fn topic(&mut self, slot: u32, topic: u8) {
+        let first = vocabulary::CONTROLS.len() as u32;
+        self.allowed.push((self.targets.len(), (first..first + Topics::COUNT as u32).collect()));
+        self.row(slot, TokenId(first + u32::from(topic)), Source::Topic);
     }
 
     /// How many rows it has of each source.

@@ -26,6 +26,7 @@ fn what_the_rules_write_is_no_choice() {
     let codec = codec();
     let arguments: Map<_, _> = [("name".to_owned(), json!("well"))].into_iter().collect();
     let lesson = Lesson {
+        topics: Topics { tools: vec![3, 4], calls: vec![3], wanted: Some(3) },
         sort: Sort::One,
         asked: "Open the well.".into(),
         language: "en".into(),
@@ -36,6 +37,8 @@ fn what_the_rules_write_is_no_choice() {
     let example = Example::new(&lesson, &codec).unwrap();
     assert_eq!(example.sources.len(), example.tokens.len() - example.answer);
     assert!(!example.allowed.is_empty());
+    let tokens = example.tokens.iter().map(|token| codec.tokenizer().decode(&[*token]));
+    let tokens: Vec<String> = tokens.collect();
     for (at, few) in &example.allowed {
         assert!(few.contains(&example.tokens[example.answer + at].0) && few.len() <= FEW);
         assert_eq!(example.sources[*at], Source::Answer);
@@ -45,6 +48,13 @@ fn what_the_rules_write_is_no_choice() {
     assert!(forced.contains("open") && forced.contains("arguments"), "{forced:?}");
     assert!(!chosen.contains("open") && !chosen.contains("arguments"), "{chosen:?}");
     assert!(chosen.contains("well") && !forced.contains("well"), "{chosen:?}, {forced:?}");
+
+    let told = example.topics.iter().map(|(at, topic)| (tokens[*at].as_str(), *topic));
+    let told: Vec<(&str, u8)> = told.collect();
+    assert_eq!(told[..3], [("parameters", 3), ("parameters", 4), ("", 3)], "{told:?}");
+    assert_eq!(example.topics[2].0, example.answer - 1);
+    assert_eq!(told[3].1, 3);
+    assert!(told[3].0.contains("name"), "{told:?}");
 
     let lookups = Example::lookups(&lesson, &codec).unwrap();
     let chosen: Vec<String> =

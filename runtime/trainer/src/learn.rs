@@ -13,7 +13,7 @@ use crate::checkpoint::{Folder, State};
 use crate::dice::Dice;
 use crate::lessons::{Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::parameters::Parameters;
-use crate::training::{Crew, Recipe, Run};
+use crate::training::{Crew, Progress, Recipe, Run};
 use crate::vocabulary;
 
 /// Arguments of `trainer learn`.
@@ -25,13 +25,13 @@ pub(crate) struct Learn {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Steps in all
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, default_value_t = 4000)]
     steps: usize,
     /// Boxes of a step, each with its tools
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 5)]
     boxes: usize,
     /// Lessons of a box
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 14)]
     lessons: usize,
     /// The highest learning rate
     #[arg(long, default_value_t = 5e-3)]
@@ -43,7 +43,7 @@ pub(crate) struct Learn {
     #[arg(long, default_value_t = 6)]
     layers: u32,
     /// Tokens of the vocabulary, where it is not begun yet
-    #[arg(long, default_value_t = 1536)]
+    #[arg(long, default_value_t = 2048)]
     vocabulary: usize,
     /// Parts of a step that are computed at once
     #[arg(long, default_value_t = 2)]
@@ -152,9 +152,10 @@ fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
             anyhow::Ok((done, next?))
         })?;
         let rate = progress.tokens as f64 / progress.seconds;
+        let Progress { loss, prompts, drills, lookups, forced, topics, .. } = progress;
         bar.set_message(format!(
-            "loss {:.4}, prompts {:.3}, drills {:.3}, lookups {:.3}, forced {:.3}, {rate:.0} tokens/s",
-            progress.loss, progress.prompts, progress.drills, progress.lookups, progress.forced
+            "loss {loss:.4}, prompts {prompts:.3}, drills {drills:.3}, lookups {lookups:.3}, \
+             forced {forced:.3}, topics {topics:.3}, {rate:.0} tokens/s"
         ));
         bar.inc(1);
         if bar.is_hidden() {

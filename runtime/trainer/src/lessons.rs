@@ -18,7 +18,7 @@ mod wording;
 
 pub(crate) use catalogue::Catalogue;
 
-pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Wish};
+pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Topics, Wish};
 
 /// Which part of a list may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,8 +26,9 @@ use crate::vocabulary;
 
 /// What each [`Source`] weighs: reading on in prompts and drills teaches to copy, and answers are copied from
 /// prompts; lookups teach to find the name of a function by what is said of it; what the rules write in any
-/// case is learned a little, for whoever asks without them.
-const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1];
+/// case is learned a little, for whoever asks without them; topics teach what words of five languages and
+/// descriptions have in common.
+const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1, 0.5];
 const SOURCES: usize = Source::ALL.len();
 /// Added to the logit of a token that the rules do not allow.
 const SHUT: f32 = -1e30;
@@ -153,6 +154,8 @@ pub(crate) struct Progress {
     pub(crate) lookups: f64,
     /// The same over the tokens of answers that the rules leave no choice about.
     pub(crate) forced: f64,
+    /// The same over what tools and wishes are about.
+    pub(crate) topics: f64,
     pub(crate) tokens: usize,
     pub(crate) seconds: f64,
 }
@@ -193,10 +196,7 @@ impl Run<'_> {
 
     /// The token before names of functions, where the vocabulary has one.
     pub(crate) fn name_mark(&self) -> Option<u32> {
-        let text = vocabulary::NAME.replace('▁', " ");
-        let tokens = self.codec.tokenizer().encode(&text).ok()?;
-        let mark = tokens.last().filter(|mark| self.codec.tokenizer().decode(&[**mark]) == text);
-        mark.map(|mark| mark.0)
+        vocabulary::token(vocabulary::NAME, self.codec.tokenizer()).map(|mark| mark.0)
     }
 
     /// Tokens that drills are of: all that texts have.
@@ -220,8 +220,10 @@ impl Run<'_> {
         let (gradients, loss, tokens) = self.slope(parts, &parameters)?;
         let parameters = optimizer.step(self.recipe.rate(step), parameters, gradients);
         let seconds = start.elapsed().as_secs_f64();
-        let [loss, prompts, drills, lookups, forced] = loss;
-        Ok((parameters, Progress { step, loss, prompts, drills, lookups, forced, tokens, seconds }))
+        let [loss, prompts, drills, lookups, forced, topics] = loss;
+        let losses =
+            Progress { step, loss, prompts, drills, lookups, forced, topics, tokens, seconds };
+        Ok((parameters, losses))
     }
 
     /// Gradients of a step's loss, that loss, and the step's tokens.

@@ -145,7 +145,7 @@ fn a_network_copies_before_it_has_learned() {
         let (_, progress) =
             run.step(0, &run.packed(0).unwrap(), parameters, &mut optimizer).unwrap();
         let chance = f64::from(run.hyper.vocabulary).ln();
-        assert!(progress.drills < 0.6 * chance, "{progress:?}, by chance {chance}");
+        assert!(progress.drills < 0.4 * chance, "{progress:?}, by chance {chance}");
         assert!(progress.prompts > 0.8 * chance, "{progress:?}");
     });
 }
@@ -159,6 +159,9 @@ fn a_network_finds_names_by_descriptions_before_it_has_learned() {
             let mut dice = Dice::new(3);
             let groups = (0..40).filter_map(|_| {
                 let lesson = run.teacher.group(1, &Wish::TAUGHT, &mut dice).pop()?;
+                if lesson.tools.is_empty() {
+                    return None;
+                }
                 let mut packed = Packed::default();
                 packed.add(&Example::lookups(&lesson, run.codec).unwrap());
                 Some(run.chosen(&parameters, &packed).unwrap())

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, anyhow};
+use protocol::TokenId;
 use serde_json::json;
-use text::{TemplateVersion, prompt_texts};
+use text::{TemplateVersion, Tokenizer, prompt_texts};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use weights::{TokenKind, Vocabulary};
 
@@ -111,6 +112,16 @@ fn count(text: &str, words: &mut HashMap<String, u64>) {
 
 /// What stands before the name of a function, among tools and in calls alike.
 pub(crate) const NAME: &str = "name\":▁\"";
+
+/// What stands behind the description of a function, and nowhere else.
+pub(crate) const PARAMETERS: &str = "parameters";
+
+/// The token that a frame or a word is, where the vocabulary has it.
+pub(crate) fn token(piece: &str, tokenizer: &Tokenizer) -> Option<TokenId> {
+    let text = piece.replace(SPACE, " ");
+    let tokens = tokenizer.encode(&text).ok()?;
+    tokens.last().copied().filter(|token| tokenizer.decode(&[*token]) == text)
+}
 
 /// What all functions, calls and results have around their names and texts.
 const FRAMES: [&str; 26] = [

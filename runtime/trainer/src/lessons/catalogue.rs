@@ -13,7 +13,7 @@ use super::{Call, Share, Shares};
 use crate::dice::Dice;
 
 /// The share of names that are invented: what occurs once cannot be known, so that it has to be read.
-const INVENTED: f64 = 0.4;
+const INVENTED: f64 = 0.1;
 
 /// What `tools.toml` holds.
 #[derive(Debug, Clone, Deserialize)]

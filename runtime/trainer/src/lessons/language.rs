@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use crate::dice::Dice;
+
 /// A noun with the forms that sentences need; `bare` is what a call carries.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +44,31 @@ impl Noun {
         }
     }
 
+    /// The same with another longest word, which begins as its own and ends as that of another noun; nothing
+    /// where a form changes the word.
+    pub(crate) fn mixed(&self, other: &Self, dice: &mut Dice) -> Option<Self> {
+        let own = longest_word(&self.bare);
+        let mut part = |word: &str| {
+            let letters = word.chars().count();
+            2 + dice.below(letters.saturating_sub(3).max(1)).min(letters)
+        };
+        let (head, tail) = (part(own), part(longest_word(&other.bare)));
+        let word: String = own.chars().take(head).collect();
+        let word = word + &longest_word(&other.bare).chars().skip(tail).collect::<String>();
+        let with = |form: &String| {
+            let fits = form.is_empty() || form.contains(own);
+            fits.then(|| form.replace(own, &word))
+        };
+        Some(Self {
+            bare: with(&self.bare)?,
+            the: with(&self.the)?,
+            place: with(&self.place)?,
+            of: with(&self.of)?,
+            is: with(&self.is)?,
+            to: with(&self.to)?,
+        })
+    }
+
     pub(crate) fn form(&self, form: &str) -> Option<&str> {
         match form {
             "bare" => Some(&self.bare),
@@ -53,6 +80,10 @@ impl Noun {
             _ => None,
         }
     }
+}
+
+fn longest_word(text: &str) -> &str {
+    text.split(' ').max_by_key(|word| word.len()).unwrap_or(text)
 }
 
 /// The wordings of one intent.

@@ -1,5 +1,7 @@
 //! One conversation and the answer that is wanted.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use protocol::{Message, ToolCall, ToolSpec};
 use serde_json::{Map, Value};
@@ -118,6 +120,31 @@ pub(crate) struct Lesson {
     pub(crate) messages: Vec<Message>,
     pub(crate) tools: Vec<ToolSpec>,
     pub(crate) answer: Answer,
+    pub(crate) topics: Topics,
+}
+
+/// What is spoken about, whatever the words: numbers below [`Topics::COUNT`], the same for a function and for
+/// who wants it called.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Topics {
+    /// Of each tool.
+    pub(crate) tools: Vec<u8>,
+    /// Of each call of the answer.
+    pub(crate) calls: Vec<u8>,
+    /// Of what the user wants first.
+    pub(crate) wanted: Option<u8>,
+}
+
+impl Topics {
+    /// A kind of tool has one for all it does, and one for each of two deeds.
+    const OF_KIND: usize = 3;
+    /// More than all kinds have.
+    pub(crate) const COUNT: usize = 96;
+
+    fn of(kinds: &[&str], kind: &str, deed: Option<usize>) -> u8 {
+        let at = kinds.iter().position(|own| *own == kind).expect("a kind of the catalogue");
+        (Self::OF_KIND * at + deed.map_or(0, |deed| 1 + deed)) as u8
+    }
 }
 
 /// Makes lessons. Immutable: share it.
@@ -133,6 +160,8 @@ pub(super) struct Place {
     pub(super) tools: Vec<ToolSpec>,
     /// The only language spoken there, where a tool names rooms.
     language: Option<usize>,
+    /// Of each function.
+    topics: HashMap<String, u8>,
 }
 
 /// What a lesson adds to a conversation before its answer.
@@ -140,6 +169,8 @@ pub(super) struct Turn {
     pub(super) sort: Sort,
     pub(super) messages: Vec<Message>,
     pub(super) answer: Answer,
+    /// The kind of tool for what the user wants, where no call says it.
+    pub(super) kind: Option<&'static str>,
 }
 
 impl Turn {
@@ -179,7 +210,9 @@ impl Teacher {
                 let system = dice.pick(&self.catalogue.systems).clone();
                 messages.insert(0, Message::System { content: vec![system] });
             }
+            let topics = self.topics(&place, &turn.answer, turn.kind);
             made.push(Lesson {
+                topics,
                 sort: turn.sort,
                 asked,
                 language: language.code.clone(),
@@ -189,6 +222,33 @@ impl Teacher {
             });
         }
         made
+    }
+
+    /// Of each function by its name.
+    fn topics_of(&self, offers: &[Offer]) -> HashMap<String, u8> {
+        let kinds = self.catalogue.kinds();
+        let mut topics = HashMap::new();
+        for Offer { kind, specs, .. } in offers {
+            for (at, spec) in specs.iter().enumerate() {
+                let deed = (specs.len() > 1).then_some(at);
+                topics.insert(spec.name.clone(), Topics::of(&kinds, kind, deed));
+            }
+        }
+        topics
+    }
+
+    fn topics(&self, place: &Place, answer: &Answer, kind: Option<&str>) -> Topics {
+        let of = |name: &String| place.topics[name];
+        let calls: Vec<u8> = match answer {
+            Answer::Calls(calls) => calls.iter().map(|call| of(&call.name)).collect(),
+            Answer::Text(_) => Vec::new(),
+        };
+        let missed = || kind.map(|kind| Topics::of(&self.catalogue.kinds(), kind, None));
+        Topics {
+            tools: place.tools.iter().map(|tool| of(&tool.name)).collect(),
+            wanted: calls.first().copied().or_else(missed),
+            calls,
+        }
     }
 
     fn place(&self, wish: &Wish, dice: &mut Dice) -> Place {
@@ -230,7 +290,8 @@ impl Teacher {
         let mut tools: Vec<ToolSpec> =
             offers.iter().flat_map(|offer| offer.specs.clone()).collect();
         dice.shuffle(&mut tools);
-        Place { offers, tools, language }
+        let topics = self.topics_of(&offers);
+        Place { offers, tools, language, topics }
     }
 }
 

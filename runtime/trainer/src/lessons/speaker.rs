@@ -77,7 +77,8 @@ impl Speaker<'_> {
 
     /// Talk is a closed list of sentences: none of them is kept by its hash.
     fn says(&self, sort: Sort, sentence: String, answer: String) -> Option<Turn> {
-        Some(Turn { sort, messages: vec![user(sentence)], answer: Answer::Text(answer) })
+        let answer = Answer::Text(answer);
+        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None })
     }
 
     /// Whether a sentence of this template is for those who are asked: tests take what cannot have been
@@ -119,7 +120,8 @@ impl Speaker<'_> {
             return None;
         }
         let sort = if count == 1 { Sort::One } else { Sort::Several };
-        Some(Turn { sort, messages: vec![user(sentence)], answer: Answer::Calls(calls) })
+        let answer = Answer::Calls(calls);
+        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None })
     }
 
     fn without_room(&mut self, intent: &Intent, offer: &Offer, mut slots: Slots) -> Option<Turn> {
@@ -134,6 +136,7 @@ impl Speaker<'_> {
             sort: Sort::One,
             messages: vec![user(sentence)],
             answer: Answer::Calls(calls),
+            kind: None,
         })
     }
 
@@ -167,7 +170,8 @@ impl Speaker<'_> {
         let question = self.language.questions[question][0].clone();
         let mut messages = vec![user(sentence)];
         if !supplied {
-            return Some(Turn { sort: Sort::Lack, messages, answer: Answer::Text(question) });
+            let (answer, kind) = (Answer::Text(question), Some(intent.kind));
+            return Some(Turn { sort: Sort::Lack, messages, answer, kind });
         }
         // What a person would leave out of a sentence entirely cannot be told apart by its answer.
         let complete = slots_are_named(list, intent, slot);
@@ -175,7 +179,7 @@ impl Speaker<'_> {
         messages.push(assistant(question));
         messages.push(user(reply));
         let answer = Answer::Calls(vec![offer.call(intent, &whole)]);
-        complete.then_some(Turn { sort: Sort::Supplied, messages, answer })
+        complete.then_some(Turn { sort: Sort::Supplied, messages, answer, kind: None })
     }
 
     /// What the user says when asked for one slot.
@@ -245,7 +249,8 @@ impl Speaker<'_> {
                 name: Some(calls[0].name.clone()),
             },
         ];
-        Some(Turn { sort: Sort::Report, messages, answer: Answer::Text(capital(&text)) })
+        let answer = Answer::Text(capital(&text));
+        Some(Turn { sort: Sort::Report, messages, answer, kind: None })
     }
 
     /// A command that none of the tools does.
@@ -265,6 +270,7 @@ impl Speaker<'_> {
             sort: Sort::NoTool,
             messages: vec![user(sentence)],
             answer: Answer::Text(answer.clone()),
+            kind: Some(intent.kind),
         })
     }
 }

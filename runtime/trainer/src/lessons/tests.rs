@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::intents::{INTENTS, LACKS};
 use super::speaker::is_kept;
-use super::{Answer, Call, Lesson, Share, Shares, Sort, Teacher, Wish};
+use super::{Answer, Call, Lesson, Share, Shares, Sort, Teacher, Topics, Wish};
 use crate::dice::Dice;
 
 const SORTS: [Sort; 8] = [
@@ -54,6 +54,47 @@ fn the_same_seed_gives_the_same_lessons_and_every_sort_of_them() {
     assert_eq!(seen, SORTS.into_iter().collect());
     let languages: HashSet<&str> = once.iter().map(|lesson| lesson.language.as_str()).collect();
     assert_eq!(languages.len(), 5);
+}
+
+#[test]
+fn a_call_is_about_what_its_function_is_about() {
+    let mut seen = HashSet::new();
+    for Lesson { tools, answer, topics, sort, .. } in lessons(Shares::TAUGHT, 400, 3) {
+        assert_eq!(topics.tools.len(), tools.len());
+        let of =
+            |name: &String| topics.tools[tools.iter().position(|tool| tool.name == *name).unwrap()];
+        match &answer {
+            Answer::Calls(calls) => {
+                let wanted: Vec<u8> = calls.iter().map(|call| of(&call.name)).collect();
+                assert_eq!(topics.calls, wanted);
+                assert_eq!(topics.wanted, wanted.first().copied());
+            }
+            Answer::Text(_) => {
+                let has_kind = matches!(sort, Sort::Lack | Sort::NoTool);
+                assert_eq!(topics.wanted.is_some(), has_kind, "{sort:?}");
+            }
+        }
+        seen.extend(topics.tools);
+    }
+    assert!(seen.len() > 24 && seen.iter().all(|topic| usize::from(*topic) < Topics::COUNT));
+}
+
+#[test]
+fn a_mixed_noun_is_new_in_all_its_forms() {
+    let mut dice = Dice::new(4);
+    let (mut made, mut asked) = (0, 0);
+    for language in &Teacher::new().unwrap().languages {
+        for noun in &language.rooms {
+            asked += 1;
+            let Some(mixed) = noun.mixed(&language.rooms[0], &mut dice) else { continue };
+            for form in ["the", "in", "of"] {
+                let text = mixed.form(form).unwrap();
+                assert!(text.is_empty() || text.contains(&mixed.bare), "{noun:?} {mixed:?}");
+            }
+            made += usize::from(mixed.bare != noun.bare);
+        }
+    }
+    assert!(made > asked * 3 / 4, "{made} of {asked}");
 }
 
 #[test]

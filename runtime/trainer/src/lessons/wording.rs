@@ -1,11 +1,14 @@
 //! What a sentence is about, and how it is put.
 
-use super::Share;
 use super::catalogue::Offer;
 use super::intents::{INTENTS, Intent, Measure};
 use super::language::Noun;
 use super::phrase::{Number, Slots, capital, tag};
 use super::speaker::Speaker;
+use super::{Share, Shares};
+
+/// The share of things and rooms that nobody knows: what cannot be known has to be copied.
+const UNHEARD_OF: f64 = 0.25;
 
 impl Speaker<'_> {
     pub(super) fn intent_of(&mut self, kind: &str) -> &'static Intent {
@@ -67,15 +70,28 @@ impl Speaker<'_> {
         if let Some(numbered) = numbered {
             return self.dice.pick(numbered).tagged(&tag(self.dice));
         }
-        let noun = self.dice.pick(self.shares.nouns.of(&things.lists[list])).clone();
+        let nouns = self.shares.nouns.of(&things.lists[list]);
+        let noun = self.dice.pick(nouns).clone();
+        let noun = if list == "modes" { noun } else { self.unheard_of(noun, nouns) };
         if self.dice.chance(0.3) && list != "modes" { noun.tagged(&tag(self.dice)) } else { noun }
+    }
+
+    /// Now and then, in lessons that are taught, a noun that nobody knows: half of one and half of another.
+    fn unheard_of(&mut self, noun: Noun, nouns: &[Noun]) -> Noun {
+        if self.shares != Shares::TAUGHT || !self.dice.chance(UNHEARD_OF) {
+            return noun;
+        }
+        let other = self.dice.pick(nouns);
+        noun.mixed(other, self.dice).unwrap_or(noun)
     }
 
     fn room(&mut self) -> Noun {
         if self.shares.nouns == Share::Taught && self.dice.chance(0.25) {
             return self.dice.pick(&self.language.numbered_rooms).tagged(&tag(self.dice));
         }
-        let noun = self.dice.pick(self.shares.nouns.of(&self.language.rooms)).clone();
+        let nouns = self.shares.nouns.of(&self.language.rooms);
+        let noun = self.dice.pick(nouns).clone();
+        let noun = self.unheard_of(noun, nouns);
         if self.dice.chance(0.12) { noun.tagged(&tag(self.dice)) } else { noun }
     }
 
