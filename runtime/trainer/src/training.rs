@@ -304,28 +304,45 @@ impl Run<'_> {
     /// rules hold come again behind all rows, among the tokens that they are allowed.
     fn likelihoods(&self, part: &Packed, logits: Tensor<2>) -> Tensor<2> {
         let targets = self.targets(part, &self.device);
-        let free = log_softmax(logits.clone(), 1).gather(1, targets.clone());
-        let Some((rows, shut)) = self.rules(part, &self.device) else { return free };
-        let ruled = log_softmax(logits.select(0, rows.clone()) + shut, 1);
-        Tensor::cat(vec![free, ruled.gather(1, targets.select(0, rows))], 0)
+        let free = log_softmax(logits.clone(), 1).gather(1, targets);
+        match self.ruled(part, logits, &self.device) {
+            None => free,
+            Some((few, wanted)) => {
+                Tensor::cat(vec![free, log_softmax(few, 1).gather(1, wanted)], 0)
+            }
+        }
     }
 
-    /// The rows that the rules hold, and what is added to their logits. `[ruled]`, `[ruled, vocabulary]`
-    fn rules(&self, part: &Packed, device: &OpenDevice) -> Option<(Tensor<1, Int>, Tensor<2>)> {
-        let (ruled, width) = (part.allowed.len(), self.hyper.vocabulary as usize);
-        if ruled == 0 {
-            return None;
+    /// Of each row that the rules hold, the logits of the tokens that they allow, and which of these is wanted.
+    /// `[ruled, most tokens of a row]`, `[ruled, 1]`
+    fn ruled(
+        &self,
+        part: &Packed,
+        logits: Tensor<2>,
+        device: &OpenDevice,
+    ) -> Option<(Tensor<2>, Tensor<2, Int>)> {
+        let (ruled, width) = (part.allowed.len(), self.hyper.vocabulary);
+        let most = part.allowed.iter().map(|(_, few)| few.len()).max()?;
+        let mut places = vec![0; ruled * most];
+        let mut shut = vec![SHUT; ruled * most];
+        let mut wanted = Vec::with_capacity(ruled);
+        let spaces = places.chunks_mut(most).zip(shut.chunks_mut(most));
+        for ((row, few), (places, shut)) in part.allowed.iter().zip(spaces) {
+            for ((token, place), shut) in few.iter().zip(places).zip(shut) {
+                (*place, *shut) = ((*row as u32 * width + token).cast_signed(), 0.0);
+            }
+            let at = few.iter().position(|token| *token == part.targets[*row]);
+            wanted.push(at.expect("the rules allow what is taught") as i32);
         }
-        let mut shut = vec![SHUT; ruled * width];
-        for ((_, few), shut) in part.allowed.iter().zip(shut.chunks_mut(width)) {
-            few.iter().for_each(|token| shut[*token as usize] = 0.0);
-        }
-        let rows: Vec<i32> = part.allowed.iter().map(|(row, _)| *row as i32).collect();
-        let rows = TensorData::new(rows, [ruled]);
-        Some((
-            Tensor::from_data(rows, (&device.device, DType::I32)),
-            Tensor::from_data(TensorData::new(shut, [ruled, width]), &device.device),
-        ))
+        let indices = |values: Vec<i32>| {
+            let count = values.len();
+            let values = TensorData::new(values, [count]);
+            Tensor::<1, Int>::from_data(values, (&device.device, DType::I32))
+        };
+        let all = logits.dims().iter().product::<usize>();
+        let few = logits.reshape([all]).select(0, indices(places)).reshape([ruled, most]);
+        let shut = Tensor::from_data(TensorData::new(shut, [ruled, most]), &device.device);
+        Some((few + shut, indices(wanted).unsqueeze_dim(1)))
     }
 
     /// `[rows, 1]`
@@ -347,11 +364,10 @@ impl Run<'_> {
         let learner = Learner::new(&self.hyper, plain, &self.plain_device, TOKENS_MAX)?;
         let logits = learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
         let targets = self.targets(packed, &self.plain_device);
-        let said = logits.clone().argmax(1).equal(targets.clone());
+        let said = logits.clone().argmax(1).equal(targets);
         let mut said: Vec<bool> = said.into_data().iter::<bool>().collect();
-        if let Some((rows, shut)) = self.rules(packed, &self.plain_device) {
-            let ruled = (logits.select(0, rows.clone()) + shut).argmax(1);
-            let ruled = ruled.equal(targets.select(0, rows)).into_data();
+        if let Some((few, wanted)) = self.ruled(packed, logits, &self.plain_device) {
+            let ruled = few.argmax(1).equal(wanted).into_data();
             let rows = packed.allowed.iter().map(|(row, _)| *row);
             rows.zip(ruled.iter::<bool>()).for_each(|(row, right)| said[row] = right);
         }
