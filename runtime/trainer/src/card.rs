@@ -151,6 +151,7 @@ const LIMITS: &str = "\
 * It knows devices, rooms, numbers, times and messages, and nothing else: it cannot chat, translate, calculate or remember.
 * Values of arguments are the words of the user as they stand in the sentence, without their article; numbers in digits, times as
   on a clock of 24 hours.
+* A word that no lesson has is not understood: held-out sentences are new, hardly one of their words is.
 * A tool of a kind that it was not taught is called by the likeness of its words, or not at all.
 * Languages other than the five give nonsense.
 ";

@@ -32,6 +32,8 @@ const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1, 0.5];
 const SOURCES: usize = Source::ALL.len();
 /// Added to the logit of a token that the rules do not allow.
 const SHUT: f32 = -1e30;
+/// Tools of a box that are looked up.
+const LOOKUPS: usize = 2;
 /// Drills of a box.
 const DRILLS: usize = 1;
 /// Tokens of a step of one thread, and of a sequence.
@@ -180,7 +182,7 @@ impl Run<'_> {
             let mut part = Packed::default();
             let mut examples = self.examples(&lessons)?;
             if let Some(lesson) = lessons.first() {
-                examples.extend(Example::lookups(lesson, self.codec)?);
+                examples.extend(Example::lookups(lesson, self.codec)?.into_iter().take(LOOKUPS));
             }
             part.add(&examples);
             for _ in 0..DRILLS {

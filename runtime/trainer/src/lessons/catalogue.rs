@@ -231,8 +231,8 @@ impl Spellings {
             true => invent(1, 2, dice).replace(' ', "_"),
             false => fresh(&self.names, taken, dice),
         };
-        // What an invented name means stands beside it.
-        let described = invented || dice.chance(0.4);
+        // What a name means that nobody could know stands beside it.
+        let described = invented || share == Share::Held || dice.chance(0.4);
         (name, described.then(|| dice.pick(&self.descriptions).clone()))
     }
 
