@@ -96,6 +96,11 @@ pub(crate) struct Wordings {
     pub(crate) ask: Vec<String>,
     /// Whole sentences that are kept from training.
     pub(crate) held: Vec<String>,
+    /// What stands in frames.
+    pub(crate) acts: Vec<String>,
+    /// The same for the other frames of a language that has two forms of it.
+    #[serde(default)]
+    pub(crate) acts_to: Vec<String>,
     /// Reports, by outcome; `ok` where there is one outcome.
     pub(crate) done: Done,
 }
@@ -145,6 +150,10 @@ pub(crate) struct Language {
     pub(crate) decimal: String,
     pub(crate) time_formats: Vec<String>,
     pub(crate) join: Vec<String>,
+    /// Sentences around an act.
+    pub(crate) frames: Vec<String>,
+    #[serde(default)]
+    pub(crate) frames_to: Vec<String>,
     pub(crate) before: Vec<String>,
     pub(crate) after: Vec<String>,
     /// Applied to whole sentences, in order.

@@ -7,6 +7,8 @@ use super::phrase::{Number, Slots, capital, tag};
 use super::speaker::Speaker;
 use super::{Share, Shares};
 
+/// The share of sentences that are a frame around an act.
+const FRAMED: f64 = 0.3;
 /// The share of things and rooms that nobody knows: what cannot be known has to be copied.
 const UNHEARD_OF: f64 = 0.25;
 
@@ -100,6 +102,17 @@ impl Speaker<'_> {
         let wordings = &self.language.intents[intent.name];
         if self.shares.wordings == Share::Held {
             return (self.dice.pick(&wordings.held).clone(), false);
+        }
+        if self.dice.chance(FRAMED) {
+            let is_other = !wordings.acts_to.is_empty() && self.dice.chance(0.4);
+            let (frames, acts) = match is_other {
+                true => (&self.language.frames_to, &wordings.acts_to),
+                false => (&self.language.frames, &wordings.acts),
+            };
+            let sentence = self.dice.pick(frames).replace("{act}", self.dice.pick(acts).as_str());
+            if !wordings.held.contains(&sentence) {
+                return (sentence, false);
+            }
         }
         let at = self.dice.below(wordings.say.len() + wordings.ask.len());
         match wordings.say.get(at) {
