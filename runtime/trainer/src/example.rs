@@ -66,8 +66,8 @@ impl Example {
         tools.chain(wanted).chain(calls).collect()
     }
 
-    /// For each tool of a lesson how a call of it begins when its description is asked for.
-    pub(crate) fn lookups(lesson: &Lesson, codec: &Codec) -> Result<Vec<Self>> {
+    /// For the first tools of a lesson how a call of each begins when its description is asked for.
+    pub(crate) fn lookups(lesson: &Lesson, most: usize, codec: &Codec) -> Result<Vec<Self>> {
         let tokenizer = codec.tokenizer();
         let look = |tool: &ToolSpec| {
             let content = vec![tool.description.clone()];
@@ -78,7 +78,7 @@ impl Example {
             answer.extend(tokenizer.encode(&start)?);
             Self::of(&request, &answer, Source::Lookup, codec)
         };
-        lesson.tools.iter().map(look).collect()
+        lesson.tools.iter().take(most).map(look).collect()
     }
 
     fn of(request: &Request, answer: &[TokenId], source: Source, codec: &Codec) -> Result<Self> {

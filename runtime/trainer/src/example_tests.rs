@@ -56,7 +56,7 @@ fn what_the_rules_write_is_no_choice() {
     assert_eq!(told[3].1, 3);
     assert!(told[3].0.contains("name"), "{told:?}");
 
-    let lookups = Example::lookups(&lesson, &codec).unwrap();
+    let lookups = Example::lookups(&lesson, 2, &codec).unwrap();
     let chosen: Vec<String> =
         lookups.iter().map(|example| said(example, Source::Lookup, &codec)).collect();
     assert!(chosen[0].contains('v') && chosen[1].contains('g'), "{chosen:?}");
@@ -79,7 +79,7 @@ fn the_rows_of_a_batch_say_what_comes_next() {
     let lessons = teacher.group(4, &Wish::TAUGHT, &mut Dice::new(5));
     let mut examples: Vec<Example> =
         lessons.iter().map(|lesson| Example::new(lesson, &codec).unwrap()).collect();
-    examples.extend(Example::lookups(&lessons[0], &codec).unwrap());
+    examples.extend(Example::lookups(&lessons[0], 2, &codec).unwrap());
     let mut packed = Packed::default();
     packed.add(&examples);
     assert_eq!(packed.count().iter().sum::<usize>(), packed.targets.len());

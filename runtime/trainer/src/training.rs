@@ -182,7 +182,7 @@ impl Run<'_> {
             let mut part = Packed::default();
             let mut examples = self.examples(&lessons)?;
             if let Some(lesson) = lessons.first() {
-                examples.extend(Example::lookups(lesson, self.codec)?.into_iter().take(LOOKUPS));
+                examples.extend(Example::lookups(lesson, LOOKUPS, self.codec)?);
             }
             part.add(&examples);
             for _ in 0..DRILLS {

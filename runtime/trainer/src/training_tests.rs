@@ -163,7 +163,7 @@ fn a_network_finds_names_by_descriptions_before_it_has_learned() {
                     return None;
                 }
                 let mut packed = Packed::default();
-                packed.add(&Example::lookups(&lesson, run.codec).unwrap());
+                packed.add(&Example::lookups(&lesson, lesson.tools.len(), run.codec).unwrap());
                 Some(run.chosen(&parameters, &packed).unwrap())
             });
             groups.flatten().filter(|right| *right).count()

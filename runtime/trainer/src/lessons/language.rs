@@ -50,7 +50,7 @@ impl Noun {
         let own = longest_word(&self.bare);
         let mut part = |word: &str| {
             let letters = word.chars().count();
-            2 + dice.below(letters.saturating_sub(3).max(1)).min(letters)
+            2 + dice.below(letters.saturating_sub(3).max(1))
         };
         let (head, tail) = (part(own), part(longest_word(&other.bare)));
         let word: String = own.chars().take(head).collect();
