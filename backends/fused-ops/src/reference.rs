@@ -1,6 +1,6 @@
 //! What kernels compute, in plain Burn: the specification that they are tested beside.
 
-use burn::tensor::activation::{silu, softmax};
+use burn::tensor::activation::silu;
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
 use weights::RopePairing;
 
@@ -8,6 +8,9 @@ use crate::{AttentionOptions, PageMap, PageSpan};
 
 /// Scores of one slice of queries at most: 64 MiB.
 const SCORES_MAX: usize = 16 << 20;
+/// Queries of one slice at most: a slice reads no further than its last query, so that little is computed of
+/// what none of them sees.
+const QUERIES_MAX: usize = 128;
 
 /// Added to the score of a key that a query must not see, so that its exponential is zero.
 fn unseen_score(device: &Device) -> f32 {
@@ -106,10 +109,12 @@ pub fn paged_attention(
     for span in &map.spans {
         let keys = Context::gather(&keys, map, *span, options);
         let values = Context::gather(&values, map, *span, options);
-        let slice = (SCORES_MAX / (heads * keys.tokens())).max(1);
+        let slice = (SCORES_MAX / (heads * keys.tokens())).clamp(1, QUERIES_MAX);
         for start in (0..span.query_tokens).step_by(slice) {
             let count = slice.min(span.query_tokens - start);
             let first = span.query_start + start;
+            let unseen = span.query_tokens - start - count;
+            let (keys, values) = (keys.without_last(unseen), values.without_last(unseen));
             let query = query.clone().narrow(0, first, count);
             let bias = (span.query_tokens > 1).then(|| {
                 let positions = map.positions.clone().narrow(0, first, count);
@@ -154,6 +159,11 @@ impl Context {
     fn tokens(&self) -> usize {
         self.rows.dims()[1]
     }
+
+    fn without_last(&self, tokens: usize) -> Self {
+        let rows = self.rows.clone().narrow(1, 0, self.tokens() - tokens);
+        Self { rows, first_position: self.first_position }
+    }
 }
 
 /// Zero where a query may see a key, [`unseen_score`] where it may not. `[queries, keys]`
@@ -193,10 +203,13 @@ fn attention(
         None => scores,
         Some(bias) => scores + bias.unsqueeze(),
     };
-    softmax(scores, 3)
+    // Softmax is divided behind the values: there are fewer numbers to divide.
+    let highest = scores.clone().detach().max_dim(3);
+    let shares = (scores - highest).exp();
+    let sums = shares.clone().sum_dim(3);
+    let sum = shares
         .reshape([kv_heads, group * queries, context])
         .matmul(values.rows.clone())
-        .reshape([kv_heads, group, queries, head_dim])
-        .permute([2, 0, 1, 3])
-        .reshape([queries, heads, head_dim])
+        .reshape([kv_heads, group, queries, head_dim]);
+    (sum / sums).permute([2, 0, 1, 3]).reshape([queries, heads, head_dim])
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use engine::{Batch, Capacity};
 use fused_ops::{LayerCache, Norm, OpenDevice, Weight};
 use protocol::TokenId;
@@ -29,6 +29,8 @@ pub struct Learner {
     mistral: Mistral,
     embedding: Tensor<2>,
     capacity: Capacity,
+    /// Blocks that early rows are read behind.
+    half: u32,
 }
 
 impl Learner {
@@ -48,6 +50,7 @@ impl Learner {
         Ok(Self {
             mistral: Mistral::build(&mut given, &placement, tokens_max as usize)?,
             embedding: given.matrix(TensorName::Embedding),
+            half: hyper.layers.div_ceil(2),
             capacity: Capacity {
                 vocabulary: hyper.vocabulary,
                 pages: tokens_max,
@@ -60,11 +63,13 @@ impl Learner {
     }
 
     /// The logits of the batch's rows, which are one at least. Pages hold one token, and token `i` of
-    /// the batch lies in slot `i`.
+    /// the batch lies in slot `i`. The rows that are `early` are those of a network of the first half of the
+    /// blocks: what they say the other half can use.
     ///
-    /// Shapes: → `[rows, vocabulary]`
+    /// Shapes: `early: [rows]` → `[rows, vocabulary]`
     /// Errors: the rule that the batch breaks.
-    pub fn logits(&self, batch: &Batch) -> Result<Tensor<2>, String> {
+    /// Source: Lee et al. 2014, arXiv:1409.5185 (deep supervision).
+    pub fn logits(&self, batch: &Batch, early: &[bool]) -> Result<Tensor<2>, String> {
         if !batch.slots.iter().copied().eq(0..batch.slots.len() as u32) {
             return Err("its slots are not its tokens in order".into());
         }
@@ -74,9 +79,34 @@ impl Learner {
         };
         let step = upload(batch, &self.capacity, embed, self.mistral.devices())
             .map_err(|error| error.to_string())?;
+        let rows = step.rows.ok_or("it has no rows")?;
+        if early.len() != batch.rows.len() {
+            return Err(format!("{} rows, and {} said to be early", batch.rows.len(), early.len()));
+        }
         let caches = std::iter::repeat_with(|| LayerCache::Step);
-        self.mistral.forward(step, caches).ok_or_else(|| "it has no rows".into())
+        let (mut blocks, mut half) = (0, None);
+        let last = self.mistral.stream(step.embedded, &step.stages, caches, |x| {
+            blocks += 1;
+            if blocks == self.half {
+                half = Some(x.clone().select(0, rows.clone()));
+            }
+        });
+        let last = last.select(0, rows);
+        let x = match half {
+            Some(half) => {
+                half * shares(early, true, &last.device())
+                    + last.clone() * shares(early, false, &last.device())
+            }
+            None => last,
+        };
+        Ok(self.mistral.logits(x))
     }
+}
+
+/// One for each row that is as asked, and nothing for the others. `[rows, 1]`
+fn shares(early: &[bool], asked: bool, device: &Device) -> Tensor<2> {
+    let shares: Vec<f32> = early.iter().map(|early| f32::from(*early == asked)).collect();
+    Tensor::from_data(TensorData::new(shares, [early.len(), 1]), device)
 }
 
 /// Weights that somebody has already.

@@ -83,17 +83,35 @@ impl Mistral {
     pub(crate) fn forward<'a>(
         &self,
         step: Step,
-        mut caches: impl Iterator<Item = LayerCache<'a>>,
+        caches: impl Iterator<Item = LayerCache<'a>>,
     ) -> Option<Tensor<2>> {
-        let mut x = step.embedded; // [tokens, hidden]
-        for (stage, step) in self.stages.iter().zip(&step.stages) {
+        let x = self.stream(step.embedded, &step.stages, caches, |_| ());
+        Some(self.logits(x.select(0, step.rows?)))
+    }
+
+    /// What the last block says of each token, `[tokens, hidden]` as `embedded`. `behind` sees what each
+    /// block says.
+    pub(crate) fn stream<'a>(
+        &self,
+        embedded: Tensor<2>,
+        steps: &[StepTensors],
+        mut caches: impl Iterator<Item = LayerCache<'a>>,
+        mut behind: impl FnMut(&Tensor<2>),
+    ) -> Tensor<2> {
+        let mut x = embedded;
+        for (stage, step) in self.stages.iter().zip(steps) {
             x = x.to_device(&stage.device);
             for (block, mut cache) in stage.blocks.iter().zip(&mut caches) {
                 x = block.forward(x, step, &stage.rotation, &mut cache);
+                behind(&x);
             }
         }
-        let x = x.select(0, step.rows?); // [rows, hidden]
-        Some(norm_linear(x, &self.norm, &self.output))
+        x
+    }
+
+    /// `[rows, hidden]` → `[rows, vocabulary]`
+    pub(crate) fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+        norm_linear(x, &self.norm, &self.output)
     }
 
     /// The devices, in the order of the blocks.

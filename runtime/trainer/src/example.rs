@@ -238,7 +238,7 @@ impl Packed {
 
     /// Told among all topics, and nothing else.
     fn topic(&mut self, slot: u32, topic: u8) {
-        let first = vocabulary::CONTROLS.len() as u32;
+        let first = Topics::FIRST as u32;
         self.allowed.push((self.targets.len(), (first..first + Topics::COUNT as u32).collect()));
         self.row(slot, TokenId(first + u32::from(topic)), Source::Topic);
     }
@@ -246,6 +246,12 @@ impl Packed {
     /// How many rows it has of each source.
     pub(crate) fn count(&self) -> [usize; Source::ALL.len()] {
         Source::ALL.map(|source| self.sources.iter().filter(|of| **of == source).count())
+    }
+
+    /// Whether each row is read behind half of the blocks: what functions and wishes are about is of use to
+    /// the others.
+    pub(crate) fn early(&self) -> Vec<bool> {
+        self.sources.iter().map(|source| *source == Source::Topic).collect()
     }
 
     /// A sequence behind the tokens of other slots; gives its own.

@@ -7,8 +7,9 @@
 //!
 //! Which function is meant is found by what stands behind its name, so another head of the second block tells each
 //! token with what the latest name begins; two of the third look for the same word elsewhere and tell the name
-//! that it belongs to; and heads of two later blocks say what they look at, wherever they learn to look. Training
-//! does with all of them what it likes.
+//! that it belongs to; and heads of two later blocks say what they look at, wherever they learn to look. The other
+//! heads of the first two blocks gather what was said nearby, from which the topic of a wish or a description is
+//! learned, and heads of two later blocks find the function whose topic is that of the wish. Training does with all of them what it likes.
 //!
 //! Source: Olsson et al. 2022, arXiv:2209.11895 (induction heads).
 
@@ -18,6 +19,7 @@ use std::ops::Range;
 use weights::{Hyper, Part, TensorName};
 
 use crate::dice::Dice;
+use crate::lessons::Topics;
 
 /// Numbers of a token's code, by which heads know it; one half for each of two heads.
 const CODE: usize = 40;
@@ -66,17 +68,34 @@ const WORD_OUT: f32 = 0.5;
 /// Rotary pairs by which what is near is told from the rest, and the weight of the constant in them.
 const NEAR_PAIRS: Range<usize> = 3..6;
 const NEAR: f32 = 1.4;
+/// Heads of the first two blocks that look at what is near, at some ten tokens or some thirty: their rotary
+/// pairs, and the weight of the constant in them.
+const GATHERING: [(u16, usize, Range<usize>, f32); 5] =
+    [(0, 4, 3..7, 0.8), (0, 5, 4..7, 0.7), (1, 3, 3..7, 0.8), (1, 4, 4..7, 0.7), (1, 5, 4..7, 0.7)];
+/// What they say weighs so many times what other heads say.
+const GATHERED: f32 = 5.0;
+/// Weight of what stands behind a description, and of the constant, where functions are looked for, and of topics
+/// that are compared there.
+const MARK: f32 = 2.5;
+const TOPIC: f32 = 1.5;
 /// Blocks whose heads say what they look at, wherever they learn to look, and how loud they begin.
 const TELLING: Range<u16> = 3..5;
 const TELLING_OUT: f32 = 0.6;
 
+/// Tokens by which heads find their way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Marks {
+    /// Stands before names of functions.
+    pub(crate) name: u32,
+    /// Stands behind descriptions of functions.
+    pub(crate) parameters: u32,
+}
+
 /// The tensors of a network by name. One too narrow or too flat for copiers begins without them.
-///
-/// `name_mark`: the token before names of functions.
 pub(crate) fn weights(
     hyper: &Hyper,
     seed: u64,
-    name_mark: Option<u32>,
+    marks: Option<Marks>,
 ) -> HashMap<TensorName, Vec<f32>> {
     let mut dice = Dice::new(seed);
     let (matrices, gains) = crate::parameters::names(hyper);
@@ -93,10 +112,13 @@ pub(crate) fn weights(
         copiers.codes(&mut dice);
         copiers.look_back();
         copiers.look_for();
-        if let Some(mark) = name_mark.filter(|_| hyper.kv_heads >= 6 && hyper.layers >= 3) {
-            copiers.look_for_names(mark as usize);
+        if let Some(marks) = marks.filter(|_| hyper.kv_heads >= 6 && hyper.layers >= 3) {
+            copiers.look_for_names(marks.name as usize);
             copiers.look_for_words();
             copiers.tell();
+            copiers.gather();
+            copiers.topics(&mut dice);
+            copiers.look_for_topics(marks.parameters as usize);
         }
     }
     values
@@ -226,8 +248,7 @@ impl Copiers<'_> {
     /// In the second block: with what token the latest name begins.
     fn look_for_names(&mut self, mark: usize) {
         let (width, head_dim) = (self.width(), self.head_dim());
-        let rows = &self.values[&TensorName::Embedding];
-        let code = rows[mark * width + OWN..][..CODE].to_vec();
+        let code = self.code(mark);
         let size: f32 = code.iter().map(|number| number * number).sum();
         let head = self.begin(1, 2);
         for pair in LATEST_PAIRS {
@@ -263,6 +284,62 @@ impl Copiers<'_> {
             }
             // What the user has said is near.
             self.prefer(layer, 5, NEAR_PAIRS, [NEAR, NEAR]);
+        }
+    }
+
+    /// Each topic has a code of its own, where that of the token before is no longer needed.
+    fn topics(&mut self, dice: &mut Dice) {
+        let width = self.width();
+        let outputs = self.values.get_mut(&TensorName::Output).expect("vectors of tokens");
+        for output in outputs.chunks_mut(width).skip(Topics::FIRST).take(Topics::COUNT) {
+            for number in &mut output[BEFORE..BEFORE + CODE] {
+                *number = OUTPUT * dice.normal().signum();
+            }
+        }
+    }
+
+    /// In later blocks: which function is about the same topic, told behind its description, and its name.
+    fn look_for_topics(&mut self, mark: usize) {
+        let (width, head_dim) = (self.width(), self.head_dim());
+        let code = self.code(mark);
+        let size: f32 = code.iter().map(|number| number * number).sum();
+        let (head, last) = (self.head(2), head_dim - 2);
+        for layer in TELLING.filter(|layer| u32::from(*layer) < self.hyper.layers) {
+            self.clear(layer, Part::Query, head);
+            self.clear(layer, Part::Key, 2);
+            for (at, number) in code.iter().enumerate() {
+                self.set(layer, Part::Key, 2 * head_dim + last, OWN + at, MARK * number / size);
+            }
+            self.set(layer, Part::Query, head * head_dim + last, width - 1, MARK);
+            let half = BEFORE + usize::from(layer % 2) * CODE / 2;
+            for (row, topic) in (SLOW_FROM..last).zip(half..half + CODE / 2) {
+                self.set(layer, Part::Key, 2 * head_dim + row, topic, TOPIC);
+                self.set(layer, Part::Query, head * head_dim + row, topic, TOPIC);
+            }
+        }
+    }
+
+    fn code(&self, token: usize) -> Vec<f32> {
+        let rows = &self.values[&TensorName::Embedding];
+        rows[token * self.width() + OWN..][..CODE].to_vec()
+    }
+
+    /// In the first two blocks: all that was said nearby, in no order. What a wish or a description is about is
+    /// told by a few of its words, and among all words of a prompt they are lost.
+    fn gather(&mut self) {
+        let (width, head_dim) = (self.width(), self.head_dim());
+        for (layer, group, pairs, weight) in GATHERING {
+            let head = self.head(group);
+            self.clear(layer, Part::Query, head);
+            self.clear(layer, Part::Key, group);
+            self.prefer(layer, group, pairs, [weight, weight]);
+            let name = TensorName::Block { layer, part: Part::AttentionOutput };
+            let cols = self.hyper.shape_of(name)[1];
+            let values = self.values.get_mut(&name).expect("a matrix of the block");
+            for row in values.chunks_mut(cols).take(width) {
+                let own = &mut row[head * head_dim..(head + 1) * head_dim];
+                own.iter_mut().for_each(|value| *value *= GATHERED);
+            }
         }
     }
 

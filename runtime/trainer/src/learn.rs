@@ -132,8 +132,7 @@ fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
     let (mut parameters, mut optimizer, mut state) = match resumed {
         Some(resumed) => resumed,
         None => {
-            let parameters =
-                Parameters::random(&run.hyper, run.recipe.seed, run.name_mark(), device);
+            let parameters = Parameters::random(&run.hyper, run.recipe.seed, run.marks(), device);
             let optimizer = run.optimizer(&parameters);
             (parameters, optimizer, State { recipe: run.recipe.clone(), steps: Vec::new() })
         }

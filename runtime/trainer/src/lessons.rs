@@ -8,17 +8,20 @@ mod catalogue;
 mod intents;
 mod language;
 mod lesson;
+mod parts;
 mod phrase;
 mod results;
 mod speaker;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]
 mod tests;
+mod topics;
 mod wording;
 
 pub(crate) use catalogue::Catalogue;
 
-pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Topics, Wish};
+pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Wish};
+pub(crate) use topics::Topics;
 
 /// Which part of a list may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use model::PlainWeights;
 use weights::{Hyper, Part, TensorName};
 
-use crate::initial;
+use crate::initial::{self, Marks};
 
 /// Everything that learns.
 #[derive(Module, Debug)]
@@ -36,14 +36,9 @@ pub(crate) fn names(hyper: &Hyper) -> (Vec<TensorName>, Vec<TensorName>) {
 }
 
 impl Parameters {
-    /// Weights to begin with. `name_mark`: the token before names of functions.
-    pub(crate) fn random(
-        hyper: &Hyper,
-        seed: u64,
-        name_mark: Option<u32>,
-        device: &Device,
-    ) -> Self {
-        let mut values = initial::weights(hyper, seed, name_mark);
+    /// Weights to begin with.
+    pub(crate) fn random(hyper: &Hyper, seed: u64, marks: Option<Marks>, device: &Device) -> Self {
+        let mut values = initial::weights(hyper, seed, marks);
         Self::from_values(hyper, &mut values, device).expect("every tensor is there")
     }
 

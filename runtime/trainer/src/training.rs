@@ -20,6 +20,7 @@ use weights::Hyper;
 
 use crate::dice::Dice;
 use crate::example::{Example, Packed, Source};
+use crate::initial::Marks;
 use crate::lessons::{Lesson, Teacher, Wish};
 use crate::parameters::Parameters;
 use crate::vocabulary;
@@ -196,9 +197,10 @@ impl Run<'_> {
         Ok(parts)
     }
 
-    /// The token before names of functions, where the vocabulary has one.
-    pub(crate) fn name_mark(&self) -> Option<u32> {
-        vocabulary::token(vocabulary::NAME, self.codec.tokenizer()).map(|mark| mark.0)
+    /// By what heads find names and descriptions, where the vocabulary has it.
+    pub(crate) fn marks(&self) -> Option<Marks> {
+        let mark = |piece| vocabulary::token(piece, self.codec.tokenizer()).map(|mark| mark.0);
+        Some(Marks { name: mark(vocabulary::NAME)?, parameters: mark(vocabulary::PARAMETERS)? })
     }
 
     /// Tokens that drills are of: all that texts have.
@@ -286,7 +288,9 @@ impl Run<'_> {
     ) -> Result<(GradientsParams, Loss)> {
         let leaves = parameters.leaves(&self.hyper);
         let learner = Learner::new(&self.hyper, &leaves, &self.device, TOKENS_MAX)?;
-        let logits = learner.logits(&part.batch).map_err(|error| anyhow!("a step: {error}"))?;
+        let logits = learner
+            .logits(&part.batch, &part.early())
+            .map_err(|error| anyhow!("a step: {error}"))?;
         let picked = self.likelihoods(part, logits);
         let (shares, sources) = shares(part, rows);
         let mut loss = Loss::default();
@@ -364,7 +368,9 @@ impl Run<'_> {
     /// Whether each row says what it shall, where the rules leave it a choice.
     fn said(&self, plain: &PlainWeights, packed: &Packed) -> Result<Vec<bool>> {
         let learner = Learner::new(&self.hyper, plain, &self.plain_device, TOKENS_MAX)?;
-        let logits = learner.logits(&packed.batch).map_err(|error| anyhow!("a test: {error}"))?;
+        let logits = learner
+            .logits(&packed.batch, &packed.early())
+            .map_err(|error| anyhow!("a test: {error}"))?;
         let targets = self.targets(packed, &self.plain_device);
         let said = logits.clone().argmax(1).equal(targets);
         let mut said: Vec<bool> = said.into_data().iter::<bool>().collect();

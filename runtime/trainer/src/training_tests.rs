@@ -122,7 +122,7 @@ fn gradients_are_the_slopes_of_the_loss() {
 #[test]
 fn what_is_repeated_is_learned() {
     with_run(|run, _| {
-        let mut parameters = Parameters::random(&run.hyper, 1, run.name_mark(), &run.device.device);
+        let mut parameters = Parameters::random(&run.hyper, 1, run.marks(), &run.device.device);
         let mut optimizer = run.optimizer(&parameters);
         let mut losses = Vec::new();
         for _ in 0..12 {
@@ -140,7 +140,7 @@ fn what_is_repeated_is_learned() {
 fn a_network_copies_before_it_has_learned() {
     with_run(|run, vocabulary| {
         let run = Run { hyper: learn::shape(192, 2, vocabulary), ..run.clone() };
-        let parameters = Parameters::random(&run.hyper, 1, run.name_mark(), &run.device.device);
+        let parameters = Parameters::random(&run.hyper, 1, run.marks(), &run.device.device);
         let mut optimizer = run.optimizer(&parameters);
         let (_, progress) =
             run.step(0, &run.packed(0).unwrap(), parameters, &mut optimizer).unwrap();
@@ -154,8 +154,8 @@ fn a_network_copies_before_it_has_learned() {
 fn a_network_finds_names_by_descriptions_before_it_has_learned() {
     with_run(|run, vocabulary| {
         let run = Run { hyper: learn::shape(192, 6, vocabulary), ..run.clone() };
-        let found = |name_mark| {
-            let parameters = Parameters::random(&run.hyper, 1, name_mark, &run.device.device);
+        let found = |marks| {
+            let parameters = Parameters::random(&run.hyper, 1, marks, &run.device.device);
             let mut dice = Dice::new(3);
             let groups = (0..40).filter_map(|_| {
                 let lesson = run.teacher.group(1, &Wish::TAUGHT, &mut dice).pop()?;
@@ -168,7 +168,7 @@ fn a_network_finds_names_by_descriptions_before_it_has_learned() {
             });
             groups.flatten().filter(|right| *right).count()
         };
-        let (with, without) = (found(run.name_mark()), found(None));
+        let (with, without) = (found(run.marks()), found(None));
         assert!(with as f64 > 1.1 * without as f64, "{with} with copiers, {without} without");
     });
 }

@@ -11,7 +11,7 @@ use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want};
 use fused_ops::{BackendChoice, OpenDevice, open};
 use model::{CacheLimits, KvEncoding, Learner, LoadError, Network, Placement, PlainWeights};
 use protocol::TokenId;
-use weights::{Archive as _, Part, RopePairing, TensorName};
+use weights::{Archive as _, Hyper, Part, RopePairing, TensorName};
 
 use crate::made::{Made, hyper, variants};
 use crate::plain::Plain;
@@ -173,16 +173,30 @@ fn weights_that_learn_give_what_the_definition_gives_and_beginnings_may_be_share
         for device in devices() {
             let weights = weights_of(made, &device);
             let learner = Learner::new(made.hyper(), &weights, &device, 64).unwrap();
-            let logits = learner.logits(&batch).unwrap();
-            let width = logits.dims()[1];
-            let logits = logits.into_data().try_into_vec::<f32>().unwrap();
-            assert_eq!(logits.len(), expected.len() * width);
-            for (at, (found, expected)) in logits.chunks_exact(width).zip(&expected).enumerate() {
+            // The first blocks of the same weights are a network too, and every third row is theirs.
+            let half = Hyper { layers: made.hyper().layers.div_ceil(2), ..made.hyper().clone() };
+            let half = Learner::new(&half, &weights, &device, 64).unwrap();
+            let late = vec![false; batch.rows.len()];
+            let early: Vec<bool> = (0..batch.rows.len()).map(|row| row % 3 == 0).collect();
+            let rows = |learner: &Learner, early: &[bool]| -> Vec<Vec<f32>> {
+                let logits = learner.logits(&batch, early).unwrap();
+                let width = logits.dims()[1];
+                let logits = logits.into_data().try_into_vec::<f32>().unwrap();
+                logits.chunks_exact(width).map(<[f32]>::to_vec).collect()
+            };
+            let (found, mixed, half) =
+                (rows(&learner, &late), rows(&learner, &early), rows(&half, &late));
+            assert_eq!(found.len(), expected.len());
+            for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 assert_near(found, expected, &format!("{} row {at}", device.name));
             }
+            for (at, mixed) in mixed.iter().enumerate() {
+                assert_eq!(mixed, if early[at] { &half[at] } else { &found[at] }, "row {at}");
+            }
+            assert!(learner.logits(&batch, &early[1..]).unwrap_err().contains("early"));
             let mut moved = batch.clone();
             moved.slots.swap(0, 1);
-            assert!(learner.logits(&moved).unwrap_err().contains("slots"));
+            assert!(learner.logits(&moved, &late).unwrap_err().contains("slots"));
         }
     }
 }

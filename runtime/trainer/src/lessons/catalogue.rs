@@ -8,12 +8,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::intents::{INTENTS, Intent, Slot};
+use super::parts::{Frames, Parts};
 use super::phrase::Slots;
 use super::{Call, Share, Shares};
 use crate::dice::Dice;
 
 /// The share of names that are invented: what occurs once cannot be known, so that it has to be read.
 const INVENTED: f64 = 0.1;
+/// The share of names, values and descriptions that are put together.
+const COMPOSED: f64 = 0.5;
 
 /// What `tools.toml` holds.
 #[derive(Debug, Clone, Deserialize)]
@@ -22,6 +25,7 @@ pub(crate) struct Catalogue {
     prefixes: Vec<String>,
     held_prefixes: Vec<String>,
     pub(super) systems: Vec<String>,
+    frames: Frames,
     parameters: BTreeMap<String, Spellings>,
     kinds: BTreeMap<String, Kind>,
 }
@@ -46,6 +50,7 @@ struct Kind {
     yes: Option<Spellings>,
     split: Option<Split>,
     held: Spellings,
+    parts: Parts,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -94,7 +99,7 @@ pub(super) struct Offer {
     pub(super) specs: Vec<ToolSpec>,
     deed: Deed,
     /// The names of its parameters, by slot.
-    names: BTreeMap<&'static str, String>,
+    names: BTreeMap<Slot, String>,
     /// Its number is an integer.
     pub(super) whole: bool,
     /// It can be called without a room.
@@ -133,47 +138,46 @@ impl Catalogue {
         let whole = !matches!(kind, "heat_room" | "heat_thing") || dice.chance(0.3);
         let mut names = BTreeMap::new();
         let mut properties = Vec::new();
-        let mut put =
-            |slot: &'static str, spellings: &Spellings, schema: Value, dice: &mut Dice| {
-                let (name, described) = spellings.share(share).draw(share, names.values(), dice);
-                names.insert(slot, name.clone());
-                properties.push((slot, name, described_schema(schema, described, dice)));
-            };
+        let mut put = |slot: Slot, spellings: &Spellings, schema: Value, dice: &mut Dice| {
+            let (name, described) = spellings.share(share).draw(share, names.values(), dice);
+            names.insert(slot, name.clone());
+            properties.push((Some(slot), name, described_schema(schema, described, dice)));
+        };
         let text = || json!({"type": "string"});
         if let Some(thing) = &data.thing {
-            put("thing", thing, text(), dice);
+            put(Slot::Thing, thing, text(), dice);
         }
         if intent.room {
             let schema =
                 rooms.as_ref().map_or_else(text, |rooms| json!({"type": "string", "enum": rooms}));
-            put("room", &self.parameters["room"], schema, dice);
+            put(Slot::Room, &self.parameters["room"], schema, dice);
         }
         if let Some(number) = &data.number {
-            put("number", number, number_schema(whole, kind, dice), dice);
+            put(Slot::Number, number, number_schema(whole, kind, dice), dice);
         }
         if kind == "delay" {
-            put("number", &self.parameters["minutes"], json!({"type": "integer"}), dice);
+            put(Slot::Number, &self.parameters["minutes"], json!({"type": "integer"}), dice);
         }
         if intent.time {
-            put("time", &self.parameters["time"], text(), dice);
+            put(Slot::Time, &self.parameters["time"], text(), dice);
         }
         if intent.is_message() {
-            put("message", &self.parameters["message"], text(), dice);
+            put(Slot::Message, &self.parameters["message"], text(), dice);
         }
-        let deed = data.deed(share, &names, dice);
+        let deed = self.deed(data, share, &names, dice);
         match &deed {
             Deed::Choice { name, values } => {
                 let schema = json!({"type": "string", "enum": values});
-                properties.push(("deed", name.clone(), schema));
+                properties.push((None, name.clone(), schema));
             }
             Deed::Yes { name } => {
-                properties.push(("deed", name.clone(), json!({"type": "boolean"})));
+                properties.push((None, name.clone(), json!({"type": "boolean"})));
             }
             Deed::Only | Deed::Split => (),
         }
         dice.shuffle(&mut properties);
         let room_optional = intent.room && intent.things.is_some() && dice.chance(0.15);
-        let optional = if room_optional { "room" } else { "" };
+        let optional = room_optional.then_some(Slot::Room);
         let parameters = parameters(&properties, optional, dice);
         let specs = self.functions(data, &deed, manner, share, dice).into_iter().map(
             |(name, description)| ToolSpec {
@@ -187,6 +191,35 @@ impl Catalogue {
         Offer { kind: kind.into(), specs, deed, names, whole, room_optional, rooms }
     }
 
+    /// How a tool of this kind is told its deed, with a name that none of its parameters has.
+    fn deed(
+        &self,
+        data: &Kind,
+        share: Share,
+        taken: &BTreeMap<Slot, String>,
+        dice: &mut Dice,
+    ) -> Deed {
+        let Some(choice) = &data.choice else { return Deed::Only };
+        let at = dice.unit();
+        if let Some(yes) = data.yes.as_ref().filter(|_| at < 0.2) {
+            let name = fresh(&yes.share(share).names, taken.values(), dice);
+            return Deed::Yes { name };
+        }
+        if data.split.is_some() && at < 0.45 {
+            return Deed::Split;
+        }
+        let choice = match (&choice.held, share) {
+            (Some(held), Share::Held) => held,
+            _ => choice,
+        };
+        let invented = share == Share::Taught && dice.chance(INVENTED);
+        let name = match invented {
+            true => invent(1, 2, dice).replace(' ', "_"),
+            false => fresh(&choice.names, taken.values(), dice),
+        };
+        let values = self.one(share, &choice.values, |dice| data.parts.values(dice), dice);
+        Deed::Choice { name, values }
+    }
     /// Names and descriptions: one, or one for each deed.
     fn functions(
         &self,
@@ -199,22 +232,75 @@ impl Catalogue {
         let Manner { prefix, style } = manner;
         let spelled = |words: &str| spell(&format!("{prefix}{words}"), *style);
         let invented = share == Share::Taught && dice.chance(INVENTED);
-        if let (Deed::Split, Some(split)) = (deed, &data.split) {
+        let (names, descriptions) = if let (Deed::Split, Some(split)) = (deed, &data.split) {
             let split = split.share(share);
-            let descriptions = dice.pick(&split.descriptions);
             let names = match invented {
                 true => [invent(2, 3, dice), invent(2, 3, dice)],
-                false => dice.pick(&split.names).clone(),
+                false => self.one(share, &split.names, |dice| data.parts.names(dice), dice),
             };
-            let pairs = names.iter().zip(descriptions);
-            return pairs.map(|(name, about)| (spelled(name), about.clone())).collect();
-        }
-        let (names, descriptions) = match share {
-            Share::Taught => (&data.names, &data.descriptions),
-            Share::Held => (&data.held.names, &data.held.descriptions),
+            let composed = |dice: &mut Dice| data.parts.descriptions(&self.frames, dice);
+            (names.to_vec(), self.one(share, &split.descriptions, composed, dice).to_vec())
+        } else {
+            let (names, descriptions) = match share {
+                Share::Taught => (&data.names, &data.descriptions),
+                Share::Held => (&data.held.names, &data.held.descriptions),
+            };
+            let name = match invented {
+                true => invent(1, 3, dice),
+                false => self.one(share, names, |dice| data.parts.name(dice), dice),
+            };
+            let composed = |dice: &mut Dice| data.parts.description(&self.frames, dice);
+            (vec![name], vec![self.one(share, descriptions, composed, dice)])
         };
-        let name = if invented { invent(1, 3, dice) } else { dice.pick(names).clone() };
-        vec![(spelled(&name), dice.pick(descriptions).clone())]
+        names.iter().map(|name| spelled(name)).zip(descriptions).collect()
+    }
+
+    /// One of a list or, where it is taught, one that is put together and not held.
+    fn one<T: Spelled + Clone>(
+        &self,
+        share: Share,
+        list: &[T],
+        composed: impl Fn(&mut Dice) -> T,
+        dice: &mut Dice,
+    ) -> T {
+        if share == Share::Taught && dice.chance(COMPOSED) {
+            let spelling = composed(dice);
+            if !self.holds(&spelling) {
+                return spelling;
+            }
+        }
+        dice.pick(list).clone()
+    }
+
+    /// Whether a name, value or description is kept from training, whatever kind has it.
+    fn holds(&self, spelling: &impl Spelled) -> bool {
+        let is = |held: &String| spelling.words().any(|word| word.eq_ignore_ascii_case(held));
+        self.kinds.values().any(|kind| {
+            let own = kind.held.names.iter().chain(&kind.held.descriptions);
+            let split = kind.split.iter().filter_map(|split| split.held.as_ref());
+            let split =
+                split.flat_map(|held| held.names.iter().chain(&held.descriptions).flatten());
+            let choice = kind.choice.iter().filter_map(|choice| choice.held.as_ref());
+            let values = choice.flat_map(|held| held.values.iter().flatten());
+            own.chain(split).chain(values).any(is)
+        })
+    }
+}
+
+/// A name, a value or a description, or two of them.
+trait Spelled {
+    fn words(&self) -> impl Iterator<Item = &str>;
+}
+
+impl Spelled for String {
+    fn words(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.as_str())
+    }
+}
+
+impl Spelled for [String; 2] {
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(String::as_str)
     }
 }
 
@@ -253,30 +339,6 @@ impl Split {
     }
 }
 
-impl Kind {
-    fn deed(&self, share: Share, taken: &BTreeMap<&'static str, String>, dice: &mut Dice) -> Deed {
-        let Some(choice) = &self.choice else { return Deed::Only };
-        let at = dice.unit();
-        if let Some(yes) = self.yes.as_ref().filter(|_| at < 0.2) {
-            let name = fresh(&yes.share(share).names, taken.values(), dice);
-            return Deed::Yes { name };
-        }
-        if self.split.is_some() && at < 0.45 {
-            return Deed::Split;
-        }
-        let choice = match (&choice.held, share) {
-            (Some(held), Share::Held) => held,
-            _ => choice,
-        };
-        let invented = share == Share::Taught && dice.chance(INVENTED);
-        let name = match invented {
-            true => invent(1, 2, dice).replace(' ', "_"),
-            false => fresh(&choice.names, taken.values(), dice),
-        };
-        Deed::Choice { name, values: dice.pick(&choice.values).clone() }
-    }
-}
-
 impl Offer {
     /// The call that does what the slots say; a slot that they lack is left out.
     pub(super) fn call(&self, intent: &Intent, slots: &Slots) -> Call {
@@ -287,15 +349,14 @@ impl Offer {
         let properties = spec.parameters["properties"].as_object().expect("an object");
         let mut arguments = Map::new();
         for name in properties.keys() {
-            let slot = self.names.iter().find(|(_, own)| *own == name).map(|(slot, _)| *slot);
-            let value = match slot {
-                Some("thing") => noun(&slots.thing).or_else(|| noun(&slots.person)),
-                Some("room") => noun(&slots.room),
-                Some("number") => slots.number.map(super::phrase::Number::json),
-                Some("time") => {
+            let value = match self.slot(name) {
+                Some(Slot::Thing) => noun(&slots.thing).or_else(|| noun(&slots.person)),
+                Some(Slot::Room) => noun(&slots.room),
+                Some(Slot::Number) => slots.number.map(super::phrase::Number::json),
+                Some(Slot::Time) => {
                     slots.time.map(|(hour, minute)| json!(format!("{hour:02}:{minute:02}")))
                 }
-                Some(_) => slots.message.as_ref().map(|message| json!(message)),
+                Some(Slot::Message) => slots.message.as_ref().map(|message| json!(message)),
                 None => match &self.deed {
                     Deed::Choice { values, .. } => Some(json!(values[intent.deed])),
                     Deed::Yes { .. } => Some(json!(intent.deed == 0)),
@@ -307,6 +368,16 @@ impl Offer {
             }
         }
         Call { name: spec.name.clone(), arguments }
+    }
+
+    /// Which of its functions has this name.
+    pub(super) fn function(&self, name: &str) -> Option<usize> {
+        self.specs.iter().position(|spec| spec.name == name)
+    }
+
+    /// The slot of a parameter; nothing where it says the deed.
+    fn slot(&self, parameter: &str) -> Option<Slot> {
+        self.names.iter().find(|(_, own)| *own == parameter).map(|(slot, _)| *slot)
     }
 
     /// Whether a call needs this slot.
@@ -355,14 +426,17 @@ fn number_schema(whole: bool, kind: &str, dice: &mut Dice) -> Value {
 }
 
 fn parameters(
-    properties: &[(&'static str, String, Value)],
-    optional: &str,
+    properties: &[(Option<Slot>, String, Value)],
+    optional: Option<Slot>,
     dice: &mut Dice,
 ) -> Value {
     let all: Map<String, Value> =
         properties.iter().map(|(_, name, schema)| (name.clone(), schema.clone())).collect();
-    let required: Vec<&String> =
-        properties.iter().filter(|(slot, ..)| *slot != optional).map(|(_, name, _)| name).collect();
+    let required: Vec<&String> = properties
+        .iter()
+        .filter(|(slot, ..)| optional.is_none() || *slot != optional)
+        .map(|(_, name, _)| name)
+        .collect();
     let mut parameters = json!({"type": "object", "properties": all, "required": required});
     if dice.chance(0.1) {
         parameters["additionalProperties"] = json!(false);

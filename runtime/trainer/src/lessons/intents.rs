@@ -97,7 +97,7 @@ pub(super) const INTENTS: [Intent; 32] = [
 ];
 
 /// What a sentence leaves out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Slot {
     Thing,
     Room,

@@ -1,7 +1,5 @@
 //! One conversation and the answer that is wanted.
 
-use std::collections::HashMap;
-
 use anyhow::Result;
 use protocol::{Message, ToolCall, ToolSpec};
 use serde_json::{Map, Value};
@@ -10,6 +8,7 @@ use text::calls_text;
 use super::catalogue::Offer;
 use super::language::Language;
 use super::speaker::Speaker;
+use super::topics::Topics;
 use super::{Catalogue, Shares};
 use crate::dice::Dice;
 
@@ -123,30 +122,6 @@ pub(crate) struct Lesson {
     pub(crate) topics: Topics,
 }
 
-/// What is spoken about, whatever the words: numbers below [`Topics::COUNT`], the same for a function and for
-/// who wants it called.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Topics {
-    /// Of each tool.
-    pub(crate) tools: Vec<u8>,
-    /// Of each call of the answer.
-    pub(crate) calls: Vec<u8>,
-    /// Of what the user wants first.
-    pub(crate) wanted: Option<u8>,
-}
-
-impl Topics {
-    /// A kind of tool has one for all it does, and one for each of two deeds.
-    const OF_KIND: usize = 3;
-    /// More than all kinds have.
-    pub(crate) const COUNT: usize = 96;
-
-    fn of(kinds: &[&str], kind: &str, deed: Option<usize>) -> u8 {
-        let at = kinds.iter().position(|own| *own == kind).expect("a kind of the catalogue");
-        (Self::OF_KIND * at + deed.map_or(0, |deed| 1 + deed)) as u8
-    }
-}
-
 /// Makes lessons. Immutable: share it.
 #[derive(Debug)]
 pub(crate) struct Teacher {
@@ -160,8 +135,6 @@ pub(super) struct Place {
     pub(super) tools: Vec<ToolSpec>,
     /// The only language spoken there, where a tool names rooms.
     language: Option<usize>,
-    /// Of each function.
-    topics: HashMap<String, u8>,
 }
 
 /// What a lesson adds to a conversation before its answer.
@@ -210,7 +183,8 @@ impl Teacher {
                 let system = dice.pick(&self.catalogue.systems).clone();
                 messages.insert(0, Message::System { content: vec![system] });
             }
-            let topics = self.topics(&place, &turn.answer, turn.kind);
+            let tools = (&*place.offers, &*place.tools);
+            let topics = Topics::new(&self.catalogue.kinds(), tools, &turn.answer, turn.kind);
             made.push(Lesson {
                 topics,
                 sort: turn.sort,
@@ -222,33 +196,6 @@ impl Teacher {
             });
         }
         made
-    }
-
-    /// Of each function by its name.
-    fn topics_of(&self, offers: &[Offer]) -> HashMap<String, u8> {
-        let kinds = self.catalogue.kinds();
-        let mut topics = HashMap::new();
-        for Offer { kind, specs, .. } in offers {
-            for (at, spec) in specs.iter().enumerate() {
-                let deed = (specs.len() > 1).then_some(at);
-                topics.insert(spec.name.clone(), Topics::of(&kinds, kind, deed));
-            }
-        }
-        topics
-    }
-
-    fn topics(&self, place: &Place, answer: &Answer, kind: Option<&str>) -> Topics {
-        let of = |name: &String| place.topics[name];
-        let calls: Vec<u8> = match answer {
-            Answer::Calls(calls) => calls.iter().map(|call| of(&call.name)).collect(),
-            Answer::Text(_) => Vec::new(),
-        };
-        let missed = || kind.map(|kind| Topics::of(&self.catalogue.kinds(), kind, None));
-        Topics {
-            tools: place.tools.iter().map(|tool| of(&tool.name)).collect(),
-            wanted: calls.first().copied().or_else(missed),
-            calls,
-        }
     }
 
     fn place(&self, wish: &Wish, dice: &mut Dice) -> Place {
@@ -290,8 +237,7 @@ impl Teacher {
         let mut tools: Vec<ToolSpec> =
             offers.iter().flat_map(|offer| offer.specs.clone()).collect();
         dice.shuffle(&mut tools);
-        let topics = self.topics_of(&offers);
-        Place { offers, tools, language, topics }
+        Place { offers, tools, language }
     }
 }
 
@@ -301,12 +247,12 @@ fn draw_sort(place: &Place, dice: &mut Dice) -> Sort {
         return *dice.pick(&sorts);
     }
     match dice.below(100) {
-        0..50 => Sort::One,
-        50..62 => Sort::Several,
-        62..73 => Sort::Lack,
-        73..77 => Sort::Supplied,
-        77..87 => Sort::Report,
-        87..93 => Sort::NoTool,
+        0..48 => Sort::One,
+        48..60 => Sort::Several,
+        60..71 => Sort::Lack,
+        71..76 => Sort::Supplied,
+        76..84 => Sort::Report,
+        84..93 => Sort::NoTool,
         93..97 => Sort::OffTopic,
         _ => Sort::Talk,
     }

@@ -123,14 +123,24 @@ fn what_is_held_is_never_taught() {
 }
 
 #[test]
-fn names_of_held_tools_and_of_their_parameters_are_new() {
-    let names = |shares: Shares| -> HashSet<String> {
-        let lessons = lessons(shares, 400, 3);
-        lessons.iter().flat_map(|lesson| &lesson.tools).map(|tool| tool.name.clone()).collect()
+fn what_held_tools_are_called_and_do_is_new() {
+    let spelled = |shares: Shares| -> HashSet<String> {
+        let tools = lessons(shares, 3000, 3).into_iter().flat_map(|lesson| lesson.tools);
+        tools.flat_map(|tool| [tool.name.to_lowercase(), tool.description]).collect()
     };
-    let taught = names(Shares::TAUGHT);
-    let held = names(Shares { tools: Share::Held, ..Shares::TAUGHT });
+    let taught = spelled(Shares::TAUGHT);
+    let held = spelled(Shares { tools: Share::Held, ..Shares::TAUGHT });
     assert!(held.is_disjoint(&taught), "{:?}", held.intersection(&taught).collect::<Vec<_>>());
+    assert!(taught.len() > 4000 && held.len() > 100, "{} and {}", taught.len(), held.len());
+}
+
+#[test]
+fn a_description_that_is_put_together_is_a_sentence() {
+    let tools = lessons(Shares::TAUGHT, 800, 6).into_iter().flat_map(|lesson| lesson.tools);
+    for text in tools.map(|tool| tool.description) {
+        let is_whole = text.ends_with(['.', '?']) && text.starts_with(char::is_uppercase);
+        assert!(is_whole && !text.contains(['{', '}']) && !text.contains("  "), "{text}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{Share, Shares};
 /// The share of sentences that are a frame around an act.
 const FRAMED: f64 = 0.3;
 /// The share of things and rooms that nobody knows: what cannot be known has to be copied.
-const UNHEARD_OF: f64 = 0.25;
+const UNHEARD_OF: f64 = 0.35;
 
 impl Speaker<'_> {
     pub(super) fn intent_of(&mut self, kind: &str) -> &'static Intent {
