@@ -25,8 +25,6 @@ pub(crate) enum Command {
     /// Talk with the model in this terminal
     Chat(Chat),
     /// Say sentences, and see them become calls to two simulated devices over MQTT
-    // Until the model in the program calls tools well, this needs one that does.
-    #[command(hide = true)]
     Demo(Demo),
     /// Turn JSON lines of conversations and texts into token ids
     Encode(Encode),

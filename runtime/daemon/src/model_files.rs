@@ -8,10 +8,10 @@ use weights::{Archive, Mix, ModelShape, WeightsError};
 
 use crate::error::AssembleError;
 
-/// The model that the program carries, so that a first run needs nothing: it confirms device
-/// commands and reads a clock tool.
-const EMBEDDED: &[u8] = include_bytes!("../models/tiny.gguf");
-const EMBEDDED_NAME: &str = "tiny";
+/// The model that the program carries, so that a first run needs nothing: it turns sentences in five
+/// languages into calls of the tools it is given. `models/README.md` is its card.
+const EMBEDDED: &[u8] = include_bytes!("../models/zonda.gguf");
+const EMBEDDED_NAME: &str = "zonda";
 
 /// A model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]

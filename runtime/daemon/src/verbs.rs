@@ -201,8 +201,8 @@ fn model(loaded: &Loaded) -> ModelFiles {
     let files = ModelFiles::from(loaded.profile.model.path.clone());
     if files == ModelFiles::Embedded {
         eprintln!(
-            "zonda: no model given: the small one in the program answers, which knows device \
-             commands only; --model PATH loads another"
+            "zonda: no model given: the small one in the program answers, which calls the tools of a \
+             request and knows little else; --model PATH loads another"
         );
     }
     files

@@ -61,8 +61,8 @@ mod tests {
     }
 
     #[test]
-    fn the_model_in_the_program_lies_in_the_panels_of_the_kernels() {
-        check(Path::new("../daemon/models/tiny.gguf"));
+    fn small_models_lie_in_the_panels_of_the_kernels() {
+        check(Path::new("../../tests/fixtures/tiny/tiny.gguf"));
     }
 
     #[test]

@@ -148,6 +148,7 @@ fn of_language(by_language: &BTreeMap<String, (usize, usize)>, code: &str) -> f6
 const LIMITS: &str = "\
 ## Limits
 
+* It is wrong as often as the table says. What must not go wrong wants a person who confirms, or a larger model.
 * It knows devices, rooms, numbers, times and messages, and nothing else: it cannot chat, translate, calculate or remember.
 * Values of arguments are the words of the user as they stand in the sentence, without their article; numbers in digits, times as
   on a clock of 24 hours.

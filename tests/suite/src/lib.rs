@@ -49,9 +49,9 @@ pub fn tiny_hf() -> PathBuf {
     root().join("tests/fixtures/tiny/hf")
 }
 
-/// The same weights as GGUF: the model that the program carries.
+/// The same weights as GGUF.
 pub fn tiny_gguf() -> PathBuf {
-    root().join("runtime/daemon/models/tiny.gguf")
+    root().join("tests/fixtures/tiny/tiny.gguf")
 }
 
 /// A configuration of the fixtures' embedder and classifier.
@@ -155,13 +155,20 @@ pub const NODE: &str = "zonda/v1/plant1/box1";
 impl Daemon {
     /// Starts the program with a free HTTP port; waits until it is ready and online at its broker.
     pub fn start(model: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(&[&["--model", model.to_str().unwrap()], arguments].concat())
+    }
+
+    /// The same with the model that the program carries.
+    pub fn embedded() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = zonda();
         command
             .args(["serve", "--http", "127.0.0.1:0", "--set", "mqtt.broker_address=127.0.0.1:0"])
             .args(["--set", "mqtt.site=plant1", "--set", "mqtt.node=box1"])
-            .arg("--model")
-            .arg(model)
             .args(arguments)
             .env("STATE_DIRECTORY", folder.path())
             .current_dir(folder.path())

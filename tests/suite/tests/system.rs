@@ -380,8 +380,10 @@ fn prompts_and_answers_are_in_no_log() {
 
 #[test]
 fn the_embedded_model_answers_without_any_argument() {
-    let output = run_with(zonda().args(["run", "--temperature", "0", "--prompt", PROMPT]), "");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), ANSWER);
+    let output =
+        run_with(zonda().args(["run", "--temperature", "0", "--prompt", "Who are you?"]), "");
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(answer.contains("zonda"), "{answer}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(crate) fn run<const N: usize>(
 /// What a command that must succeed prints; nothing where it is not installed. The model that programs load
 /// by no name is one of which tests know what it says, whatever the library carries.
 pub(crate) fn said(command: &mut Command) -> Option<String> {
-    command.env("ZONDA__MODEL__PATH", sources("../../runtime/daemon/models/tiny.gguf"));
+    command.env("ZONDA__MODEL__PATH", sources("../../tests/fixtures/tiny/tiny.gguf"));
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
