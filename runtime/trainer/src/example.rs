@@ -238,7 +238,7 @@ impl Packed {
 
     /// Told among all topics, and nothing else.
     fn topic(&mut self, slot: u32, topic: u8) {
-        let first = Topics::FIRST as u32;
+        let first = vocabulary::TOPICS as u32;
         self.allowed.push((self.targets.len(), (first..first + Topics::COUNT as u32).collect()));
         self.row(slot, TokenId(first + u32::from(topic)), Source::Topic);
     }

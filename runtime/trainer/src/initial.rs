@@ -9,7 +9,8 @@
 //! token with what the latest name begins; two of the third look for the same word elsewhere and tell the name
 //! that it belongs to; and heads of two later blocks say what they look at, wherever they learn to look. The other
 //! heads of the first two blocks gather what was said nearby, from which the topic of a wish or a description is
-//! learned, and heads of two later blocks find the function whose topic is that of the wish. Training does with all of them what it likes.
+//! learned, and heads of two later blocks find the function whose topic is that of the wish. Training does with all of
+//! them what it likes.
 //!
 //! Source: Olsson et al. 2022, arXiv:2209.11895 (induction heads).
 
@@ -20,6 +21,7 @@ use weights::{Hyper, Part, TensorName};
 
 use crate::dice::Dice;
 use crate::lessons::Topics;
+use crate::vocabulary;
 
 /// Numbers of a token's code, by which heads know it; one half for each of two heads.
 const CODE: usize = 40;
@@ -291,7 +293,7 @@ impl Copiers<'_> {
     fn topics(&mut self, dice: &mut Dice) {
         let width = self.width();
         let outputs = self.values.get_mut(&TensorName::Output).expect("vectors of tokens");
-        for output in outputs.chunks_mut(width).skip(Topics::FIRST).take(Topics::COUNT) {
+        for output in outputs.chunks_mut(width).skip(vocabulary::TOPICS).take(Topics::COUNT) {
             for number in &mut output[BEFORE..BEFORE + CODE] {
                 *number = OUTPUT * dice.normal().signum();
             }

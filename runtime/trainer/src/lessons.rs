@@ -19,7 +19,6 @@ mod topics;
 mod wording;
 
 pub(crate) use catalogue::Catalogue;
-
 pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Wish};
 pub(crate) use topics::Topics;
 
@@ -47,6 +46,11 @@ impl Shares {
 }
 
 impl Share {
+    /// What is held, where there is something, or else what is taught.
+    fn or_held<'a, T>(self, taught: &'a T, held: Option<&'a T>) -> &'a T {
+        held.filter(|_| self == Self::Held).unwrap_or(taught)
+    }
+
     /// The part of a list whose last quarter is kept from training.
     fn of<T>(self, list: &[T]) -> &[T] {
         let taught = list.len() - list.len() / 4;

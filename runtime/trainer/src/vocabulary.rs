@@ -31,6 +31,8 @@ pub(crate) const CONTROLS: [&str; 14] = [
     "[SUFFIX]",
 ];
 const BYTES: usize = 256;
+/// The first of the tokens that tell topics: those of single bytes, which nothing else needs there.
+pub(crate) const TOPICS: usize = CONTROLS.len();
 /// Stands for a space in pieces.
 const SPACE: char = '▁';
 /// Groups of lessons that the pieces are learned from.

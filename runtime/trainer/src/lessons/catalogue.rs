@@ -208,10 +208,7 @@ impl Catalogue {
         if data.split.is_some() && at < 0.45 {
             return Deed::Split;
         }
-        let choice = match (&choice.held, share) {
-            (Some(held), Share::Held) => held,
-            _ => choice,
-        };
+        let choice = share.or_held(choice, choice.held.as_deref());
         let invented = share == Share::Taught && dice.chance(INVENTED);
         let name = match invented {
             true => invent(1, 2, dice).replace(' ', "_"),
@@ -323,19 +320,13 @@ impl Spellings {
     }
 
     fn share(&self, share: Share) -> &Self {
-        match (&self.held, share) {
-            (Some(held), Share::Held) => held,
-            _ => self,
-        }
+        share.or_held(self, self.held.as_deref())
     }
 }
 
 impl Split {
     fn share(&self, share: Share) -> &Self {
-        match (&self.held, share) {
-            (Some(held), Share::Held) => held,
-            _ => self,
-        }
+        share.or_held(self, self.held.as_deref())
     }
 }
 

@@ -57,7 +57,7 @@ impl Parts {
             return capital(&pick(&frames.about, dice).replace("{about}", &about));
         }
         let frame = pick(&frames.act, dice);
-        self.described(pick(&self.does, dice), pick(&self.it, dice), pick(&self.at, dice), frame)
+        described(pick(&self.does, dice), pick(&self.it, dice), pick(&self.at, dice), frame)
     }
 
     /// The names of two functions, one for each deed.
@@ -74,7 +74,7 @@ impl Parts {
     pub(super) fn descriptions(&self, frames: &Frames, dice: &mut Dice) -> [String; 2] {
         let frame = pick(&frames.act, dice);
         let (it, at) = (pick(&self.it, dice), pick(&self.at, dice));
-        [&self.first, &self.second].map(|acts| self.described(pick(acts, dice), it, at, frame))
+        [&self.first, &self.second].map(|acts| described(pick(acts, dice), it, at, frame))
     }
 
     /// The values of a parameter that says which deed is meant.
@@ -91,12 +91,13 @@ impl Parts {
             if is_loud { value.to_uppercase() } else { value }
         })
     }
+}
 
-    fn described(&self, act: &str, it: &str, at: &str, frame: &str) -> String {
-        let act = act.replace("{it}", it) + at;
-        let with = |s: &str, es: &str| act.replace("{s}", s).replace("{es}", es);
-        capital(&frame.replace("{acts}", &with("s", "es")).replace("{act}", &with("", "")))
-    }
+/// What is done, to what, and where, in a frame.
+fn described(act: &str, it: &str, at: &str, frame: &str) -> String {
+    let act = act.replace("{it}", it) + at;
+    let with = |s: &str, es: &str| act.replace("{s}", s).replace("{es}", es);
+    capital(&frame.replace("{acts}", &with("s", "es")).replace("{act}", &with("", "")))
 }
 
 fn pick<'a>(list: &'a [String], dice: &mut Dice) -> &'a str {

@@ -4,7 +4,6 @@ use protocol::ToolSpec;
 
 use super::catalogue::Offer;
 use super::lesson::{Answer, Call};
-use crate::vocabulary;
 
 /// Numbers below [`Topics::COUNT`], the same for a function and for who wants it called.
 #[derive(Debug, Clone, Default)]
@@ -20,8 +19,6 @@ pub(crate) struct Topics {
 impl Topics {
     /// A kind of tool has one for all it does, and one for each of two deeds.
     const OF_KIND: usize = 3;
-    /// The first of the tokens that tell them: those of single bytes, which nothing else needs there.
-    pub(crate) const FIRST: usize = vocabulary::CONTROLS.len();
     /// More than all kinds have.
     pub(crate) const COUNT: usize = 96;
 
