@@ -8,7 +8,7 @@ use protocol::{Input, Message, Request, TokenId, ToolSpec};
 use text::Codec;
 
 use crate::dice::Dice;
-use crate::lessons::{Answer, Lesson, Topics};
+use crate::lessons::{Answer, Lesson, Meaning, Topics};
 use crate::vocabulary;
 
 /// A prompt with its answer.
@@ -41,11 +41,14 @@ impl Example {
         answer.push(tokenizer.eos());
         let mut example = Self::of(&request, &answer, Source::Answer, codec)?;
         example.topics = example.topics(&lesson.topics, codec);
+        example.topics.extend(example.meanings(&lesson.topics, codec)?);
+        example.topics.sort_unstable();
         Ok(example)
     }
 
-    /// Behind the description of each tool, what it is about; behind the prompt, what is wanted; and in each
-    /// call, before its name and before the token that tells it from other names, what is called.
+    /// Behind the description of each tool, what it is about; behind the last word of the user, what is missing;
+    /// behind the prompt, what is wanted; and in each call, before its name and before the token that tells it
+    /// from other names, what is called.
     fn topics(&self, topics: &Topics, codec: &Codec) -> Vec<(usize, u8)> {
         let all = |piece, range: Range<usize>| {
             let token = vocabulary::token(piece, codec.tokenizer());
@@ -63,7 +66,40 @@ impl Example {
             places.map(|at| (at, *topic))
         });
         let wanted = topics.wanted.map(|topic| (self.answer - 1, topic));
-        tools.chain(wanted).chain(calls).collect()
+        let lacks = topics.lacks.map(|topic| (self.answer - 2, topic));
+        tools.chain(lacks).chain(wanted).chain(calls).collect()
+    }
+
+    /// Before each value of a call what it means; the same at its first token where the user said it, and behind
+    /// each value that a tool lists for a deed.
+    fn meanings(&self, topics: &Topics, codec: &Codec) -> Result<Vec<(usize, u8)>> {
+        let tokenizer = codec.tokenizer();
+        let tools = ["[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"].map(|mark| {
+            let mark = tokenizer.control(mark);
+            self.tokens.iter().position(|token| Some(*token) == mark).unwrap_or(0)
+        });
+        let said = (tools[1]..self.answer).rev().chain((0..tools[0]).rev());
+        let mut told = Vec::new();
+        let mut next = self.answer;
+        for Meaning { text, is_said, topic } in &topics.values {
+            let value = vocabulary::inside(text, tokenizer)?;
+            let is_here = |at: &usize| self.tokens[*at..].starts_with(&value);
+            let Some(at) = (next..self.tokens.len()).find(is_here) else { continue };
+            next = at + value.len();
+            told.push((at - 1, *topic));
+            told.extend(said.clone().find(is_here).filter(|_| *is_said).map(|at| (at, *topic)));
+        }
+        for [first, second] in &topics.deeds {
+            let both = format!("{}\", \"{}", first.text, second.text);
+            let both = vocabulary::inside(&both, tokenizer)?;
+            let ends = [vocabulary::inside(&first.text, tokenizer)?.len(), both.len()];
+            let is_here = |at: &usize| self.tokens[*at..].starts_with(&both);
+            let Some(at) = (tools[0]..tools[1]).find(is_here) else { continue };
+            told.extend(
+                [first, second].iter().zip(ends).map(|(deed, end)| (at + end - 1, deed.topic)),
+            );
+        }
+        Ok(told)
     }
 
     /// For the first tools of a lesson how a call of each begins when its description is asked for.

@@ -26,7 +26,14 @@ fn what_the_rules_write_is_no_choice() {
     let codec = codec();
     let arguments: Map<_, _> = [("name".to_owned(), json!("well"))].into_iter().collect();
     let lesson = Lesson {
-        topics: Topics { tools: vec![3, 4], calls: vec![3], wanted: Some(3) },
+        topics: Topics {
+            tools: vec![3, 4],
+            calls: vec![3],
+            wanted: Some(3),
+            lacks: Some(8),
+            values: vec![Meaning { text: "well".into(), is_said: true, topic: 9 }],
+            deeds: Vec::new(),
+        },
         sort: Sort::One,
         asked: "Open the well.".into(),
         language: "en".into(),
@@ -51,10 +58,15 @@ fn what_the_rules_write_is_no_choice() {
 
     let told = example.topics.iter().map(|(at, topic)| (tokens[*at].as_str(), *topic));
     let told: Vec<(&str, u8)> = told.collect();
-    assert_eq!(told[..3], [("parameters", 3), ("parameters", 4), ("", 3)], "{told:?}");
-    assert_eq!(example.topics[2].0, example.answer - 1);
-    assert_eq!(told[3].1, 3);
-    assert!(told[3].0.contains("name"), "{told:?}");
+    assert_eq!(told[..2], [("parameters", 3), ("parameters", 4)], "{told:?}");
+    assert!(told[2].1 == 9 && "well".starts_with(told[2].0), "{told:?}");
+    assert_eq!(example.topics[3], (example.answer - 2, 8));
+    assert_eq!(example.topics[4], (example.answer - 1, 3));
+    assert_eq!(told[5].1, 3);
+    assert!(told[5].0.contains("name"), "{told:?}");
+    let (before, topic) = *example.topics.last().unwrap();
+    assert_eq!(topic, 9);
+    assert_eq!(tokens[before + 1], told[2].0, "{told:?}");
 
     let lookups = Example::lookups(&lesson, 2, &codec).unwrap();
     let chosen: Vec<String> =
@@ -90,4 +102,28 @@ fn the_rows_of_a_batch_say_what_comes_next() {
         assert_eq!(packed.targets[rows.clone()], wanted);
         assert_eq!(packed.sources[rows.clone()], example.sources);
     }
+}
+
+#[test]
+fn what_values_mean_is_told_in_calls_wishes_and_lists() {
+    let codec = codec();
+    let teacher = Teacher::new().unwrap();
+    let mut dice = Dice::new(8);
+    let (mut values, mut said, mut deeds, mut found) = (0, 0, 0, [0; 3]);
+    for lesson in (0..60).flat_map(|_| teacher.group(3, &Wish::TAUGHT, &mut dice)) {
+        let example = Example::new(&lesson, &codec).unwrap();
+        values += lesson.topics.values.len();
+        said += lesson.topics.values.iter().filter(|value| value.is_said).count();
+        deeds += 2 * lesson.topics.deeds.len();
+        for (at, topic) in &example.topics {
+            let (is_called, topic) = (*at >= example.answer - 1, usize::from(*topic));
+            let is_deed = topic + 2 >= Topics::OF_VALUES;
+            let part = if is_called { 0 } else { 1 + usize::from(is_deed) };
+            found[part] += usize::from(topic < Topics::OF_VALUES);
+        }
+    }
+    assert!(found[0] == values, "{} of {values}", found[0]);
+    // Times and decimals are said otherwise than they are called.
+    assert!(found[1] as f64 > 0.85 * said as f64, "{} of {said}", found[1]);
+    assert!(found[2] == deeds, "{} of {deeds}", found[2]);
 }

@@ -10,7 +10,7 @@ use model::{BackendChoice, CacheLimits, KvEncoding, Network, Placement, open_dev
 use protocol::{Event, Input, ModelCard, Request, Service};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use text::Codec;
+use text::{Codec, TemplateVersion, prompt_texts};
 
 use crate::checkpoint::Folder;
 use crate::dice::Dice;
@@ -71,11 +71,18 @@ pub(crate) struct Scores {
     pub(crate) commands_a_minute: f64,
 }
 
-/// Asks the model of a file `cases` lessons of each set and language, and keeps the scores.
-pub(crate) fn judge(folder: &Folder, file: &Path, cases: usize, seed: u64) -> Result<()> {
+/// Asks the model of a file `cases` lessons of each set and language, and keeps the scores; prints `wrong`
+/// wrong answers of each.
+pub(crate) fn judge(
+    folder: &Folder,
+    file: &Path,
+    cases: usize,
+    seed: u64,
+    wrong: usize,
+) -> Result<()> {
     let teacher = Teacher::new()?;
     let taught = taught(&teacher, &folder.state()?.recipe);
-    let scores = scores(file, &teacher, &taught, cases, seed)?;
+    let scores = scores(file, &teacher, &taught, cases, seed, wrong)?;
     folder.write(SCORES, &serde_json::to_vec_pretty(&scores)?)
 }
 
@@ -93,6 +100,7 @@ fn scores(
     taught: &HashSet<String>,
     cases: usize,
     seed: u64,
+    wrong: usize,
 ) -> Result<Scores> {
     let bench = Bench::open(file)?;
     let mut dice = Dice::new(seed);
@@ -120,10 +128,15 @@ fn scores(
             };
             score.kept.insert(language.code.clone(), right(&kept));
             score.free.insert(language.code.clone(), right(&free));
-            for (lesson, answer) in lessons.iter().zip(&kept) {
-                if !is_right(lesson, answer) {
-                    *score.wrong.entry(fault(lesson, answer).into()).or_default() += 1;
+            let pairs = || lessons.iter().zip(&kept);
+            let all_wrong = pairs().filter(|(lesson, answer)| !is_right(lesson, answer));
+            for (at, (lesson, answer)) in all_wrong.enumerate() {
+                *score.wrong.entry(fault(lesson, answer).into()).or_default() += 1;
+                if at < wrong {
+                    show(lesson, answer)?;
                 }
+            }
+            for (lesson, answer) in pairs() {
                 let Answer::Calls(calls) = answer else { continue };
                 let valid = calls.iter().filter(|call| call.keeps_to(&lesson.tools)).count();
                 score.valid = (score.valid.0 + valid, score.valid.1 + calls.len());
@@ -142,6 +155,15 @@ fn scores(
     }
     bench.service.shutdown(std::time::Duration::ZERO);
     Ok(Scores { seed, sets, commands_a_minute })
+}
+
+/// What was asked, and the answers that were wanted and given.
+fn show(lesson: &Lesson, given: &Answer) -> Result<()> {
+    prompt_texts(TemplateVersion::V3, &lesson.messages, &lesson.tools)?
+        .iter()
+        .for_each(|text| println!("  {text}"));
+    println!("  wanted: {}\n  given:  {}\n", lesson.answer.text(), given.text());
+    Ok(())
 }
 
 /// With rules and without, in per cent of all languages, how many calls were valid, and what was wrong.

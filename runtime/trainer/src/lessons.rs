@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod intents;
+mod lacks;
 mod language;
 mod lesson;
 mod parts;
@@ -20,7 +21,7 @@ mod wording;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Wish};
-pub(crate) use topics::Topics;
+pub(crate) use topics::{Meaning, Topics};
 
 /// Which part of a list may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

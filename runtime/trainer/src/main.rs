@@ -71,6 +71,9 @@ enum Command {
         /// Not the seed of training
         #[arg(long, default_value_t = 4242)]
         seed: u64,
+        /// Wrong answers of each set and language to print
+        #[arg(long, default_value_t = 0)]
+        wrong: usize,
     },
     /// Write the card of a judged file, and the plot of its loss beside it
     Card {
@@ -94,8 +97,8 @@ fn main() -> Result<()> {
         Command::Show { boxes, seed } => show(boxes, seed),
         Command::Learn(arguments) => learn::learn(&arguments),
         Command::Ship { folder, file } => ship::ship(&Folder(folder), &file),
-        Command::Judge { folder, file, cases, seed } => {
-            judge::judge(&Folder(folder), &file, cases, seed)
+        Command::Judge { folder, file, cases, seed, wrong } => {
+            judge::judge(&Folder(folder), &file, cases, seed, wrong)
         }
         Command::Card { folder, file, beside } => card::write(&Folder(folder), &file, &beside),
     }

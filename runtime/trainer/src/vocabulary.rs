@@ -125,6 +125,13 @@ pub(crate) fn token(piece: &str, tokenizer: &Tokenizer) -> Option<TokenId> {
     tokens.last().copied().filter(|token| tokenizer.decode(&[*token]) == text)
 }
 
+/// The tokens of a text that stands behind other text, without the space that begins a text.
+pub(crate) fn inside(text: &str, tokenizer: &Tokenizer) -> Result<Vec<TokenId>> {
+    let behind = tokenizer.encode(&format!("\"{text}"))?;
+    let start = tokenizer.encode("\"")?.len();
+    Ok(behind[start..].to_vec())
+}
+
 /// What all functions, calls and results have around their names and texts.
 const FRAMES: [&str; 26] = [
     "[{\"type\":▁\"function\",▁\"function\":▁{\"",

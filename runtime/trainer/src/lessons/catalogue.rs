@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::intents::{INTENTS, Intent, Slot};
-use super::parts::{Frames, Parts};
+use super::parts::{Frames, ParameterParts, Parts};
 use super::phrase::Slots;
 use super::{Call, Share, Shares};
 use crate::dice::Dice;
@@ -37,6 +37,7 @@ struct Spellings {
     #[serde(default)]
     descriptions: Vec<String>,
     held: Option<Box<Self>>,
+    parts: Option<ParameterParts>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -83,6 +84,13 @@ enum Deed {
     },
     /// Each deed is a function.
     Split,
+}
+
+/// What a value of a call is: what the user named, or which of two deeds is meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Role {
+    Slot(Slot),
+    Deed(usize),
 }
 
 /// How a box spells the names of its functions.
@@ -139,7 +147,7 @@ impl Catalogue {
         let mut names = BTreeMap::new();
         let mut properties = Vec::new();
         let mut put = |slot: Slot, spellings: &Spellings, schema: Value, dice: &mut Dice| {
-            let (name, described) = spellings.share(share).draw(share, names.values(), dice);
+            let (name, described) = spellings.share(share).draw(self, share, names.values(), dice);
             names.insert(slot, name.clone());
             properties.push((Some(slot), name, described_schema(schema, described, dice)));
         };
@@ -282,6 +290,14 @@ impl Catalogue {
             own.chain(split).chain(values).any(is)
         })
     }
+
+    /// Whether a description of a parameter is kept from training, whatever parameter has it.
+    fn holds_for_parameter(&self, description: &String) -> bool {
+        let kinds = self.kinds.values();
+        let of_kinds = kinds.flat_map(|kind| kind.thing.iter().chain(&kind.number));
+        let mut all = self.parameters.values().chain(of_kinds).filter_map(|own| own.held.as_ref());
+        all.any(|held| held.descriptions.contains(description))
+    }
 }
 
 /// A name, a value or a description, or two of them.
@@ -305,18 +321,32 @@ impl Spellings {
     /// A name that no other parameter has, and now and then what it means.
     fn draw<'a>(
         &self,
+        catalogue: &Catalogue,
         share: Share,
         taken: impl Iterator<Item = &'a String> + Clone,
         dice: &mut Dice,
     ) -> (String, Option<String>) {
+        let parts = self.parts.as_ref().filter(|_| share == Share::Taught);
+        let composes = |dice: &mut Dice| parts.filter(|_| dice.chance(COMPOSED));
         let invented = share == Share::Taught && dice.chance(INVENTED);
-        let name = match invented {
-            true => invent(1, 2, dice).replace(' ', "_"),
-            false => fresh(&self.names, taken, dice),
+        let name = if invented {
+            invent(1, 2, dice).replace(' ', "_")
+        } else {
+            let composed = composes(dice).map(|parts| parts.name(&catalogue.frames, dice));
+            let is_held =
+                |name: &String| self.held.as_ref().is_some_and(|held| held.names.contains(name));
+            let is_free =
+                |name: &String| !is_held(name) && !taken.clone().any(|other| other == name);
+            composed.filter(is_free).unwrap_or_else(|| fresh(&self.names, taken.clone(), dice))
         };
         // What a name means that nobody could know stands beside it.
-        let described = invented || share == Share::Held || dice.chance(0.4);
-        (name, described.then(|| dice.pick(&self.descriptions).clone()))
+        let described = invented || share == Share::Held || dice.chance(0.5);
+        let description = described.then(|| {
+            let composed = composes(dice).map(|parts| parts.description(&catalogue.frames, dice));
+            let composed = composed.filter(|text| !catalogue.holds_for_parameter(text));
+            composed.unwrap_or_else(|| dice.pick(&self.descriptions).clone())
+        });
+        (name, description)
     }
 
     fn share(&self, share: Share) -> &Self {
@@ -369,6 +399,24 @@ impl Offer {
     /// The slot of a parameter; nothing where it says the deed.
     fn slot(&self, parameter: &str) -> Option<Slot> {
         self.names.iter().find(|(_, own)| *own == parameter).map(|(slot, _)| *slot)
+    }
+
+    /// What a value of a call is.
+    pub(super) fn role(&self, parameter: &str, value: &Value) -> Role {
+        let is_second = match &self.deed {
+            Deed::Choice { values, .. } => value == &values[1],
+            _ => value == &json!(false),
+        };
+        let deed = Role::Deed(usize::from(is_second));
+        self.slot(parameter).map_or(deed, Role::Slot)
+    }
+
+    /// The values that it lists for its two deeds.
+    pub(super) fn deeds(&self) -> Option<&[String; 2]> {
+        match &self.deed {
+            Deed::Choice { values, .. } => Some(values),
+            _ => None,
+        }
     }
 
     /// Whether a call needs this slot.

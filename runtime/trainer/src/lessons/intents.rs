@@ -106,27 +106,9 @@ pub(super) enum Slot {
     Message,
 }
 
-/// A list of sentences that lack something: its name, the intent, what is missing, what is asked.
-pub(super) const LACKS: [(&str, &str, Slot, &str); 18] = [
-    ("switch_on_room", "switch_on", Slot::Room, "room"),
-    ("switch_off_room", "switch_off", Slot::Room, "room"),
-    ("switch_on_thing", "switch_on", Slot::Thing, "thing"),
-    ("dim_number", "dim", Slot::Number, "percent"),
-    ("heat_room_number", "heat_room", Slot::Number, "degrees"),
-    ("heat_room_room", "heat_room", Slot::Room, "room"),
-    ("cover_open_room", "cover_open", Slot::Room, "room"),
-    ("valve_open_thing", "valve_open", Slot::Thing, "thing"),
-    ("pump_speed_number", "pump_speed", Slot::Number, "percent"),
-    ("machine_speed_number", "machine_speed", Slot::Number, "speed"),
-    ("machine_start_thing", "machine_start", Slot::Thing, "thing"),
-    ("door_lock_thing", "door_lock", Slot::Thing, "thing"),
-    ("mode_thing", "mode", Slot::Thing, "mode"),
-    ("delay_off_number", "delay_off", Slot::Number, "minutes"),
-    ("at_on_time", "at_on", Slot::Time, "time"),
-    ("notify_person", "notify", Slot::Thing, "person"),
-    ("notify_message", "notify", Slot::Message, "message"),
-    ("meter_thing", "meter", Slot::Thing, "meter"),
-];
+impl Slot {
+    pub(super) const COUNT: usize = 5;
+}
 
 /// Kinds of tools that a sentence for one of them may be taken to mean as well.
 const KINDRED: [&[&str]; 7] = [

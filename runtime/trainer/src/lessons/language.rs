@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use super::lacks::Vague;
 use crate::dice::Dice;
 
 /// A noun with the forms that sentences need; `bare` is what a call carries.
@@ -167,6 +168,8 @@ pub(crate) struct Language {
     pub(crate) intents: BTreeMap<String, Wordings>,
     /// Whole sentences that leave something out; the last of each is kept from training.
     pub(crate) lacks: BTreeMap<String, Vec<String>>,
+    /// How other sentences leave something out.
+    pub(crate) vague: Vague,
     pub(crate) questions: BTreeMap<String, Vec<String>>,
     pub(crate) talk: Talk,
 }

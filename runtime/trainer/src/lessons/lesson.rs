@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use text::calls_text;
 
 use super::catalogue::Offer;
+use super::intents::Slot;
 use super::language::Language;
 use super::speaker::Speaker;
 use super::topics::Topics;
@@ -144,6 +145,8 @@ pub(super) struct Turn {
     pub(super) answer: Answer,
     /// The kind of tool for what the user wants, where no call says it.
     pub(super) kind: Option<&'static str>,
+    /// What the answer asks for.
+    pub(super) lacks: Option<Slot>,
 }
 
 impl Turn {
@@ -177,14 +180,14 @@ impl Teacher {
             let mut speaker = Speaker { language, place: &place, shares: wish.shares, dice };
             let Some(turn) = speaker.turn(sort) else { continue };
             let asked = turn.asked();
+            let tools = (&*place.offers, &*place.tools);
+            let topics = Topics::new(&self.catalogue.kinds(), tools, &turn);
             let mut messages = speaker.earlier().unwrap_or_default();
             messages.extend(turn.messages);
             if dice.chance(0.2) {
                 let system = dice.pick(&self.catalogue.systems).clone();
                 messages.insert(0, Message::System { content: vec![system] });
             }
-            let tools = (&*place.offers, &*place.tools);
-            let topics = Topics::new(&self.catalogue.kinds(), tools, &turn.answer, turn.kind);
             made.push(Lesson {
                 topics,
                 sort: turn.sort,

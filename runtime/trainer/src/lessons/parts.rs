@@ -1,5 +1,7 @@
-//! Names, values and descriptions of functions, put together: there are more ways to spell a function than
-//! anybody writes down.
+//! Names, values and descriptions of functions and their parameters, put together: there are more ways to
+//! spell a function than anybody writes down.
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -37,6 +39,68 @@ pub(super) struct Parts {
 pub(super) struct Frames {
     act: Vec<String>,
     about: Vec<String>,
+    /// By the form of their parts.
+    parameters: BTreeMap<String, ParameterFrames>,
+}
+
+/// What stands around the parts of a parameter.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ParameterFrames {
+    names: Vec<String>,
+    descriptions: Vec<String>,
+}
+
+/// What a parameter is spelled with.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ParameterParts {
+    /// Which frames fit.
+    form: String,
+    /// What it is.
+    what: Vec<String>,
+    /// What is done to what it names.
+    #[serde(default)]
+    done: Vec<String>,
+    /// What it says, as a clause.
+    #[serde(default)]
+    how: Vec<String>,
+    /// What it is counted in, or how it is written.
+    #[serde(default)]
+    unit: Vec<String>,
+}
+
+impl ParameterParts {
+    /// The name of a parameter.
+    pub(super) fn name(&self, frames: &Frames, dice: &mut Dice) -> String {
+        self.fill(&frames.parameters[&self.form].names, dice).replace(' ', "_")
+    }
+
+    /// What a parameter means.
+    pub(super) fn description(&self, frames: &Frames, dice: &mut Dice) -> String {
+        capital(&self.fill(&frames.parameters[&self.form].descriptions, dice))
+    }
+
+    /// One of the frames that there are parts for.
+    fn fill(&self, frames: &[String], dice: &mut Dice) -> String {
+        let parts = [
+            ("{what}", &self.what),
+            ("{done}", &self.done),
+            ("{how}", &self.how),
+            ("{unit}", &self.unit),
+        ];
+        let lacks = |frame: &&String| {
+            parts.iter().any(|(slot, words)| words.is_empty() && frame.contains(slot))
+        };
+        let fitting: Vec<&String> = frames.iter().filter(|frame| !lacks(frame)).collect();
+        let mut text = (*dice.pick(&fitting)).clone();
+        for (slot, words) in parts {
+            if text.contains(slot) {
+                text = text.replace(slot, pick(words, dice));
+            }
+        }
+        text
+    }
 }
 
 impl Parts {

@@ -3,7 +3,8 @@
 use protocol::Message;
 
 use super::catalogue::Offer;
-use super::intents::{INTENTS, Intent, LACKS, Slot, are_kindred, intent};
+use super::intents::{INTENTS, Intent, Slot, are_kindred, intent};
+use super::lacks::{LACKS, Lack};
 use super::language::{Done, Language};
 use super::lesson::{Place, Turn};
 use super::phrase::{Slots, capital, fill};
@@ -17,6 +18,9 @@ pub(crate) fn is_kept(sentence: &str) -> bool {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     (sentence.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 24).is_multiple_of(32)
 }
+
+/// The share of sentences with something missing that are made of ordinary ones.
+const MADE: f64 = 0.6;
 
 /// A user of a place, in one language.
 pub(super) struct Speaker<'a> {
@@ -78,7 +82,7 @@ impl Speaker<'_> {
     /// Talk is a closed list of sentences: none of them is kept by its hash.
     fn says(&self, sort: Sort, sentence: String, answer: String) -> Option<Turn> {
         let answer = Answer::Text(answer);
-        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None })
+        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None, lacks: None })
     }
 
     /// Whether a sentence of this template is for those who are asked: tests take what cannot have been
@@ -121,65 +125,80 @@ impl Speaker<'_> {
         }
         let sort = if count == 1 { Sort::One } else { Sort::Several };
         let answer = Answer::Calls(calls);
-        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None })
+        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None, lacks: None })
     }
 
     fn without_room(&mut self, intent: &Intent, offer: &Offer, mut slots: Slots) -> Option<Turn> {
-        let named =
-            |list: &&(&str, &str, Slot, &str)| list.1 == intent.name && list.2 == Slot::Room;
-        let (list, ..) = *LACKS.iter().find(named)?;
+        let fits = |lack: &Lack| lack.intent == intent.name && lack.slot == Slot::Room;
+        let lack = self.draw_lack(fits)?;
         slots.room = None;
-        let template = self.lacking(list);
-        let sentence = fill(&template, &slots, self.language, self.dice)?;
+        let (sentence, template) = self.lacking(&lack, &slots)?;
         let calls = vec![offer.call(intent, &slots)];
         self.wanted(&sentence, &template).then(|| Turn {
             sort: Sort::One,
             messages: vec![user(sentence)],
             answer: Answer::Calls(calls),
             kind: None,
+            lacks: None,
         })
     }
 
     fn lack(&mut self, supplied: bool) -> Option<Turn> {
-        let fitting: Vec<_> = LACKS
-            .iter()
-            .filter_map(|(list, name, slot, question)| {
-                let intent = intent(name);
-                let offer = self.place.offers.iter().find(|offer| offer.kind == intent.kind)?;
-                offer.needs(*slot).then_some((*list, intent, *slot, *question, offer))
-            })
-            .collect();
-        if fitting.is_empty() {
-            return None;
-        }
-        let (list, intent, slot, question, offer) = *self.dice.pick(&fitting);
+        let place = self.place;
+        let offer = |lack: &Lack| {
+            let kind = intent(lack.intent).kind;
+            place.offers.iter().find(|offer| offer.kind == kind)
+        };
+        // What a tool for something near would do without a number is no question.
+        let is_done = |lack: &Lack| {
+            let kind = intent(lack.intent).kind;
+            let others = || place.offers.iter().filter(|offer| offer.kind != kind);
+            lack.is_of_a_number() && others().any(|offer| are_kindred(&offer.kind, kind))
+        };
+        let fits =
+            |lack: &Lack| offer(lack).is_some_and(|offer| offer.needs(lack.slot)) && !is_done(lack);
+        let lack = self.draw_lack(fits)?;
+        let (intent, offer) = (intent(lack.intent), offer(&lack)?);
         let whole = self.slots(intent, offer)?;
         let mut slots = whole.clone();
-        match slot {
+        match lack.slot {
             Slot::Thing => (slots.thing, slots.person) = (None, None),
             Slot::Room => slots.room = None,
             Slot::Number => slots.number = None,
             Slot::Time => slots.time = None,
             Slot::Message => slots.message = None,
         }
-        let template = self.lacking(list);
-        let sentence = capital(&fill(&template, &slots, self.language, self.dice)?);
+        let (sentence, template) = self.lacking(&lack, &slots)?;
         if !self.wanted(&sentence, &template) {
             return None;
         }
-        let question = self.language.questions[question][0].clone();
+        let question = self.language.questions[lack.question][0].clone();
         let mut messages = vec![user(sentence)];
         if !supplied {
-            let (answer, kind) = (Answer::Text(question), Some(intent.kind));
-            return Some(Turn { sort: Sort::Lack, messages, answer, kind });
+            return Some(Turn {
+                sort: Sort::Lack,
+                messages,
+                answer: Answer::Text(question),
+                kind: Some(intent.kind),
+                lacks: Some(lack.slot),
+            });
         }
         // What a person would leave out of a sentence entirely cannot be told apart by its answer.
-        let complete = slots_are_named(list, intent, slot);
-        let reply = self.reply(&whole, slot)?;
+        let complete = lack.names_the_rest();
+        let reply = self.reply(&whole, lack.slot)?;
         messages.push(assistant(question));
         messages.push(user(reply));
         let answer = Answer::Calls(vec![offer.call(intent, &whole)]);
-        complete.then_some(Turn { sort: Sort::Supplied, messages, answer, kind: None })
+        complete.then_some(Turn { sort: Sort::Supplied, messages, answer, kind: None, lacks: None })
+    }
+
+    /// One that is written down, or one that is made, whichever of them fit.
+    fn draw_lack(&mut self, fits: impl Fn(&Lack) -> bool) -> Option<Lack> {
+        let (listed, made): (Vec<Lack>, Vec<Lack>) =
+            LACKS.into_iter().filter(fits).partition(|lack| lack.list.is_some());
+        let drawn = if self.dice.chance(MADE) { [made, listed] } else { [listed, made] };
+        let drawn = drawn.into_iter().find(|lacks| !lacks.is_empty())?;
+        Some(*self.dice.pick(&drawn))
     }
 
     /// What the user says when asked for one slot.
@@ -250,7 +269,7 @@ impl Speaker<'_> {
             },
         ];
         let answer = Answer::Text(capital(&text));
-        Some(Turn { sort: Sort::Report, messages, answer, kind: None })
+        Some(Turn { sort: Sort::Report, messages, answer, kind: None, lacks: None })
     }
 
     /// A command that none of the tools does.
@@ -271,14 +290,9 @@ impl Speaker<'_> {
             messages: vec![user(sentence)],
             answer: Answer::Text(answer.clone()),
             kind: Some(intent.kind),
+            lacks: None,
         })
     }
-}
-
-/// Whether question and answer together say all that the call needs: lists of general words name
-/// nothing else.
-fn slots_are_named(list: &str, intent: &Intent, slot: Slot) -> bool {
-    slot != Slot::Thing || intent.room || list.starts_with("notify") || intent.measure.is_none()
 }
 
 fn user(text: String) -> Message {

@@ -1,8 +1,11 @@
 use std::collections::HashSet;
 
+use protocol::ToolSpec;
 use serde_json::{Map, Value};
 
-use super::intents::{INTENTS, LACKS};
+use super::intents::{INTENTS, Slot};
+use super::lacks::{LACKS, Lack};
+use super::language::Noun;
 use super::speaker::is_kept;
 use super::{Answer, Call, Lesson, Share, Shares, Sort, Teacher, Topics, Wish};
 use crate::dice::Dice;
@@ -39,9 +42,37 @@ fn every_language_has_a_wording_for_everything() {
             assert!(wordings.held.iter().all(|held| !taught.contains(held)), "{}", intent.name);
             assert!(intent.things.is_none_or(|list| language.things.lists[list].len() >= 12));
         }
-        for (list, _, _, question) in LACKS {
-            assert!(language.lacks[list].len() >= 5, "{} {list}", language.code);
+        for Lack { list, question, .. } in LACKS {
+            let listed = list.map(|list| language.lacks[list].len());
+            assert!(listed.is_none_or(|count| count >= 5), "{} {list:?}", language.code);
             assert!(language.questions[question][0].ends_with('?'), "{} {question}", language.code);
+        }
+    }
+}
+
+#[test]
+fn every_language_can_leave_out_what_its_sentences_name() {
+    let mut dice = Dice::new(9);
+    for language in &Teacher::new().unwrap().languages {
+        for lack in LACKS.iter().filter(|lack| lack.list.is_none()) {
+            let intent = INTENTS.iter().find(|intent| intent.name == lack.intent).unwrap();
+            let wordings = &language.intents[lack.intent];
+            let made = |templates: &[&Vec<String>], dice: &mut Dice| -> HashSet<String> {
+                let all = templates.iter().copied().flatten();
+                all.filter_map(|text| language.vague.without(lack.slot, text, intent, dice))
+                    .collect()
+            };
+            let taught = made(&[&wordings.say, &wordings.ask, &wordings.acts], &mut dice);
+            let held = made(&[&wordings.held], &mut dice);
+            let of = format!("{} {} {:?}", language.code, lack.intent, lack.slot);
+            assert!(taught.len() >= 5, "{of}: {taught:?}");
+            assert!(taught.is_disjoint(&held), "{of}");
+            if let (Slot::Thing, Some(list)) = (lack.slot, intent.things) {
+                let known = |noun: &Noun| {
+                    language.things.lists[list].iter().any(|own| own.bare == noun.bare)
+                };
+                assert!(!language.vague.things[list].iter().any(known), "{of}");
+            }
         }
     }
 }
@@ -126,19 +157,33 @@ fn what_is_held_is_never_taught() {
 fn what_held_tools_are_called_and_do_is_new() {
     let spelled = |shares: Shares| -> HashSet<String> {
         let tools = lessons(shares, 3000, 3).into_iter().flat_map(|lesson| lesson.tools);
-        tools.flat_map(|tool| [tool.name.to_lowercase(), tool.description]).collect()
+        let spelled = |tool: ToolSpec| {
+            let schemas = tool.parameters["properties"].as_object().unwrap().clone();
+            let described = schemas.into_iter().filter_map(|(_, schema)| {
+                schema["description"].as_str().map(|text| format!("parameter: {text}"))
+            });
+            described.chain([tool.name.to_lowercase(), tool.description]).collect::<Vec<_>>()
+        };
+        tools.flat_map(spelled).collect()
     };
     let taught = spelled(Shares::TAUGHT);
     let held = spelled(Shares { tools: Share::Held, ..Shares::TAUGHT });
     assert!(held.is_disjoint(&taught), "{:?}", held.intersection(&taught).collect::<Vec<_>>());
-    assert!(taught.len() > 4000 && held.len() > 100, "{} and {}", taught.len(), held.len());
+    assert!(taught.len() > 6000 && held.len() > 120, "{} and {}", taught.len(), held.len());
 }
 
 #[test]
 fn a_description_that_is_put_together_is_a_sentence() {
     let tools = lessons(Shares::TAUGHT, 800, 6).into_iter().flat_map(|lesson| lesson.tools);
-    for text in tools.map(|tool| tool.description) {
-        let is_whole = text.ends_with(['.', '?']) && text.starts_with(char::is_uppercase);
+    let texts = tools.flat_map(|tool| {
+        let schemas = tool.parameters["properties"].as_object().unwrap().clone();
+        let described = schemas
+            .into_iter()
+            .filter_map(|(_, schema)| schema["description"].as_str().map(str::to_owned));
+        described.chain([tool.description]).collect::<Vec<_>>()
+    });
+    for text in texts {
+        let is_whole = text.ends_with(['.', '?']) && !text.starts_with(char::is_lowercase);
         assert!(is_whole && !text.contains(['{', '}']) && !text.contains("  "), "{text}");
     }
 }

@@ -1,9 +1,10 @@
 //! What a sentence is about, and how it is put.
 
 use super::catalogue::Offer;
-use super::intents::{INTENTS, Intent, Measure};
+use super::intents::{INTENTS, Intent, Measure, intent};
+use super::lacks::Lack;
 use super::language::Noun;
-use super::phrase::{Number, Slots, capital, tag};
+use super::phrase::{Number, Slots, capital, fill, tag};
 use super::speaker::Speaker;
 use super::{Share, Shares};
 
@@ -128,14 +129,50 @@ impl Speaker<'_> {
         (self.shares.wordings == Share::Taught).then(|| (self.dice.pick(say).clone(), true))
     }
 
+    /// A sentence that lacks something, and its template.
+    pub(super) fn lacking(&mut self, lack: &Lack, slots: &Slots) -> Option<(String, String)> {
+        let (template, is_clause) = match lack.list {
+            Some(list) => (self.listed(list), false),
+            None => {
+                let intent = intent(lack.intent);
+                let (template, is_clause) = self.template(intent);
+                let vague = &self.language.vague;
+                let template = vague.without(lack.slot, &template, intent, self.dice)?;
+                let is_kept = self.is_of_the_other_share(lack, intent, &template);
+                (!is_kept).then_some((template, is_clause))?
+            }
+        };
+        let filled = fill(&template, slots, self.language, self.dice)?;
+        Some((self.sentence(vec![(filled, is_clause)]), template))
+    }
+
     /// A wording of a list that lacks something.
-    pub(super) fn lacking(&mut self, list: &str) -> String {
+    fn listed(&mut self, list: &str) -> String {
         let wordings = &self.language.lacks[list];
         let last = wordings.len() - 1;
         match self.shares.wordings {
             Share::Held => wordings[last].clone(),
             Share::Taught => self.dice.pick(&wordings[..last]).clone(),
         }
+    }
+
+    /// Whether a wording that lacks something may be had from what this share may not use.
+    fn is_of_the_other_share(&mut self, lack: &Lack, intent: &Intent, template: &str) -> bool {
+        let words =
+            |text: &str| text.trim_matches(|mark: char| " .?!¿¡".contains(mark)).to_lowercase();
+        let is_same = |other: &String| words(other) == words(template);
+        let listed = |list: &Vec<String>| match self.shares.wordings {
+            Share::Taught => list.last().is_some_and(is_same),
+            Share::Held => list[..list.len() - 1].iter().any(is_same),
+        };
+        if self.language.lacks.values().any(listed) {
+            return true;
+        }
+        let held = &self.language.intents[intent.name].held;
+        let vague = &self.language.vague;
+        let made = |text: &String| vague.without(lack.slot, text, intent, self.dice);
+        self.shares.wordings == Share::Taught
+            && held.iter().filter_map(made).any(|own| is_same(&own))
     }
 
     pub(super) fn sentence(&mut self, mut clauses: Vec<(String, bool)>) -> String {
