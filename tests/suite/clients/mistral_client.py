@@ -5,6 +5,7 @@ The model is the one that the program carries; at most four answers run and twel
 import json
 import sys
 import threading
+import time
 import urllib.request
 
 from pydantic import BaseModel, Field
@@ -317,13 +318,17 @@ def mid_stream():
 
     def add_deadline(request):
         body = json.loads(request.content)
-        body["ext"] = {"ttl_s": 1}
+        body |= {"ext": {"ttl_s": 1}, "logprobs": True, "top_logprobs": 20}
         data = json.dumps(body).encode()
         request.headers["content-length"] = str(len(data))
         request.stream = httpx.ByteStream(data)
 
     hooked = Mistral(api_key="none", server_url=base, client=httpx.Client(event_hooks={"request": [add_deadline]}, timeout=60))
-    raises(Exception, lambda: joined(hooked.chat.stream(**LONG, min_tokens=900)))
+    with hooked.chat.stream(**LONG, min_tokens=900) as events:
+        # Tens of megabytes that nobody takes: however fast the program is, it has to wait.
+        next(iter(events))
+        time.sleep(1.5)
+        raises(Exception, lambda: joined(events))
 
 
 @check("mistral errors: a full queue is 429; the client's own retry by Retry-After gets through")

@@ -5,6 +5,7 @@ The model is the one that the program carries; at most four answers run and twel
 import json
 import sys
 import threading
+import time
 import urllib.request
 
 import openai
@@ -346,7 +347,11 @@ def errors_raw():
 @check("openai errors: a deadline that passes in mid-stream raises")
 def mid_stream():
     late = dict(min_tokens=900, ext={"ttl_s": 1})
-    chunks = client.chat.completions.create(**{**ASK, "max_tokens": 900}, stream=True, n=16, extra_body=late)
+    told = dict(logprobs=True, top_logprobs=20)
+    chunks = client.chat.completions.create(**{**ASK, "max_tokens": 900}, **told, stream=True, n=16, extra_body=late)
+    # Tens of megabytes that nobody takes: however fast the program is, it has to wait.
+    next(iter(chunks))
+    time.sleep(1.5)
     error = raises(openai.APIError, lambda: list(chunks))
     assert error.code == "deadline_exceeded", repr(error)
 
