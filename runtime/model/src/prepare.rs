@@ -63,6 +63,7 @@ mod tests {
     #[test]
     fn small_models_lie_in_the_panels_of_the_kernels() {
         check(Path::new("../../tests/fixtures/tiny/tiny.gguf"));
+        check(Path::new("../daemon/models/zonda.gguf"));
     }
 
     #[test]

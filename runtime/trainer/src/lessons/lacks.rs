@@ -102,6 +102,9 @@ pub(super) const LACKS: [Lack; 51] = [
     Lack::made("meter", Slot::Thing, "meter"),
 ];
 
+/// How templates name a room that they can do without.
+const PLACES: [&str; 5] = [" {room.in}", " {room.of}", "{room.in}, ", "{room.in} ", "{room.bare} "];
+
 /// How a language leaves something out of a sentence.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -148,30 +151,24 @@ impl Vague {
     ) -> Option<String> {
         let text = match slot {
             Slot::Room => {
-                const PLACES: [&str; 5] =
-                    [" {room.in}", " {room.of}", "{room.in}, ", "{room.in} ", "{room.bare} "];
-                PLACES.iter().find(|place| template.contains(*place)).map(|place| {
-                    // A language may name the place twice.
-                    template.replacen(place, "", 1)
-                })?
+                let place = PLACES.iter().find(|place| template.contains(*place))?;
+                template.replacen(place, "", 1)
             }
-            Slot::Number if intent.time || intent.kind == "delay" => {
-                self.minutes.put(template, dice)?
-            }
+            Slot::Number if intent.kind == "delay" => self.minutes.put(template, dice)?,
             Slot::Number => self.number.taken_out(template)?,
             Slot::Time => self.time.put(template, dice)?,
             Slot::Thing => self.in_general(template, intent, dice)?,
             Slot::Message => return None,
         };
-        let (left, broken) = (["{room", "{number", "{time", "{thing"], [" ,", " .", "  "]);
         let named = match slot {
-            Slot::Room => left[0],
-            Slot::Number => left[1],
-            Slot::Time => left[2],
-            _ => left[3],
+            Slot::Room => "{room",
+            Slot::Number => "{number",
+            Slot::Time => "{time",
+            Slot::Thing | Slot::Message => "{thing",
         };
-        let is_whole = !text.contains(named) && !broken.iter().any(|mark| text.contains(mark));
-        is_whole.then(|| text.trim_end().to_owned())
+        let is_broken = [" ,", " .", "  "].iter().any(|mark| text.contains(mark));
+        // Some wordings name a slot twice.
+        (!is_broken && !text.contains(named)).then(|| text.trim_end().to_owned())
     }
 
     /// The wording with a word for anything of the list in place of its thing.

@@ -150,6 +150,10 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    pub(super) fn new(sort: Sort, messages: Vec<Message>, answer: Answer) -> Self {
+        Self { sort, messages, answer, kind: None, lacks: None }
+    }
+
     /// What the user says first.
     fn asked(&self) -> String {
         let said = self.messages.iter().find_map(|message| match message {

@@ -82,7 +82,7 @@ impl Speaker<'_> {
     /// Talk is a closed list of sentences: none of them is kept by its hash.
     fn says(&self, sort: Sort, sentence: String, answer: String) -> Option<Turn> {
         let answer = Answer::Text(answer);
-        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None, lacks: None })
+        Some(Turn::new(sort, vec![user(sentence)], answer))
     }
 
     /// Whether a sentence of this template is for those who are asked: tests take what cannot have been
@@ -125,7 +125,7 @@ impl Speaker<'_> {
         }
         let sort = if count == 1 { Sort::One } else { Sort::Several };
         let answer = Answer::Calls(calls);
-        Some(Turn { sort, messages: vec![user(sentence)], answer, kind: None, lacks: None })
+        Some(Turn::new(sort, vec![user(sentence)], answer))
     }
 
     fn without_room(&mut self, intent: &Intent, offer: &Offer, mut slots: Slots) -> Option<Turn> {
@@ -134,13 +134,8 @@ impl Speaker<'_> {
         slots.room = None;
         let (sentence, template) = self.lacking(&lack, &slots)?;
         let calls = vec![offer.call(intent, &slots)];
-        self.wanted(&sentence, &template).then(|| Turn {
-            sort: Sort::One,
-            messages: vec![user(sentence)],
-            answer: Answer::Calls(calls),
-            kind: None,
-            lacks: None,
-        })
+        self.wanted(&sentence, &template)
+            .then(|| Turn::new(Sort::One, vec![user(sentence)], Answer::Calls(calls)))
     }
 
     fn lack(&mut self, supplied: bool) -> Option<Turn> {
@@ -175,13 +170,8 @@ impl Speaker<'_> {
         let question = self.language.questions[lack.question][0].clone();
         let mut messages = vec![user(sentence)];
         if !supplied {
-            return Some(Turn {
-                sort: Sort::Lack,
-                messages,
-                answer: Answer::Text(question),
-                kind: Some(intent.kind),
-                lacks: Some(lack.slot),
-            });
+            let turn = Turn::new(Sort::Lack, messages, Answer::Text(question));
+            return Some(Turn { kind: Some(intent.kind), lacks: Some(lack.slot), ..turn });
         }
         // What a person would leave out of a sentence entirely cannot be told apart by its answer.
         let complete = lack.names_the_rest();
@@ -189,7 +179,7 @@ impl Speaker<'_> {
         messages.push(assistant(question));
         messages.push(user(reply));
         let answer = Answer::Calls(vec![offer.call(intent, &whole)]);
-        complete.then_some(Turn { sort: Sort::Supplied, messages, answer, kind: None, lacks: None })
+        complete.then(|| Turn::new(Sort::Supplied, messages, answer))
     }
 
     /// One that is written down, or one that is made, whichever of them fit.
@@ -269,7 +259,7 @@ impl Speaker<'_> {
             },
         ];
         let answer = Answer::Text(capital(&text));
-        Some(Turn { sort: Sort::Report, messages, answer, kind: None, lacks: None })
+        Some(Turn::new(Sort::Report, messages, answer))
     }
 
     /// A command that none of the tools does.
@@ -285,12 +275,10 @@ impl Speaker<'_> {
         let talk = &self.language.talk;
         let answer =
             if self.place.tools.is_empty() { &talk.no_tools_answer } else { &talk.no_tool_answer };
+        let answer = Answer::Text(answer.clone());
         self.wanted(&sentence, &template.0).then(|| Turn {
-            sort: Sort::NoTool,
-            messages: vec![user(sentence)],
-            answer: Answer::Text(answer.clone()),
             kind: Some(intent.kind),
-            lacks: None,
+            ..Turn::new(Sort::NoTool, vec![user(sentence)], answer)
         })
     }
 }
