@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use plotters::prelude::*;
 
-use crate::checkpoint::{Folder, State};
+use crate::checkpoint::{Folder, Part, State};
 use crate::judge::{self, Score, Scores};
 use crate::lessons::Teacher;
 
@@ -87,9 +87,23 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         100.0 * recipe.cooldown,
         recipe.growth,
     )?;
+    if state.parts.len() > 1 {
+        text += &parts(state);
+    }
     text += &tables(scores, others)?;
     text += LIMITS;
     Ok(text)
+}
+
+/// How a run went that changed its plans.
+fn parts(state: &State) -> String {
+    let ends = state.parts.iter().skip(1).map(|part| part.first).chain([state.steps.len()]);
+    let parts = state.parts.iter().zip(ends).map(|(part, end)| {
+        let lessons = part.lessons.as_deref().unwrap_or("of a mark that was not kept");
+        let Part { first, planned, .. } = part;
+        format!("steps {first} to {end} of {planned} that were planned, by lessons {lessons}")
+    });
+    format!("It was not trained in one go: {}.\n\n", parts.collect::<Vec<_>>().join("; "))
 }
 
 fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {

@@ -28,6 +28,40 @@ pub(crate) struct State {
     pub(crate) recipe: Recipe,
     /// What each step came to.
     pub(crate) steps: Vec<Progress>,
+    /// The plans it went by, one after the other.
+    #[serde(default)]
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A part of a run with plans of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// Its first step.
+    pub(crate) first: usize,
+    /// How many steps were planned in all, by which the rate falls.
+    pub(crate) planned: usize,
+    /// The mark of its lessons; nothing where none was kept.
+    pub(crate) lessons: Option<String>,
+}
+
+impl State {
+    pub(crate) fn new(recipe: Recipe) -> Self {
+        Self { recipe, steps: Vec::new(), parts: Vec::new() }
+    }
+
+    /// Goes on by this recipe, with lessons of this mark.
+    pub(crate) fn go_on(&mut self, recipe: &Recipe, lessons: String) {
+        let first = self.steps.len();
+        if self.parts.is_empty() && first > 0 {
+            self.parts.push(Part { first: 0, planned: self.recipe.steps, lessons: None });
+        }
+        let part = Part { first, planned: recipe.steps, lessons: Some(lessons) };
+        let is_same = |last: &Part| Part { first, ..last.clone() } == part;
+        if first < recipe.steps && !self.parts.last().is_some_and(is_same) {
+            self.parts.push(part);
+        }
+        self.recipe = recipe.clone();
+    }
 }
 
 /// A folder of one run.

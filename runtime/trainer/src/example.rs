@@ -70,8 +70,8 @@ impl Example {
         tools.chain(lacks).chain(wanted).chain(calls).collect()
     }
 
-    /// Before each value of a call what it means; the same at its first token where the user said it, and behind
-    /// each value that a tool lists for a deed.
+    /// Before each value of a call what it means; the same at its first token where the user said it, behind
+    /// what a tool says of each parameter, and behind each value that it lists for a deed.
     fn meanings(&self, topics: &Topics, codec: &Codec) -> Result<Vec<(usize, u8)>> {
         let tokenizer = codec.tokenizer();
         let tools = ["[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"].map(|mark| {
@@ -89,6 +89,7 @@ impl Example {
             told.push((at - 1, *topic));
             told.extend(said.clone().find(is_here).filter(|_| *is_said).map(|at| (at, *topic)));
         }
+        told.extend(self.parameters(topics, codec)?);
         for [first, second] in &topics.deeds {
             let both = format!("{}\", \"{}", first.text, second.text);
             let both = vocabulary::inside(&both, tokenizer)?;
@@ -98,6 +99,26 @@ impl Example {
             told.extend(
                 [first, second].iter().zip(ends).map(|(deed, end)| (at + end - 1, deed.topic)),
             );
+        }
+        Ok(told)
+    }
+
+    /// Behind what each tool says of each parameter, what that means.
+    fn parameters(&self, topics: &Topics, codec: &Codec) -> Result<Vec<(usize, u8)>> {
+        let tokenizer = codec.tokenizer();
+        let start = vocabulary::token(vocabulary::PARAMETERS, tokenizer);
+        let ends = (0..self.answer).filter(|at| Some(self.tokens[*at]) == start);
+        let mut told = Vec::new();
+        for (tool, parameters) in ends.zip(&topics.parameters) {
+            let mut next = tool;
+            for (text, topic) in parameters {
+                // A full stop may be one token with what stands behind it.
+                let text = vocabulary::inside(text.trim_end_matches('.'), tokenizer)?;
+                let is_here = |at: &usize| self.tokens[*at..self.answer].starts_with(&text);
+                let Some(at) = (next..self.answer).find(is_here) else { break };
+                next = at + text.len();
+                told.push((next, *topic));
+            }
         }
         Ok(told)
     }

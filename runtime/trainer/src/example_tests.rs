@@ -33,6 +33,7 @@ fn what_the_rules_write_is_no_choice() {
             lacks: Some(8),
             values: vec![Meaning { text: "well".into(), is_said: true, topic: 9 }],
             deeds: Vec::new(),
+            parameters: Vec::new(),
         },
         sort: Sort::One,
         asked: "Open the well.".into(),
@@ -109,21 +110,30 @@ fn what_values_mean_is_told_in_calls_wishes_and_lists() {
     let codec = codec();
     let teacher = Teacher::new().unwrap();
     let mut dice = Dice::new(8);
-    let (mut values, mut said, mut deeds, mut found) = (0, 0, 0, [0; 3]);
+    let (mut values, mut said, mut deeds, mut parameters, mut found) = (0, 0, 0, 0, [0; 4]);
     for lesson in (0..60).flat_map(|_| teacher.group(3, &Wish::TAUGHT, &mut dice)) {
         let example = Example::new(&lesson, &codec).unwrap();
         values += lesson.topics.values.len();
         said += lesson.topics.values.iter().filter(|value| value.is_said).count();
         deeds += 2 * lesson.topics.deeds.len();
+        parameters += lesson.topics.parameters.iter().map(Vec::len).sum::<usize>();
+        let [start, end] = ["[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"].map(|mark| {
+            let mark = codec.tokenizer().control(mark);
+            example.tokens.iter().position(|token| Some(*token) == mark).unwrap_or(0)
+        });
         for (at, topic) in &example.topics {
             let (is_called, topic) = (*at >= example.answer - 1, usize::from(*topic));
             let is_deed = topic + 2 >= Topics::OF_VALUES;
-            let part = if is_called { 0 } else { 1 + usize::from(is_deed) };
+            let part = match (start..end).contains(at) {
+                true => 2 + usize::from(is_deed),
+                false => usize::from(!is_called),
+            };
             found[part] += usize::from(topic < Topics::OF_VALUES);
         }
     }
     assert!(found[0] == values, "{} of {values}", found[0]);
     // Times and decimals are said otherwise than they are called.
     assert!(found[1] as f64 > 0.85 * said as f64, "{} of {said}", found[1]);
-    assert!(found[2] == deeds, "{} of {deeds}", found[2]);
+    assert!(found[2] == parameters, "{} of {parameters}", found[2]);
+    assert!(found[3] == deeds, "{} of {deeds}", found[3]);
 }

@@ -53,7 +53,7 @@ const SETS: [Set; 12] = [
 ];
 
 /// The share of right answers in a set, for each language.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub(crate) set: String,
     /// Answers that grammars keep in shape, as the daemon gives them: right and asked, by language.
@@ -66,6 +66,38 @@ pub(crate) struct Score {
     pub(crate) wrong: BTreeMap<String, usize>,
     /// Lessons that were not asked, because one that says the same was taught.
     pub(crate) known: usize,
+}
+
+impl Score {
+    /// Answers in one language, with rules and without; prints `wrong` of the wrong ones with rules.
+    fn add(
+        &mut self,
+        language: &str,
+        lessons: &[Lesson],
+        [kept, free]: &[Vec<Answer>; 2],
+        wrong: usize,
+    ) -> Result<()> {
+        let right = |answers: &[Answer]| {
+            let pairs = lessons.iter().zip(answers);
+            (pairs.filter(|(lesson, answer)| is_right(lesson, answer)).count(), lessons.len())
+        };
+        self.kept.insert(language.into(), right(kept));
+        self.free.insert(language.into(), right(free));
+        let pairs = || lessons.iter().zip(kept);
+        let all_wrong = pairs().filter(|(lesson, answer)| !is_right(lesson, answer));
+        for (at, (lesson, answer)) in all_wrong.enumerate() {
+            *self.wrong.entry(fault(lesson, answer).into()).or_default() += 1;
+            if at < wrong {
+                show(lesson, answer)?;
+            }
+        }
+        for (lesson, answer) in pairs() {
+            let Answer::Calls(calls) = answer else { continue };
+            let valid = calls.iter().filter(|call| call.keeps_to(&lesson.tools)).count();
+            self.valid = (self.valid.0 + valid, self.valid.1 + calls.len());
+        }
+        Ok(())
+    }
 }
 
 /// All scores of one file.
@@ -113,44 +145,17 @@ fn scores(
     let mut sets = Vec::new();
     let mut commands_a_minute = 0.0;
     for set in &SETS {
-        let mut score = Score {
-            set: set.name.into(),
-            kept: BTreeMap::new(),
-            free: BTreeMap::new(),
-            valid: (0, 0),
-            wrong: BTreeMap::new(),
-            known: 0,
-        };
+        let mut score = Score { set: set.name.into(), ..Score::default() };
         let start = Instant::now();
         for (at, language) in teacher.languages.iter().enumerate() {
-            let lessons = draw(teacher, set, at, cases, &mut dice);
-            let drawn = lessons.len();
-            let lessons: Vec<Lesson> =
-                lessons.into_iter().filter(|lesson| !taught.contains(&lesson.asked)).collect();
-            score.known += drawn - lessons.len();
-            let kept = bench.ask(&lessons, true)?;
-            let free = bench.ask(&lessons, false)?;
-            let right = |answers: &[Answer]| {
-                let pairs = lessons.iter().zip(answers);
-                (pairs.filter(|(lesson, answer)| is_right(lesson, answer)).count(), lessons.len())
-            };
-            score.kept.insert(language.code.clone(), right(&kept));
-            score.free.insert(language.code.clone(), right(&free));
-            let pairs = || lessons.iter().zip(&kept);
-            let all_wrong = pairs().filter(|(lesson, answer)| !is_right(lesson, answer));
-            for (at, (lesson, answer)) in all_wrong.enumerate() {
-                *score.wrong.entry(fault(lesson, answer).into()).or_default() += 1;
-                if at < wrong {
-                    show(lesson, answer)?;
-                }
-            }
-            for (lesson, answer) in pairs() {
-                let Answer::Calls(calls) = answer else { continue };
-                let valid = calls.iter().filter(|call| call.keeps_to(&lesson.tools)).count();
-                score.valid = (score.valid.0 + valid, score.valid.1 + calls.len());
-            }
+            let drawn = draw(teacher, set, at, cases, &mut dice);
+            let (known, lessons): (Vec<_>, Vec<_>) =
+                drawn.into_iter().partition(|lesson| taught.contains(&lesson.asked));
+            score.known += known.len();
+            let answers = [bench.ask(&lessons, true)?, bench.ask(&lessons, false)?];
+            score.add(&language.code, &lessons, &answers, wrong)?;
         }
-        let asked = sums(&score.kept).1;
+        let (_, asked) = sums(&score.kept);
         ensure!(
             score.known * KNOWN_SHARE <= asked,
             "{}: {} of its sentences were taught",

@@ -13,7 +13,7 @@ use crate::checkpoint::{Folder, State};
 use crate::dice::Dice;
 use crate::lessons::{Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::parameters::Parameters;
-use crate::training::{Crew, Progress, Recipe, Run};
+use crate::training::{self, Crew, Progress, Recipe, Run};
 use crate::vocabulary;
 
 /// Arguments of `trainer learn`.
@@ -134,10 +134,10 @@ fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
         None => {
             let parameters = Parameters::random(&run.hyper, run.recipe.seed, run.marks(), device);
             let optimizer = run.optimizer(&parameters);
-            (parameters, optimizer, State { recipe: run.recipe.clone(), steps: Vec::new() })
+            (parameters, optimizer, State::new(run.recipe.clone()))
         }
     };
-    state.recipe = run.recipe.clone();
+    state.go_on(&run.recipe, training::mark(run.teacher, &run.recipe));
     let tests = tests(run.teacher);
     let bar = bar(run.recipe.steps, state.steps.len())?;
     let mut parts = run.packed(state.steps.len())?;

@@ -21,6 +21,7 @@ mod wording;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Wish};
+pub(crate) use speaker::hash;
 pub(crate) use topics::{Meaning, Topics};
 
 /// Which part of a list may be used.

@@ -21,7 +21,7 @@ use weights::Hyper;
 use crate::dice::Dice;
 use crate::example::{Example, Packed, Source};
 use crate::initial::Marks;
-use crate::lessons::{Lesson, Teacher, Wish};
+use crate::lessons::{self, Lesson, Teacher, Wish};
 use crate::parameters::Parameters;
 use crate::vocabulary;
 
@@ -100,6 +100,14 @@ pub(crate) fn boxes(teacher: &Teacher, recipe: &Recipe, step: usize) -> Vec<Vec<
     let mut dice = dice(recipe, step, 0);
     let wish = Wish { kinds: recipe.kinds(step), ..Wish::TAUGHT };
     (0..recipe.groups).map(|_| teacher.group(recipe.lessons, &wish, &mut dice)).collect()
+}
+
+/// What tells the lessons of a recipe from others: the same for all numbers of steps.
+pub(crate) fn mark(teacher: &Teacher, recipe: &Recipe) -> String {
+    let lessons = boxes(teacher, recipe, recipe.growth).into_iter().flatten();
+    let told = lessons
+        .map(|lesson| format!("{:?} {:?} {}", lesson.tools, lesson.messages, lesson.answer.text()));
+    format!("{:016x}", lessons::hash(&told.collect::<String>()))
 }
 
 /// One run of training.

@@ -55,7 +55,7 @@ fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
         folder.begin(&run.hyper, vocabulary).unwrap();
         let mut parameters = Parameters::random(&run.hyper, 1, None, device);
         let mut optimizer = run.optimizer(&parameters);
-        let mut state = State { recipe: run.recipe.clone(), steps: Vec::new() };
+        let mut state = State::new(run.recipe.clone());
         let mut losses = Vec::new();
         for step in 0..run.recipe.steps {
             if step == 3 {

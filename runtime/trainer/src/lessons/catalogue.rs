@@ -15,6 +15,8 @@ use crate::dice::Dice;
 
 /// The share of names that are invented: what occurs once cannot be known, so that it has to be read.
 const INVENTED: f64 = 0.1;
+/// The same of the names of parameters: what is said of them is read where their names say nothing.
+const INVENTED_PARAMETERS: f64 = 0.25;
 /// The share of names, values and descriptions that are put together.
 const COMPOSED: f64 = 0.5;
 
@@ -328,7 +330,7 @@ impl Spellings {
     ) -> (String, Option<String>) {
         let parts = self.parts.as_ref().filter(|_| share == Share::Taught);
         let composes = |dice: &mut Dice| parts.filter(|_| dice.chance(COMPOSED));
-        let invented = share == Share::Taught && dice.chance(INVENTED);
+        let invented = share == Share::Taught && dice.chance(INVENTED_PARAMETERS);
         let name = if invented {
             invent(1, 2, dice).replace(' ', "_")
         } else {
@@ -397,7 +399,7 @@ impl Offer {
     }
 
     /// The slot of a parameter; nothing where it says the deed.
-    fn slot(&self, parameter: &str) -> Option<Slot> {
+    pub(super) fn slot(&self, parameter: &str) -> Option<Slot> {
         self.names.iter().find(|(_, own)| *own == parameter).map(|(slot, _)| *slot)
     }
 

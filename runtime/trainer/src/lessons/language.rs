@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::lacks::Vague;
+use super::phrase::capital;
 use crate::dice::Dice;
 
 /// A noun with the forms that sentences need; `bare` is what a call carries.
@@ -56,9 +57,31 @@ impl Noun {
         let (head, tail) = (part(own), part(longest_word(&other.bare)));
         let word: String = own.chars().take(head).collect();
         let word = word + &longest_word(&other.bare).chars().skip(tail).collect::<String>();
+        self.with(own, &word)
+    }
+
+    /// The same with a word of no language in place of its longest one.
+    pub(crate) fn renamed(&self, word: &str) -> Option<Self> {
+        let own = longest_word(&self.bare);
+        let is_capital = own.chars().next().is_some_and(char::is_uppercase);
+        self.with(own, &if is_capital { capital(word) } else { word.to_owned() })
+    }
+
+    /// The same with what another noun of several words has besides its main word, where the language puts
+    /// it: `coffee kettle`, `bollitore di sentina`. Nothing where the other is one word.
+    pub(crate) fn described(&self, other: &Self, is_before: bool) -> Option<Self> {
+        if !is_before {
+            return other.bare.split_once(' ').map(|(_, rest)| self.tagged(rest));
+        }
+        let (rest, _) = other.bare.rsplit_once(' ')?;
+        self.with(&self.bare, &format!("{rest} {}", self.bare))
+    }
+
+    /// The same with other words for some, in all its forms; nothing where a form changes them.
+    fn with(&self, own: &str, other: &str) -> Option<Self> {
         let with = |form: &String| {
             let fits = form.is_empty() || form.contains(own);
-            fits.then(|| form.replace(own, &word))
+            fits.then(|| form.replace(own, other))
         };
         Some(Self {
             bare: with(&self.bare)?,
@@ -150,6 +173,9 @@ pub(crate) struct Language {
     /// Between whole numbers and decimals.
     pub(crate) decimal: String,
     pub(crate) time_formats: Vec<String>,
+    /// Whether what describes a noun stands before it.
+    #[serde(default)]
+    pub(crate) describes_before: bool,
     pub(crate) join: Vec<String>,
     /// Sentences around an act.
     pub(crate) frames: Vec<String>,

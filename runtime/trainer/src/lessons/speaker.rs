@@ -13,10 +13,14 @@ use super::{Answer, Call, Share, Shares, Sort};
 use crate::dice::Dice;
 
 /// Whether a sentence is kept for tests, whatever it is made of: one in thirty-two.
-/// Source: FNV-1a.
 pub(crate) fn is_kept(sentence: &str) -> bool {
+    (hash(sentence) >> 24).is_multiple_of(32)
+}
+
+/// Source: FNV-1a.
+pub(crate) fn hash(text: &str) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    (sentence.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 24).is_multiple_of(32)
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The share of sentences with something missing that are made of ordinary ones.

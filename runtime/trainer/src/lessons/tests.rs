@@ -131,6 +131,38 @@ fn a_mixed_noun_is_new_in_all_its_forms() {
 }
 
 #[test]
+fn a_noun_takes_what_describes_another() {
+    let languages = Teacher::new().unwrap().languages;
+    let noun = |code: &str, list: &str, bare: &str| {
+        let language = languages.iter().find(|language| language.code == code).unwrap();
+        let noun = language.things.lists[list].iter().find(|noun| noun.bare == bare).unwrap();
+        (noun.clone(), language.describes_before)
+    };
+    for (code, noun, other, the) in [
+        (
+            "en",
+            noun("en", "switched", "kettle"),
+            noun("en", "pumps", "well pump"),
+            "the well kettle",
+        ),
+        (
+            "it",
+            noun("it", "pumps", "pompa di sentina"),
+            noun("it", "pumps", "pompa del vuoto"),
+            "la pompa di sentina del vuoto",
+        ),
+    ] {
+        let described = noun.0.described(&other.0, noun.1).unwrap();
+        assert_eq!(described.the, the, "{code}");
+        assert!(described.is.contains(&described.bare), "{described:?}");
+    }
+    let (room, one) = (&languages[2].rooms[0], &languages[2].rooms[1]);
+    assert!(room.described(one, false).is_none(), "nothing describes {one:?}");
+    let renamed = room.renamed("dubo").unwrap();
+    assert!(renamed.bare == "Dubo" && renamed.place.ends_with("Dubo"), "{renamed:?}");
+}
+
+#[test]
 fn what_is_held_is_never_taught() {
     let taught: HashSet<String> =
         lessons(Shares::TAUGHT, 2000, 1).into_iter().map(|lesson| lesson.asked).collect();

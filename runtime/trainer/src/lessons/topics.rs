@@ -21,6 +21,8 @@ pub(crate) struct Topics {
     pub(crate) values: Vec<Meaning>,
     /// Of the values that a tool lists for its two deeds.
     pub(crate) deeds: Vec<[Meaning; 2]>,
+    /// Of the parameters of each tool: what is said of each of them, or else its name.
+    pub(crate) parameters: Vec<Vec<(String, u8)>>,
 }
 
 /// What a value of a call means.
@@ -65,9 +67,11 @@ impl Topics {
         let missed = || turn.kind.map(|kind| Self::of(kinds, kind, None));
         let values = called.iter().flat_map(|call| Self::values(found(&call.name).0, call));
         let deeds = tools.iter().filter_map(|tool| Self::deeds(found(&tool.name).0));
+        let parameters = tools.iter().map(|tool| Self::parameters(found(&tool.name).0, tool));
         Self {
             values: values.collect(),
             deeds: deeds.collect(),
+            parameters: parameters.collect(),
             tools: tools.iter().map(|tool| of(&tool.name)).collect(),
             wanted: calls.first().copied().or_else(missed),
             lacks: (turn.lacks.is_some() || !called.is_empty()).then(|| Self::of_lack(turn.lacks)),
@@ -95,6 +99,15 @@ impl Topics {
             }
         };
         call.arguments.iter().map(meaning).collect()
+    }
+
+    fn parameters(offer: &Offer, tool: &ToolSpec) -> Vec<(String, u8)> {
+        let properties = tool.parameters["properties"].as_object().into_iter().flatten();
+        let told = |(name, schema): (&String, &serde_json::Value)| {
+            let text = schema["description"].as_str().unwrap_or(name);
+            Some((text.to_owned(), Self::of_value(Role::Slot(offer.slot(name)?))))
+        };
+        properties.filter_map(told).collect()
     }
 
     /// Of the values that the offer lists, if it does.

@@ -3,15 +3,21 @@
 use super::catalogue::Offer;
 use super::intents::{INTENTS, Intent, Measure, intent};
 use super::lacks::Lack;
-use super::language::Noun;
-use super::phrase::{Number, Slots, capital, fill, tag};
+use super::language::{Language, Noun};
+use super::phrase::{Number, Slots, capital, fill, tag, word};
 use super::speaker::Speaker;
 use super::{Share, Shares};
 
 /// The share of sentences that are a frame around an act.
 const FRAMED: f64 = 0.3;
 /// The share of things and rooms that nobody knows: what cannot be known has to be copied.
-const UNHEARD_OF: f64 = 0.35;
+const UNHEARD_OF: f64 = 0.45;
+/// Of these places, and of people, the share whose word is of no language.
+const INVENTED: f64 = 0.4;
+/// The share of nouns that are described in words of another one: what belongs to a noun has to be seen.
+const DESCRIBED: f64 = 0.2;
+/// The share of messages that begin as one and end as another.
+const MIXED_MESSAGES: f64 = 0.6;
 
 impl Speaker<'_> {
     pub(super) fn intent_of(&mut self, kind: &str) -> &'static Intent {
@@ -57,16 +63,18 @@ impl Speaker<'_> {
             slots.time = Some((hour, minute as u8));
         }
         if intent.is_message() {
-            slots.person =
-                Some(self.dice.pick(self.shares.nouns.of(&self.language.people)).clone());
-            slots.message =
-                Some(self.dice.pick(self.shares.nouns.of(&self.language.messages)).clone());
+            let people = self.shares.nouns.of(&self.language.people);
+            let person = self.dice.pick(people).clone();
+            slots.person = Some(self.unheard_of(person, people, true));
+            slots.message = Some(self.message());
         }
         Some(slots)
     }
 
     fn thing(&mut self, list: &str) -> Noun {
         let things = &self.language.things;
+        // Lamps are switched as well as dimmed.
+        let list = if list == "switched" && self.dice.chance(0.2) { "dimmed" } else { list };
         // What is numbered is taught.
         let numbers = self.shares.nouns == Share::Taught;
         let numbered = things.numbered.get(list).filter(|_| numbers && self.dice.chance(0.3));
@@ -75,17 +83,53 @@ impl Speaker<'_> {
         }
         let nouns = self.shares.nouns.of(&things.lists[list]);
         let noun = self.dice.pick(nouns).clone();
-        let noun = if list == "modes" { noun } else { self.unheard_of(noun, nouns) };
+        let noun = self.unheard_of(noun, nouns, false);
         if self.dice.chance(0.3) && list != "modes" { noun.tagged(&tag(self.dice)) } else { noun }
     }
 
-    /// Now and then, in lessons that are taught, a noun that nobody knows: half of one and half of another.
-    fn unheard_of(&mut self, noun: Noun, nouns: &[Noun]) -> Noun {
-        if self.shares != Shares::TAUGHT || !self.dice.chance(UNHEARD_OF) {
+    /// Now and then, in lessons that are taught, a noun that nobody knows: half of one and half of another, or
+    /// one that is described as others are. A place needs nothing of a word that is known: its sentence tells
+    /// that it is one.
+    fn unheard_of(&mut self, noun: Noun, nouns: &[Noun], is_place: bool) -> Noun {
+        if self.shares != Shares::TAUGHT {
             return noun;
         }
-        let other = self.dice.pick(nouns);
-        noun.mixed(other, self.dice).unwrap_or(noun)
+        let other = self.dice.chance(UNHEARD_OF).then(|| self.dice.pick(nouns));
+        let unheard_of = other.and_then(|other| match is_place && self.dice.chance(INVENTED) {
+            true => noun.renamed(&word(self.dice)),
+            false => noun.mixed(other, self.dice),
+        });
+        let noun = unheard_of.unwrap_or(noun);
+        if !self.dice.chance(DESCRIBED) {
+            return noun;
+        }
+        let lists: Vec<&Vec<Noun>> = self.language.things.lists.values().collect();
+        let list = *self.dice.pick(&lists);
+        let other = self.dice.pick(Share::Taught.of(list));
+        let described = noun.described(other, self.language.describes_before);
+        // What is kept from training may be put together as well.
+        let is_new = |noun: &Noun| nouns.iter().all(|other| other.bare != noun.bare);
+        described.filter(|noun| is_new(noun) && !self.is_kept(noun)).unwrap_or(noun)
+    }
+
+    /// Whether it is one of the nouns of the tests.
+    fn is_kept(&self, noun: &Noun) -> bool {
+        let Language { rooms, things, people, .. } = self.language;
+        let lists = things.lists.values().chain([rooms, people]);
+        lists.flat_map(|list| Share::Held.of(list)).any(|kept| kept.bare == noun.bare)
+    }
+
+    /// What shall be told to somebody.
+    fn message(&mut self) -> String {
+        let messages = self.shares.nouns.of(&self.language.messages);
+        let message = self.dice.pick(messages);
+        if self.shares != Shares::TAUGHT || !self.dice.chance(MIXED_MESSAGES) {
+            return message.clone();
+        }
+        let other: Vec<_> = self.dice.pick(messages).split(' ').collect();
+        let own: Vec<_> = message.split(' ').collect();
+        let (head, tail) = (1 + self.dice.below(own.len()), self.dice.below(other.len()));
+        [&own[..head], &other[tail..]].concat().join(" ")
     }
 
     fn room(&mut self) -> Noun {
@@ -94,7 +138,7 @@ impl Speaker<'_> {
         }
         let nouns = self.shares.nouns.of(&self.language.rooms);
         let noun = self.dice.pick(nouns).clone();
-        let noun = self.unheard_of(noun, nouns);
+        let noun = self.unheard_of(noun, nouns, true);
         if self.dice.chance(0.12) { noun.tagged(&tag(self.dice)) } else { noun }
     }
 
