@@ -103,7 +103,11 @@ fn parts(state: &State) -> String {
         let Part { first, planned, .. } = part;
         format!("steps {first} to {end} of {planned} that were planned, by lessons {lessons}")
     });
-    format!("It was not trained in one go: {}.\n\n", parts.collect::<Vec<_>>().join("; "))
+    format!(
+        "It was not trained in one go: {}. Whether a sentence of a test was taught is looked up among the lessons that these \
+         sources make.\n\n",
+        parts.collect::<Vec<_>>().join("; ")
+    )
 }
 
 fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {
