@@ -55,6 +55,8 @@ impl State {
         if self.parts.is_empty() && first > 0 {
             self.parts.push(Part { first: 0, planned: self.recipe.steps, lessons: None });
         }
+        // Plans that no step was made by.
+        self.parts.retain(|part| part.first < first);
         let part = Part { first, planned: recipe.steps, lessons: Some(lessons) };
         let is_same = |last: &Part| Part { first, ..last.clone() } == part;
         if first < recipe.steps && !self.parts.last().is_some_and(is_same) {

@@ -50,12 +50,10 @@ impl Example {
     /// behind the prompt, what is wanted; and in each call, before its name and before the token that tells it
     /// from other names, what is called.
     fn topics(&self, topics: &Topics, codec: &Codec) -> Vec<(usize, u8)> {
-        let all = |piece, range: Range<usize>| {
-            let token = vocabulary::token(piece, codec.tokenizer());
-            range.filter(move |at| Some(self.tokens[*at]) == token)
-        };
-        let tools = all(vocabulary::PARAMETERS, 0..self.answer).zip(topics.tools.iter().copied());
-        let calls = all(vocabulary::NAME, self.answer..self.tokens.len() - 1).zip(&topics.calls);
+        let tools = self.all(vocabulary::PARAMETERS, 0..self.answer, codec);
+        let tools = tools.zip(topics.tools.iter().copied());
+        let calls = self.all(vocabulary::NAME, self.answer..self.tokens.len() - 1, codec);
+        let calls = calls.zip(&topics.calls);
         let calls = calls.flat_map(|(mark, topic)| {
             let is_inside =
                 |at: &usize| !codec.tokenizer().decode(&self.tokens[*at..=*at]).contains('"');
@@ -68,6 +66,12 @@ impl Example {
         let wanted = topics.wanted.map(|topic| (self.answer - 1, topic));
         let lacks = topics.lacks.map(|topic| (self.answer - 2, topic));
         tools.chain(lacks).chain(wanted).chain(calls).collect()
+    }
+
+    /// Where a frame or word of one token stands.
+    fn all(&self, piece: &str, range: Range<usize>, codec: &Codec) -> impl Iterator<Item = usize> {
+        let token = vocabulary::token(piece, codec.tokenizer());
+        range.filter(move |at| Some(self.tokens[*at]) == token)
     }
 
     /// Before each value of a call what it means; the same at its first token where the user said it, behind
@@ -106,10 +110,9 @@ impl Example {
     /// Behind what each tool says of each parameter, what that means.
     fn parameters(&self, topics: &Topics, codec: &Codec) -> Result<Vec<(usize, u8)>> {
         let tokenizer = codec.tokenizer();
-        let start = vocabulary::token(vocabulary::PARAMETERS, tokenizer);
-        let ends = (0..self.answer).filter(|at| Some(self.tokens[*at]) == start);
+        let tools = self.all(vocabulary::PARAMETERS, 0..self.answer, codec);
         let mut told = Vec::new();
-        for (tool, parameters) in ends.zip(&topics.parameters) {
+        for (tool, parameters) in tools.zip(&topics.parameters) {
             let mut next = tool;
             for (text, topic) in parameters {
                 // A full stop may be one token with what stands behind it.

@@ -152,7 +152,7 @@ fn shares(part: &Packed, rows: [usize; SOURCES]) -> (Vec<f32>, Vec<Source>) {
 type Loss = [f64; SOURCES];
 
 /// What a step came to.
-#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Progress {
     pub(crate) step: usize,
     /// Mean over the tokens of answers that the rules leave a choice about, in nats.

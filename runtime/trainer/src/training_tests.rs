@@ -3,13 +3,13 @@ use std::collections::HashMap;
 use model::{BackendChoice, open_device};
 use weights::{Hyper, TensorName, Vocabulary};
 
-use crate::checkpoint::{Folder, State};
+use crate::checkpoint::{Folder, Part, State};
 use crate::dice::Dice;
 use crate::example::{Example, Packed};
 use crate::lessons::Teacher;
 use crate::lessons::Wish;
 use crate::parameters::{Parameters, names};
-use crate::training::{Crew, Recipe, Run};
+use crate::training::{Crew, Progress, Recipe, Run};
 use crate::{learn, vocabulary};
 
 /// A network that learns in seconds.
@@ -18,14 +18,8 @@ fn small(vocabulary: &Vocabulary) -> Hyper {
     Hyper { feed_forward: 96, ..hyper }
 }
 
-fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
-    let teacher = Teacher::new().unwrap();
-    let vocabulary = vocabulary::learn(&teacher, 600, 3).unwrap();
-    let codec = learn::codec(&vocabulary).unwrap();
-    let plain_device = open_device(BackendChoice::Flex).unwrap();
-    let mut device = plain_device.clone();
-    device.device = device.device.autodiff();
-    let recipe = Recipe {
+fn recipe() -> Recipe {
+    Recipe {
         seed: 5,
         steps: 6,
         groups: 2,
@@ -35,7 +29,17 @@ fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
         cooldown: 0.4,
         growth: 3,
         threads: 2,
-    };
+    }
+}
+
+fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
+    let teacher = Teacher::new().unwrap();
+    let vocabulary = vocabulary::learn(&teacher, 600, 3).unwrap();
+    let codec = learn::codec(&vocabulary).unwrap();
+    let plain_device = open_device(BackendChoice::Flex).unwrap();
+    let mut device = plain_device.clone();
+    device.device = device.device.autodiff();
+    let recipe = recipe();
     let hyper = small(&vocabulary);
     let crew = Crew::new(recipe.threads).unwrap();
     let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device, crew };
@@ -44,6 +48,32 @@ fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
 
 fn numbers(run: &Run<'_>, parameters: &Parameters) -> HashMap<TensorName, Vec<f32>> {
     parameters.values(&run.hyper).unwrap().into_iter().collect()
+}
+
+#[test]
+fn a_run_tells_by_which_plans_it_went() {
+    let mut recipe = recipe();
+    let mut state = State::new(recipe.clone());
+    let parts = |state: &State| -> Vec<_> {
+        let told = |part: &Part| (part.first, part.planned, part.lessons.clone());
+        state.parts.iter().map(told).collect()
+    };
+    let planned = recipe.steps;
+    for _ in 0..2 {
+        state.go_on(&recipe, "one".into());
+        assert_eq!(parts(&state), [(0, planned, Some("one".into()))]);
+    }
+    state.steps.push(Progress::default());
+    recipe.steps += 1;
+    state.go_on(&recipe, "one".into());
+    state.go_on(&recipe, "two".into());
+    // No step was made by the plan between.
+    let whole = [(0, planned, Some("one".into())), (1, planned + 1, Some("two".into()))];
+    assert_eq!(parts(&state), whole);
+    // What was saved before parts were kept.
+    state.parts.clear();
+    state.go_on(&recipe, "two".into());
+    assert_eq!(parts(&state), [(0, planned + 1, None), (1, planned + 1, Some("two".into()))]);
 }
 
 #[test]

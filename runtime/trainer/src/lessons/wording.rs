@@ -109,14 +109,14 @@ impl Speaker<'_> {
         let described = noun.described(other, self.language.describes_before);
         // What is kept from training may be put together as well.
         let is_new = |noun: &Noun| nouns.iter().all(|other| other.bare != noun.bare);
-        described.filter(|noun| is_new(noun) && !self.is_kept(noun)).unwrap_or(noun)
+        described.filter(|noun| is_new(noun) && !self.is_of_tests(noun)).unwrap_or(noun)
     }
 
     /// Whether it is one of the nouns of the tests.
-    fn is_kept(&self, noun: &Noun) -> bool {
+    fn is_of_tests(&self, noun: &Noun) -> bool {
         let Language { rooms, things, people, .. } = self.language;
         let lists = things.lists.values().chain([rooms, people]);
-        lists.flat_map(|list| Share::Held.of(list)).any(|kept| kept.bare == noun.bare)
+        lists.flat_map(|list| Share::Held.of(list)).any(|held| held.bare == noun.bare)
     }
 
     /// What shall be told to somebody.
