@@ -72,7 +72,7 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
          `trainer learn`, seed {}: {} steps of {} boxes with {} lessons each, {:.1} million tokens, {:.0} minutes on {} \
          threads of a CPU. Muon for matrices, AdamW for the rest, highest rate {} after {} steps, falling with the root of the steps, and \
          to nothing over the last {:.0} per cent. The lessons are made by `runtime/trainer/data` and `src/lessons`; no text of others is in them. \
-         Boxes begin with one kind of tool and grow over the first {} steps. Answers are learned where the rules of \
+         Boxes begin with one kind of tool and grow over the first {} steps{}. Answers are learned where the rules of \
          serving leave a choice, among what these allow; names by their descriptions, prompts, runs of random tokens that come twice, and what tools and wishes are about are learned \
          beside them; heads begin as copiers (ADR 0028).\n\n![loss]({PLOT})\n\n",
         recipe.seed,
@@ -86,6 +86,10 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         recipe.warmup,
         100.0 * recipe.cooldown,
         recipe.growth,
+        match recipe.hardening {
+            0 => String::new(),
+            steps => format!(", what nobody can know comes over the first {steps}"),
+        },
     )?;
     if state.parts.len() > 1 {
         text += &parts(state);

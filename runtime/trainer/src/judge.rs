@@ -245,7 +245,7 @@ fn draw(
     dice: &mut Dice,
 ) -> Vec<Lesson> {
     let (shares, sort) = (set.shares, Some(set.sort));
-    let wish = Wish { shares, sort, language: Some(language), ..Wish::TAUGHT };
+    let wish = Wish { shares, sort, language: Some(language), ..Wish::ASKED };
     let mut lessons = Vec::new();
     // A box whose tools do not allow the sort gives none.
     while lessons.len() < cases {

@@ -67,6 +67,7 @@ impl Learn {
             warmup: 60,
             cooldown: 0.4,
             growth: 360,
+            hardening: 3000,
             threads: self.threads,
         }
     }
@@ -193,7 +194,7 @@ fn tests(teacher: &Teacher) -> Vec<(&'static str, Vec<Vec<Lesson>>)> {
     ];
     let draw = |(name, shares)| {
         let mut dice = Dice::new(99);
-        let wish = Wish { shares, sort: Some(Sort::One), ..Wish::TAUGHT };
+        let wish = Wish { shares, sort: Some(Sort::One), ..Wish::ASKED };
         let mut group = || teacher.group(4, &wish, &mut dice);
         (name, (0..24).map(|_| group()).collect())
     };

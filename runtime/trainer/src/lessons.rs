@@ -12,6 +12,7 @@ mod lesson;
 mod parts;
 mod phrase;
 mod results;
+mod schema;
 mod speaker;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may fail")]

@@ -33,6 +33,8 @@ const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1, 0.5];
 const SOURCES: usize = Source::ALL.len();
 /// Added to the logit of a token that the rules do not allow.
 const SHUT: f32 = -1e30;
+/// How much of what nobody can know lessons have at first.
+const UNHEARD_OF_FIRST: f64 = 0.4;
 /// Tools of a box that are looked up.
 const LOOKUPS: usize = 2;
 /// Drills of a box.
@@ -57,6 +59,9 @@ pub(crate) struct Recipe {
     pub(crate) cooldown: f64,
     /// Steps over which boxes grow from one kind of tool.
     pub(crate) growth: usize,
+    /// Steps over which all that nobody can know comes into lessons.
+    #[serde(default)]
+    pub(crate) hardening: usize,
     /// Parts of a step that are computed at once.
     pub(crate) threads: usize,
 }
@@ -73,6 +78,15 @@ impl Recipe {
     fn kinds(&self, step: usize) -> usize {
         let grown = step as f64 / self.growth as f64;
         1 + ((Wish::KINDS_MAX - 1) as f64 * grown.min(1.0)) as usize
+    }
+
+    /// How much of what nobody can know lessons have.
+    fn unheard_of(&self, step: usize) -> f64 {
+        let hardened = match self.hardening {
+            0 => 1.0,
+            steps => (step as f64 / steps as f64).min(1.0),
+        };
+        UNHEARD_OF_FIRST + (1.0 - UNHEARD_OF_FIRST) * hardened
     }
 
     fn rate(&self, step: usize) -> f64 {
@@ -98,13 +112,15 @@ fn sum<T: Copy + std::ops::Add<Output = T>>(
 /// The lessons of a step, by box: the same for a seed, whatever was trained before.
 pub(crate) fn boxes(teacher: &Teacher, recipe: &Recipe, step: usize) -> Vec<Vec<Lesson>> {
     let mut dice = dice(recipe, step, 0);
-    let wish = Wish { kinds: recipe.kinds(step), ..Wish::TAUGHT };
+    let (kinds, unheard_of) = (recipe.kinds(step), recipe.unheard_of(step));
+    let wish = Wish { kinds, unheard_of, ..Wish::TAUGHT };
     (0..recipe.groups).map(|_| teacher.group(recipe.lessons, &wish, &mut dice)).collect()
 }
 
 /// What tells the lessons of a recipe from others: the same for all numbers of steps.
 pub(crate) fn mark(teacher: &Teacher, recipe: &Recipe) -> String {
-    let lessons = boxes(teacher, recipe, recipe.growth).into_iter().flatten();
+    let grown = recipe.growth.max(recipe.hardening);
+    let lessons = boxes(teacher, recipe, grown).into_iter().flatten();
     let told = lessons
         .map(|lesson| format!("{:?} {:?} {}", lesson.tools, lesson.messages, lesson.answer.text()));
     format!("{:016x}", lessons::hash(&told.collect::<String>()))

@@ -6,8 +6,8 @@ use weights::{Hyper, TensorName, Vocabulary};
 use crate::checkpoint::{Folder, Part, State};
 use crate::dice::Dice;
 use crate::example::{Example, Packed};
-use crate::lessons::Teacher;
-use crate::lessons::Wish;
+use crate::initial::Marks;
+use crate::lessons::{Teacher, Wish};
 use crate::parameters::{Parameters, names};
 use crate::training::{Crew, Progress, Recipe, Run};
 use crate::{learn, vocabulary};
@@ -28,13 +28,19 @@ fn recipe() -> Recipe {
         warmup: 2,
         cooldown: 0.4,
         growth: 3,
+        hardening: 0,
         threads: 2,
     }
 }
 
 fn with_run<T>(then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
+    with_run_of(600, then)
+}
+
+/// A run whose vocabulary has so many tokens.
+fn with_run_of<T>(tokens: usize, then: impl FnOnce(&Run<'_>, &Vocabulary) -> T) -> T {
     let teacher = Teacher::new().unwrap();
-    let vocabulary = vocabulary::learn(&teacher, 600, 3).unwrap();
+    let vocabulary = vocabulary::learn(&teacher, tokens, 3).unwrap();
     let codec = learn::codec(&vocabulary).unwrap();
     let plain_device = open_device(BackendChoice::Flex).unwrap();
     let mut device = plain_device.clone();
@@ -182,12 +188,13 @@ fn a_network_copies_before_it_has_learned() {
 
 #[test]
 fn a_network_finds_names_by_descriptions_before_it_has_learned() {
-    with_run(|run, vocabulary| {
+    // Words have to be tokens, as they are in what is trained.
+    with_run_of(2048, |run, vocabulary| {
         let run = Run { hyper: learn::shape(192, 6, vocabulary), ..run.clone() };
-        let found = |marks| {
-            let parameters = Parameters::random(&run.hyper, 1, marks, &run.device.device);
+        let found = |marks: Option<Marks>, seed| {
+            let parameters = Parameters::random(&run.hyper, seed, marks, &run.device.device);
             let mut dice = Dice::new(3);
-            let groups = (0..40).filter_map(|_| {
+            let groups = (0..80).filter_map(|_| {
                 let lesson = run.teacher.group(1, &Wish::TAUGHT, &mut dice).pop()?;
                 if lesson.tools.is_empty() {
                     return None;
@@ -198,7 +205,9 @@ fn a_network_finds_names_by_descriptions_before_it_has_learned() {
             });
             groups.flatten().filter(|right| *right).count()
         };
-        let (with, without) = (found(run.marks()), found(None));
-        assert!(with as f64 > 1.1 * without as f64, "{with} with copiers, {without} without");
+        // Which codes are alike is chance: some seeds begin better than others.
+        let of_seeds = |marks: Option<Marks>| (1..4).map(|seed| found(marks, seed)).sum::<usize>();
+        let (with, without) = (of_seeds(run.marks()), of_seeds(None));
+        assert!(with as f64 > 1.06 * without as f64, "{with} with copiers, {without} without");
     });
 }

@@ -10,10 +10,12 @@ use serde_json::{Map, Value, json};
 use super::intents::{INTENTS, Intent, Slot};
 use super::parts::{Frames, ParameterParts, Parts};
 use super::phrase::Slots;
+use super::schema::{described_schema, number_schema, parameters};
 use super::{Call, Share, Shares};
 use crate::dice::Dice;
 
-/// The share of names that are invented: what occurs once cannot be known, so that it has to be read.
+/// The share of names that are invented in lessons: what occurs once cannot be known, so that it has to be
+/// read. No test has such, because no box has.
 const INVENTED: f64 = 0.1;
 /// The same of the names of parameters: what is said of them is read where their names say nothing.
 const INVENTED_PARAMETERS: f64 = 0.25;
@@ -100,6 +102,8 @@ pub(super) enum Role {
 pub(super) struct Manner {
     prefix: String,
     style: usize,
+    /// As in a wish.
+    unheard_of: f64,
 }
 
 /// One tool as a box offers it: its functions, and how to call them.
@@ -127,10 +131,10 @@ impl Catalogue {
         self.kinds.keys().map(String::as_str).collect()
     }
 
-    pub(super) fn manner(&self, shares: Shares, dice: &mut Dice) -> Manner {
+    pub(super) fn manner(&self, shares: Shares, unheard_of: f64, dice: &mut Dice) -> Manner {
         let held = shares.tools == Share::Held;
         let prefixes = if held { &self.held_prefixes } else { &self.prefixes };
-        Manner { prefix: dice.pick(prefixes).clone(), style: dice.below(5) }
+        Manner { prefix: dice.pick(prefixes).clone(), style: dice.below(5), unheard_of }
     }
 
     /// A tool of this kind. `rooms`: the only ones that it knows.
@@ -149,7 +153,8 @@ impl Catalogue {
         let mut names = BTreeMap::new();
         let mut properties = Vec::new();
         let mut put = |slot: Slot, spellings: &Spellings, schema: Value, dice: &mut Dice| {
-            let (name, described) = spellings.share(share).draw(self, share, names.values(), dice);
+            let spellings = spellings.share(share);
+            let (name, described) = spellings.draw(self, share, manner, names.values(), dice);
             names.insert(slot, name.clone());
             properties.push((Some(slot), name, described_schema(schema, described, dice)));
         };
@@ -174,7 +179,7 @@ impl Catalogue {
         if intent.is_message() {
             put(Slot::Message, &self.parameters["message"], text(), dice);
         }
-        let deed = self.deed(data, share, &names, dice);
+        let deed = self.deed(data, share, manner, &names, dice);
         match &deed {
             Deed::Choice { name, values } => {
                 let schema = json!({"type": "string", "enum": values});
@@ -206,6 +211,7 @@ impl Catalogue {
         &self,
         data: &Kind,
         share: Share,
+        manner: &Manner,
         taken: &BTreeMap<Slot, String>,
         dice: &mut Dice,
     ) -> Deed {
@@ -219,8 +225,7 @@ impl Catalogue {
             return Deed::Split;
         }
         let choice = share.or_held(choice, choice.held.as_deref());
-        let invented = share == Share::Taught && dice.chance(INVENTED);
-        let name = match invented {
+        let name = match dice.chance(manner.unheard_of * INVENTED) {
             true => invent(1, 2, dice).replace(' ', "_"),
             false => fresh(&choice.names, taken.values(), dice),
         };
@@ -236,9 +241,9 @@ impl Catalogue {
         share: Share,
         dice: &mut Dice,
     ) -> Vec<(String, String)> {
-        let Manner { prefix, style } = manner;
+        let Manner { prefix, style, unheard_of } = manner;
         let spelled = |words: &str| spell(&format!("{prefix}{words}"), *style);
-        let invented = share == Share::Taught && dice.chance(INVENTED);
+        let invented = dice.chance(unheard_of * INVENTED);
         let (names, descriptions) = if let (Deed::Split, Some(split)) = (deed, &data.split) {
             let split = split.share(share);
             let names = match invented {
@@ -325,12 +330,13 @@ impl Spellings {
         &self,
         catalogue: &Catalogue,
         share: Share,
+        manner: &Manner,
         taken: impl Iterator<Item = &'a String> + Clone,
         dice: &mut Dice,
     ) -> (String, Option<String>) {
         let parts = self.parts.as_ref().filter(|_| share == Share::Taught);
         let composes = |dice: &mut Dice| parts.filter(|_| dice.chance(COMPOSED));
-        let invented = share == Share::Taught && dice.chance(INVENTED_PARAMETERS);
+        let invented = dice.chance(manner.unheard_of * INVENTED_PARAMETERS);
         let name = if invented {
             invent(1, 2, dice).replace(' ', "_")
         } else {
@@ -442,47 +448,6 @@ fn fresh<'a>(
     let free: Vec<&String> =
         names.iter().filter(|name| !taken.clone().any(|other| other == *name)).collect();
     (*dice.pick(&free)).clone()
-}
-
-fn described_schema(mut schema: Value, description: Option<String>, dice: &mut Dice) -> Value {
-    let Some(description) = description else { return schema };
-    if dice.chance(0.3) {
-        let mut first = Map::new();
-        first.insert("description".into(), json!(description));
-        first.extend(schema.as_object().cloned().unwrap_or_default());
-        return Value::Object(first);
-    }
-    schema["description"] = json!(description);
-    schema
-}
-
-fn number_schema(whole: bool, kind: &str, dice: &mut Dice) -> Value {
-    let mut schema = json!({"type": if whole { "integer" } else { "number" }});
-    let percent = matches!(kind, "dim" | "cover_move" | "valve_move" | "pump_speed");
-    if percent && dice.chance(0.15) {
-        schema["minimum"] = json!(0);
-        schema["maximum"] = json!(100);
-    }
-    schema
-}
-
-fn parameters(
-    properties: &[(Option<Slot>, String, Value)],
-    optional: Option<Slot>,
-    dice: &mut Dice,
-) -> Value {
-    let all: Map<String, Value> =
-        properties.iter().map(|(_, name, schema)| (name.clone(), schema.clone())).collect();
-    let required: Vec<&String> = properties
-        .iter()
-        .filter(|(slot, ..)| optional.is_none() || *slot != optional)
-        .map(|(_, name, _)| name)
-        .collect();
-    let mut parameters = json!({"type": "object", "properties": all, "required": required});
-    if dice.chance(0.1) {
-        parameters["additionalProperties"] = json!(false);
-    }
-    parameters
 }
 
 /// Words as the name of a function.

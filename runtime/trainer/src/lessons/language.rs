@@ -125,6 +125,9 @@ pub(crate) struct Wordings {
     /// The same for the other frames of a language that has two forms of it.
     #[serde(default)]
     pub(crate) acts_to: Vec<String>,
+    /// What shall be, for frames around a state.
+    #[serde(default)]
+    pub(crate) states: Vec<String>,
     /// Reports, by outcome; `ok` where there is one outcome.
     pub(crate) done: Done,
 }
@@ -181,6 +184,8 @@ pub(crate) struct Language {
     pub(crate) frames: Vec<String>,
     #[serde(default)]
     pub(crate) frames_to: Vec<String>,
+    /// The same around a state.
+    pub(crate) frames_that: Vec<String>,
     pub(crate) before: Vec<String>,
     pub(crate) after: Vec<String>,
     /// Applied to whole sentences, in order.

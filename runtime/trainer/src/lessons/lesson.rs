@@ -99,12 +99,22 @@ pub(crate) struct Wish {
     pub(crate) language: Option<usize>,
     /// Kinds of tools that a box has at most.
     pub(crate) kinds: usize,
+    /// How much of what nobody can know occurs: names and words of no language, nouns and messages that are put
+    /// together. 1: all that lessons have.
+    pub(crate) unheard_of: f64,
 }
 
 impl Wish {
     /// Everything that training sees.
-    pub(crate) const TAUGHT: Self =
-        Self { shares: Shares::TAUGHT, sort: None, language: None, kinds: Self::KINDS_MAX };
+    pub(crate) const TAUGHT: Self = Self {
+        shares: Shares::TAUGHT,
+        sort: None,
+        language: None,
+        kinds: Self::KINDS_MAX,
+        unheard_of: 1.0,
+    };
+    /// What tests ask: what people say, and what boxes have.
+    pub(crate) const ASKED: Self = Self { unheard_of: 0.0, ..Self::TAUGHT };
     /// What the largest boxes have.
     pub(crate) const KINDS_MAX: usize = 9;
 }
@@ -181,7 +191,8 @@ impl Teacher {
             let at = place.language.unwrap_or_else(|| dice.below(self.languages.len()));
             let language = &self.languages[at];
             let sort = wish.sort.unwrap_or_else(|| draw_sort(&place, dice));
-            let mut speaker = Speaker { language, place: &place, shares: wish.shares, dice };
+            let Wish { shares, unheard_of, .. } = *wish;
+            let mut speaker = Speaker { language, place: &place, shares, unheard_of, dice };
             let Some(turn) = speaker.turn(sort) else { continue };
             let asked = turn.asked();
             let tools = (&*place.offers, &*place.tools);
@@ -206,7 +217,7 @@ impl Teacher {
     }
 
     fn place(&self, wish: &Wish, dice: &mut Dice) -> Place {
-        let Wish { shares, sort, language, kinds: most } = *wish;
+        let Wish { shares, sort, language, kinds: most, unheard_of } = *wish;
         let one = dice.chance(0.3).then(|| dice.below(self.languages.len()));
         let language = language.or(one);
         let mut kinds = self.catalogue.kinds();
@@ -218,7 +229,7 @@ impl Teacher {
             let count = 1 + dice.below(3) + dice.below(3) + if dice.chance(0.1) { 4 } else { 0 };
             count.min(most)
         };
-        let manner = self.catalogue.manner(shares, dice);
+        let manner = self.catalogue.manner(shares, unheard_of, dice);
         let mut offers: Vec<Offer> = Vec::new();
         for kind in kinds {
             if offers.len() == count {
@@ -231,7 +242,7 @@ impl Teacher {
                 names.map(|noun| noun.bare.clone()).collect()
             });
             // Functions of one box mostly look alike.
-            let other = dice.chance(0.2).then(|| self.catalogue.manner(shares, dice));
+            let other = dice.chance(0.2).then(|| self.catalogue.manner(shares, unheard_of, dice));
             let manner = other.as_ref().unwrap_or(&manner);
             let offer = self.catalogue.offer(kind, manner, shares, rooms, dice);
             let taken = |spec: &ToolSpec| {

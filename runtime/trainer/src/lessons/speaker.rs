@@ -31,6 +31,8 @@ pub(super) struct Speaker<'a> {
     pub(super) language: &'a Language,
     pub(super) place: &'a Place,
     pub(super) shares: Shares,
+    /// As in a wish.
+    pub(super) unheard_of: f64,
     pub(super) dice: &'a mut Dice,
 }
 

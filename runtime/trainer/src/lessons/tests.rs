@@ -24,7 +24,8 @@ const SORTS: [Sort; 8] = [
 fn lessons(shares: Shares, groups: usize, seed: u64) -> Vec<Lesson> {
     let teacher = Teacher::new().unwrap();
     let mut dice = Dice::new(seed);
-    let wish = Wish { shares, ..Wish::TAUGHT };
+    let wish = if shares == Shares::TAUGHT { Wish::TAUGHT } else { Wish::ASKED };
+    let wish = Wish { shares, ..wish };
     (0..groups).flat_map(|_| teacher.group(6, &wish, &mut dice)).collect()
 }
 

@@ -1,21 +1,23 @@
 //! What a sentence is about, and how it is put.
 
+use super::Share;
 use super::catalogue::Offer;
 use super::intents::{INTENTS, Intent, Measure, intent};
 use super::lacks::Lack;
-use super::language::{Language, Noun};
+use super::language::{Language, Noun, Wordings};
 use super::phrase::{Number, Slots, capital, fill, tag, word};
 use super::speaker::Speaker;
-use super::{Share, Shares};
 
-/// The share of sentences that are a frame around an act.
-const FRAMED: f64 = 0.3;
+/// The share of sentences that are a frame around an act or a state.
+const FRAMED: f64 = 0.4;
 /// The share of things and rooms that nobody knows: what cannot be known has to be copied.
 const UNHEARD_OF: f64 = 0.45;
 /// Of these places, and of people, the share whose word is of no language.
 const INVENTED: f64 = 0.4;
 /// The share of nouns that are described in words of another one: what belongs to a noun has to be seen.
-const DESCRIBED: f64 = 0.2;
+const DESCRIBED: f64 = 0.3;
+/// Of those, the share that is mixed with another noun as well: what describes need not be known either.
+const DESCRIBED_ANEW: f64 = 0.4;
 /// The share of messages that begin as one and end as another.
 const MIXED_MESSAGES: f64 = 0.6;
 
@@ -91,22 +93,23 @@ impl Speaker<'_> {
     /// one that is described as others are. A place needs nothing of a word that is known: its sentence tells
     /// that it is one.
     fn unheard_of(&mut self, noun: Noun, nouns: &[Noun], is_place: bool) -> Noun {
-        if self.shares != Shares::TAUGHT {
-            return noun;
-        }
-        let other = self.dice.chance(UNHEARD_OF).then(|| self.dice.pick(nouns));
+        let other = self.dice.chance(self.unheard_of * UNHEARD_OF).then(|| self.dice.pick(nouns));
         let unheard_of = other.and_then(|other| match is_place && self.dice.chance(INVENTED) {
             true => noun.renamed(&word(self.dice)),
             false => noun.mixed(other, self.dice),
         });
         let noun = unheard_of.unwrap_or(noun);
-        if !self.dice.chance(DESCRIBED) {
+        if !self.dice.chance(self.unheard_of * DESCRIBED) {
             return noun;
         }
         let lists: Vec<&Vec<Noun>> = self.language.things.lists.values().collect();
         let list = *self.dice.pick(&lists);
         let other = self.dice.pick(Share::Taught.of(list));
         let described = noun.described(other, self.language.describes_before);
+        let described = match self.dice.chance(DESCRIBED_ANEW) {
+            true => described.and_then(|noun| noun.mixed(self.dice.pick(nouns), self.dice)),
+            false => described,
+        };
         // What is kept from training may be put together as well.
         let is_new = |noun: &Noun| nouns.iter().all(|other| other.bare != noun.bare);
         described.filter(|noun| is_new(noun) && !self.is_of_tests(noun)).unwrap_or(noun)
@@ -123,7 +126,7 @@ impl Speaker<'_> {
     fn message(&mut self) -> String {
         let messages = self.shares.nouns.of(&self.language.messages);
         let message = self.dice.pick(messages);
-        if self.shares != Shares::TAUGHT || !self.dice.chance(MIXED_MESSAGES) {
+        if !self.dice.chance(self.unheard_of * MIXED_MESSAGES) {
             return message.clone();
         }
         let other: Vec<_> = self.dice.pick(messages).split(' ').collect();
@@ -148,22 +151,27 @@ impl Speaker<'_> {
         if self.shares.wordings == Share::Held {
             return (self.dice.pick(&wordings.held).clone(), false);
         }
-        if self.dice.chance(FRAMED) {
-            let is_other = !wordings.acts_to.is_empty() && self.dice.chance(0.4);
-            let (frames, acts) = match is_other {
-                true => (&self.language.frames_to, &wordings.acts_to),
-                false => (&self.language.frames, &wordings.acts),
-            };
-            let sentence = self.dice.pick(frames).replace("{act}", self.dice.pick(acts).as_str());
-            if !wordings.held.contains(&sentence) {
-                return (sentence, false);
-            }
+        let is_framed = self.dice.chance(FRAMED);
+        let framed = is_framed.then(|| self.framed(wordings));
+        if let Some(sentence) = framed.filter(|sentence| !wordings.held.contains(sentence)) {
+            return (sentence, false);
         }
         let at = self.dice.below(wordings.say.len() + wordings.ask.len());
         match wordings.say.get(at) {
             Some(clause) => (clause.clone(), true),
             None => (wordings.ask[at - wordings.say.len()].clone(), false),
         }
+    }
+
+    /// A frame of the language around an act of the intent, or around a state that it brings about.
+    fn framed(&mut self, wordings: &Wordings) -> String {
+        let Language { frames, frames_to, frames_that, .. } = self.language;
+        let Wordings { acts, acts_to, states, .. } = wordings;
+        let forms = [(frames, acts), (frames_to, acts_to), (frames_that, states)];
+        let forms: Vec<_> = forms.into_iter().filter(|(_, acts)| !acts.is_empty()).collect();
+        let (frames, acts) = *self.dice.pick(&forms);
+        let act = self.dice.pick(acts).as_str();
+        self.dice.pick(frames).replace("{act}", act).replace("{state}", act)
     }
 
     /// A clause that can be joined to others. None is kept from training: what is held are whole
