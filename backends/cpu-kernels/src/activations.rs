@@ -62,7 +62,8 @@ pub(crate) struct Activations {
     form: Form,
     cols: usize,
     tokens: usize,
-    /// `[tile][cols][width]` floats, or `[tile][cols / 4][width][4]` integers in their bytes.
+    /// `[tile][cols][width]` floats, or `[tile][cols / 4][width][4]` integers in their bytes; those are
+    /// `[tile][cols / 8][width][8]` for a stage, on a machine that wants pairs.
     values: Vec<f32>,
     /// `[tile][blocks][width]`
     scales: Vec<f32>,
@@ -97,6 +98,10 @@ impl Form {
     }
 }
 
+fn are_staged(tokens: usize) -> bool {
+    tokens > WIDEST
+}
+
 impl Activations {
     /// Brings `x: [tokens, cols]` into a form. `cols` are whole blocks.
     pub(crate) fn new(isa: Isa, form: Form, x: &[f32], cols: usize) -> Self {
@@ -109,7 +114,8 @@ impl Activations {
             // SAFETY: each number comes once, and tiles do not overlap.
             let [values, scales, sums] = unsafe { parts.of(&tile) };
             let x = &x[tile.first * cols..(tile.first + tile.tokens) * cols];
-            let work = FillTile { form, x, cols, width: tile.width, values, scales, sums };
+            let (width, is_staged) = (tile.width, are_staged(tokens));
+            let work = FillTile { form, x, cols, width, is_staged, values, scales, sums };
             // SAFETY: callers choose among the kinds that the machine is.
             unsafe { simd::run(isa, work) }
         });
@@ -139,6 +145,12 @@ impl Activations {
 
     pub(crate) fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Whether weights are unpacked before they are multiplied with these, because there are more tokens than
+    /// have their sums in registers.
+    pub(crate) fn are_staged(&self) -> bool {
+        are_staged(self.tokens)
     }
 
     /// One tile's activations from block `block` on.
@@ -210,6 +222,7 @@ struct FillTile<'a> {
     x: &'a [f32],
     cols: usize,
     width: usize,
+    is_staged: bool,
     values: &'a mut [f32],
     scales: &'a mut [f32],
     sums: &'a mut [f32],
@@ -219,13 +232,16 @@ impl Work for FillTile<'_> {
     // Plain loops, for which the compiler finds the machine's vectors.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { form, x, cols, width, values, scales, sums } = self;
+        let Self { form, x, cols, width, is_staged, values, scales, sums } = self;
+        let is_paired = S::PAIRED && is_staged;
         match form {
             Form::Floats => interleave(x, cols, width, values),
             Form::By32 { offset } => {
-                quantise::<32>(x, cols, width, offset, [values, scales, sums]);
+                quantise::<32>(x, cols, width, is_paired, offset, [values, scales, sums]);
             }
-            Form::By256 => quantise::<256>(x, cols, width, 0, [values, scales, sums]),
+            Form::By256 => {
+                quantise::<256>(x, cols, width, is_paired, 0, [values, scales, sums]);
+            }
         }
     }
 }
@@ -240,12 +256,13 @@ fn interleave(x: &[f32], cols: usize, width: usize, values: &mut [f32]) {
     }
 }
 
-/// `x: [tokens, cols]` → `[cols / 4][width]` units, `[blocks][width]` scales, `[blocks][sums][width]`
+/// `x: [tokens, cols]` → `[cols / 4][width]` or, paired, `[cols / 8][width][2]` units, `[blocks][width]` scales, `[blocks][sums][width]`
 #[inline(always)]
 fn quantise<const BLOCK: usize>(
     x: &[f32],
     cols: usize,
     width: usize,
+    is_paired: bool,
     offset: u16,
     [values, scales, sums]: [&mut [f32]; 3],
 ) {
@@ -256,10 +273,18 @@ fn quantise<const BLOCK: usize>(
             let mut over_16 = [0i32; BLOCK_MAX / 16];
             scales[block * width + token] = quantise_block(x, &mut bytes, &mut over_16);
             let units = &mut values[block * BLOCK / 4 * width..][..BLOCK / 4 * width];
-            for (unit, out) in
-                bytes.as_chunks::<4>().0.iter().zip(units[token..].iter_mut().step_by(width))
-            {
-                *out = f32::from_bits(u32::from_le_bytes(*unit));
+            let unit = |bytes: &[u8; 4]| f32::from_bits(u32::from_le_bytes(*bytes));
+            if is_paired {
+                let (pairs, (bytes, _)) =
+                    (units[2 * token..].chunks_mut(2 * width), bytes.as_chunks::<4>());
+                for (pair, bytes) in pairs.zip(bytes.as_chunks::<2>().0) {
+                    pair[..2].copy_from_slice(&bytes.each_ref().map(unit));
+                }
+            } else {
+                let outs = units[token..].iter_mut().step_by(width);
+                for (bytes, out) in bytes.as_chunks::<4>().0.iter().zip(outs) {
+                    *out = unit(bytes);
+                }
             }
             let sums = &mut sums[block * sums_of_block * width..][..sums_of_block * width];
             if BLOCK == 32 {

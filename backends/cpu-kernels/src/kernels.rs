@@ -62,8 +62,6 @@ pub(crate) trait Kernel {
     const BLOCK: usize;
     /// Bytes of a block of 16 rows.
     const BYTES: usize;
-    /// Tokens that are multiplied directly at most: as many as have their sums in registers.
-    const DIRECT: usize;
 
     /// What it multiplies with.
     fn form(signed_offset: u16) -> Form;
@@ -102,29 +100,5 @@ unsafe fn store_sums<S: Simd, const T: usize>(sums: *mut f32, lane: usize, total
     for (t, total) in totals.into_iter().enumerate() {
         // SAFETY: as this function's own; `sums` has `[T][16]`.
         unsafe { S::store_f32(sums.add(t * ROWS + lane), total) }
-    }
-}
-
-/// One operand times a tile: to each token's lanes, the products with its four activations.
-///
-/// Sums are held, so that each operand is read when its turn comes.
-#[inline(always)]
-unsafe fn dot<S: Simd, const T: usize>(
-    dots: &mut [S::Int; T],
-    operand: S::Int,
-    is_signed: bool,
-    activations: *const i8,
-) {
-    for (t, dot) in dots.iter_mut().enumerate() {
-        // SAFETY: the caller's; a group of a tile is `[T][4]`.
-        unsafe {
-            let activations = activations.add(t * 4);
-            *dot = if is_signed {
-                S::dot_signed(*dot, operand, activations)
-            } else {
-                S::dot_unsigned(*dot, operand, activations)
-            };
-            S::hold(dot);
-        }
     }
 }

@@ -360,7 +360,7 @@ impl<K: Kernel> Work for OfKernel<'_, K> {
     unsafe fn run<S: Simd>(self) {
         let PanelTimesTokens { panel, cols, activations, stage, sums } = self.0;
         let blocks = cols / K::BLOCK;
-        let is_staged = activations.tokens() > K::DIRECT;
+        let is_staged = activations.are_staged();
         for first in (0..blocks).step_by(RUN / K::BLOCK) {
             let count = (blocks - first).min(RUN / K::BLOCK);
             let run = panel[first * K::BYTES..][..count * K::BYTES].as_ptr();

@@ -25,6 +25,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// What [`dot_signed`](Self::dot_signed) adds to every weight, for the caller to take away
     /// again by the sum of the activations.
     const SIGNED_OFFSET: i32;
+    /// Whether eight columns of a token stand together where a stage is multiplied with them.
+    const PAIRED: bool = false;
     /// `LANES` signed integers, or `4 * LANES` bytes.
     type Int: Copy;
     /// `LANES` floats.
@@ -71,6 +73,52 @@ pub(crate) trait Simd: Copy + 'static {
     ///
     /// [`SIGNED_OFFSET`]: Self::SIGNED_OFFSET
     unsafe fn dot_signed(sum: Self::Int, weights: Self::Int, x: *const i8) -> Self::Int;
+    /// Adds to each token's sums the products of `weights` with its four activations, which stand in
+    /// `x` side by side; sums are held, so that each operand is read when its turn comes.
+    #[inline(always)]
+    unsafe fn dot_tile<const T: usize>(
+        sums: &mut [Self::Int; T],
+        weights: Self::Int,
+        is_signed: bool,
+        x: *const i8,
+    ) {
+        for (t, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: as this function's own; `x` is `[T][4]`.
+            unsafe {
+                let x = x.add(t * 4);
+                *sum = if is_signed {
+                    Self::dot_signed(*sum, weights, x)
+                } else {
+                    Self::dot_unsigned(*sum, weights, x)
+                };
+                Self::hold(sum);
+            }
+        }
+    }
+    /// Brings two operands of a stage, which are of four columns and the next four, into the order in
+    /// which [`dot_tile_pair`](Self::dot_tile_pair) wants them.
+    #[inline(always)]
+    unsafe fn pair(_operands: [*mut u8; 2]) {}
+    /// [`dot_tile`](Self::dot_tile) for two operands that were [paired](Self::pair), with activations
+    /// `[2][T][4]`, or `[T][2][4]` where [`PAIRED`](Self::PAIRED). Sums are in an order of the machine's own
+    /// until they are [settled](Self::settle).
+    #[inline(always)]
+    unsafe fn dot_tile_pair<const T: usize>(
+        sums: &mut [Self::Int; T],
+        operands: [*const u8; 2],
+        is_signed: bool,
+        x: *const i8,
+    ) {
+        for (half, operand) in operands.into_iter().enumerate() {
+            // SAFETY: as this function's own.
+            unsafe {
+                Self::dot_tile::<T>(sums, Self::load(operand), is_signed, x.add(half * T * 4));
+            }
+        }
+    }
+    /// Brings sums that only [`dot_tile_pair`](Self::dot_tile_pair) has added to into lanes by token.
+    #[inline(always)]
+    unsafe fn settle<const T: usize>(_sums: &mut [Self::Int; T]) {}
     /// Adds to each lane the products of its two 16-bit halves with two others, which are the same
     /// for all lanes.
     unsafe fn dot_pairs(sum: Self::Int, a: Self::Int, b: i32) -> Self::Int;
@@ -162,6 +210,9 @@ pub enum Isa {
     /// Arm with NEON and the dot product.
     #[cfg(target_arch = "aarch64")]
     Dotprod,
+    /// The same with products of matrices of bytes.
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
 }
 
 impl Isa {
@@ -191,6 +242,9 @@ impl Isa {
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("dotprod") {
             found.push(Self::Dotprod);
+            if std::arch::is_aarch64_feature_detected!("i8mm") {
+                found.push(Self::I8mm);
+            }
         }
         found
     }
@@ -222,6 +276,8 @@ impl Isa {
             Self::Avx512 => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Self::Dotprod => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm => "neon-i8mm",
         }
     }
 }
@@ -253,6 +309,8 @@ pub(crate) unsafe fn run<W: Work>(isa: Isa, work: W) {
             Isa::Avx512 => with_avx512(work),
             #[cfg(target_arch = "aarch64")]
             Isa::Dotprod => with_dotprod(work),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => with_i8mm(work),
         }
     }
 }
@@ -282,7 +340,14 @@ unsafe fn with_avx512<W: Work>(work: W) {
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn with_dotprod<W: Work>(work: W) {
     // SAFETY: the features are those of this function.
-    unsafe { work.run::<neon::Dotprod>() }
+    unsafe { work.run::<neon::Neon<false>>() }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod,i8mm")]
+unsafe fn with_i8mm<W: Work>(work: W) {
+    // SAFETY: the features are those of this function.
+    unsafe { work.run::<neon::Neon<true>>() }
 }
 
 #[cfg(test)]

@@ -26,8 +26,9 @@ const TOOLS: &[(&str, &str)] = &[
 ];
 
 /// Emulated machines, and the kind that kernels must find there: with all that the emulator knows,
-/// and without the dot product.
-const MACHINES: &[(&str, &str)] = &[("max", "neon-dotprod"), ("cortex-a57", "portable")];
+/// without products of matrices, and without the dot product.
+const MACHINES: &[(&str, &str)] =
+    &[("max", "neon-i8mm"), ("neoverse-n1", "neon-dotprod"), ("cortex-a57", "portable")];
 
 /// Whether this machine is what the checks would emulate: then its own tests are the check.
 const NATIVE: bool = cfg!(target_arch = "aarch64");

@@ -2,8 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::{FETCHED_FROM, Kernel, dot, fetch, load_sums, store_sums, unrolled};
-use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView, WIDEST};
+use super::{FETCHED_FROM, Kernel, fetch, load_sums, store_sums, unrolled};
+use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView};
 use crate::encodings::{Packed, SubScales};
 use crate::panels::{HALF, ROWS, UNIT};
 use crate::simd::Simd;
@@ -151,7 +151,7 @@ impl<P: Packed> By256<P> {
                     let operands = P::step::<S>(units, chunk, step);
                     for (slot, dots) in (slots..slots + at_once).zip(&mut dots) {
                         let values = values.add(P::group(chunk, step, slot) * T * 4);
-                        dot::<S, T>(dots, operands.as_ref()[slot], P::SIGNED, values);
+                        S::dot_tile::<T>(dots, operands.as_ref()[slot], P::SIGNED, values);
                     }
                     if slots == 0
                         && let Some(next) = next
@@ -188,7 +188,6 @@ unsafe fn add_scaled<S: Simd, const T: usize>(
 impl<P: Packed> Kernel for By256<P> {
     const BLOCK: usize = 256;
     const BYTES: usize = P::BYTES;
-    const DIRECT: usize = WIDEST;
 
     fn form(_signed_offset: u16) -> Form {
         Form::By256
@@ -211,6 +210,9 @@ impl<P: Packed> Kernel for By256<P> {
                         }
                     }
                 });
+                for pair in 0..32 {
+                    S::pair([2 * pair, 2 * pair + 1].map(|group| to.add(group * UNIT)));
+                }
                 for sub in 0..Self::SUBS {
                     let scale = Self::scale::<S>(&sub_scales, sub);
                     S::store(to.add(STAGED_SCALES + sub * UNIT), scale);
@@ -240,12 +242,13 @@ impl<P: Packed> Kernel for By256<P> {
                 let mut products = [S::splat(0); T];
                 for sub in 0..Self::SUBS {
                     let mut dots = [S::splat(0); T];
-                    unrolled!(index < P::SUB / 4, {
-                        let group = sub * P::SUB / 4 + index;
-                        let operand = S::load(stage.add(group * UNIT));
+                    unrolled!(index < P::SUB / 8, {
+                        let group = sub * P::SUB / 4 + 2 * index;
+                        let operands = [stage.add(group * UNIT), stage.add((group + 1) * UNIT)];
                         let values = view.values.add(group * T * 4);
-                        dot::<S, T>(&mut dots, operand, P::SIGNED, values);
+                        S::dot_tile_pair::<T>(&mut dots, operands, P::SIGNED, values);
                     });
+                    S::settle::<T>(&mut dots);
                     let scale = S::load(stage.add(STAGED_SCALES + sub * UNIT));
                     add_scaled::<S, T>(&mut products, dots, scale);
                 }

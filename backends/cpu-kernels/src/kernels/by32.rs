@@ -2,8 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::{FETCHED_FROM, Kernel, dot, fetch, load_sums, store_sums, unrolled};
-use crate::activations::{Form, TileView, WIDEST};
+use super::{FETCHED_FROM, Kernel, fetch, load_sums, store_sums, unrolled};
+use crate::activations::{Form, TileView};
 use crate::encodings::Packed;
 use crate::panels::{HALF, ROWS, UNIT};
 use crate::simd::Simd;
@@ -55,7 +55,6 @@ impl<P: Packed> By32<P> {
 impl<P: Packed> Kernel for By32<P> {
     const BLOCK: usize = 32;
     const BYTES: usize = P::BYTES;
-    const DIRECT: usize = WIDEST;
 
     fn form(signed_offset: u16) -> Form {
         let offset = match (P::MINIMUM, P::SIGNED) {
@@ -82,6 +81,9 @@ impl<P: Packed> Kernel for By32<P> {
                             S::store(to.add(P::group(0, step, slot) * UNIT), *operand);
                         }
                     }
+                    for pair in 0..4 {
+                        S::pair([2 * pair, 2 * pair + 1].map(|group| to.add(group * UNIT)));
+                    }
                     let factors = to.add(STAGED_FACTORS).cast::<f32>();
                     S::store_f32(factors, scale);
                     S::store_f32(factors.add(ROWS), minimum);
@@ -105,10 +107,12 @@ impl<P: Packed> Kernel for By32<P> {
                     let stage = stage.add(block * STAGED + lane * 4);
                     let values = view.values.add(block * 32 * T);
                     let mut dots = [S::splat(0); T];
-                    unrolled!(group < 8, {
-                        let operand = S::load(stage.add(group * UNIT));
-                        dot::<S, T>(&mut dots, operand, P::SIGNED, values.add(group * T * 4));
+                    unrolled!(pair < 4, {
+                        let operands = [2 * pair, 2 * pair + 1].map(|at| stage.add(at * UNIT));
+                        let values = values.add(2 * pair * T * 4);
+                        S::dot_tile_pair::<T>(&mut dots, operands, P::SIGNED, values);
                     });
+                    S::settle::<T>(&mut dots);
                     let factors = stage.add(STAGED_FACTORS).cast::<f32>();
                     let factors = (S::load_f32(factors), S::load_f32(factors.add(ROWS)));
                     Self::add::<S, T>(dots, factors, block, view, &mut totals);
@@ -139,7 +143,7 @@ impl<P: Packed> Kernel for By32<P> {
                         let operands = P::step::<S>(units, 0, step);
                         for (slot, operand) in operands.as_ref().iter().enumerate() {
                             let values = values.add(P::group(0, step, slot) * T * 4);
-                            dot::<S, T>(&mut dots, *operand, P::SIGNED, values);
+                            S::dot_tile::<T>(&mut dots, *operand, P::SIGNED, values);
                         }
                         if T >= FETCHED_FROM && lane == 0 {
                             let next = from.wrapping_add(blocks * P::BYTES);

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Kernel, load_sums, store_sums};
-use crate::activations::{Form, TileView, WIDEST};
+use crate::activations::{Form, TileView};
 use crate::panels::ROWS;
 use crate::simd::Simd;
 
@@ -93,7 +93,6 @@ impl<C: Column> Floats<C> {
 impl<C: Column> Kernel for Floats<C> {
     const BLOCK: usize = 1;
     const BYTES: usize = C::BYTES * ROWS;
-    const DIRECT: usize = WIDEST;
 
     fn form(_signed_offset: u16) -> Form {
         Form::Floats

@@ -1,4 +1,5 @@
-//! 4 lanes of NEON with the dot product of bytes.
+//! 4 lanes of NEON with the dot product of bytes, and where the machine has it the product of two matrices
+//! of bytes.
 #![expect(unsafe_op_in_unsafe_fn, reason = "one intrinsic a line, under the trait's one condition")]
 
 use std::arch::aarch64::*;
@@ -6,9 +7,9 @@ use std::arch::asm;
 
 use super::Simd;
 
-/// NEON and `sdot`.
+/// NEON and `sdot`, and `smmla` where `I8MM`.
 #[derive(Clone, Copy)]
-pub(crate) struct Dotprod;
+pub(crate) struct Neon<const I8MM: bool>;
 
 /// `sum` and the products of four bytes in each lane.
 ///
@@ -25,10 +26,40 @@ unsafe fn sdot(mut sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
     sum
 }
 
-impl Simd for Dotprod {
+/// The same with one lane of `b` for all lanes: no vector of copies has to be made.
+#[inline(always)]
+unsafe fn sdot_by<const LANE: usize>(mut sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    asm!(
+        "sdot {sum:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]",
+        sum = inout(vreg) sum,
+        a = in(vreg) a,
+        b = in(vreg) b,
+        lane = const LANE,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    sum
+}
+
+/// `sum: [2, 2]` and the product of `a: [2, 8]` with the transpose of `b: [2, 8]`, bytes.
+///
+/// Written as an instruction because stable Rust has no function for it yet.
+#[inline(always)]
+unsafe fn smmla(mut sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    asm!(
+        "smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+        sum = inout(vreg) sum,
+        a = in(vreg) a,
+        b = in(vreg) b,
+        options(pure, nomem, nostack, preserves_flags),
+    );
+    sum
+}
+
+impl<const I8MM: bool> Simd for Neon<I8MM> {
     const LANES: usize = 4;
     const REGISTERS: usize = 32;
     const SIGNED_OFFSET: i32 = 0;
+    const PAIRED: bool = I8MM;
     type Int = int32x4_t;
     type Float = float32x4_t;
 
@@ -103,6 +134,75 @@ impl Simd for Dotprod {
     #[inline(always)]
     unsafe fn dot_signed(sum: int32x4_t, weights: int32x4_t, activations: *const i8) -> int32x4_t {
         sdot(sum, weights, vdupq_n_s32(activations.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn dot_tile<const T: usize>(
+        sums: &mut [int32x4_t; T],
+        weights: int32x4_t,
+        is_signed: bool,
+        x: *const i8,
+    ) {
+        if !T.is_multiple_of(4) {
+            for (t, sum) in sums.iter_mut().enumerate() {
+                *sum = Self::dot_signed(*sum, weights, x.add(t * 4));
+                Self::hold(sum);
+            }
+            return;
+        }
+        // Weights to 127 are the same number with and without a sign.
+        let _ = is_signed;
+        for (four, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let x = Self::load(x.add(four * 16).cast());
+            sums[0] = sdot_by::<0>(sums[0], weights, x);
+            sums[1] = sdot_by::<1>(sums[1], weights, x);
+            sums[2] = sdot_by::<2>(sums[2], weights, x);
+            sums[3] = sdot_by::<3>(sums[3], weights, x);
+            sums.iter_mut().for_each(|sum| Self::hold(sum));
+        }
+    }
+    // Two operands of four rows and four columns are two of two rows and eight columns then.
+    #[inline(always)]
+    unsafe fn pair([first, second]: [*mut u8; 2]) {
+        if I8MM {
+            let (a, b) = (Self::load(first), Self::load(second));
+            Self::store(first, vzip1q_s32(a, b));
+            Self::store(second, vzip2q_s32(a, b));
+        }
+    }
+    // Sums of two tokens are two matrices until they are settled: the first two rows times both tokens,
+    // the last two times both.
+    #[inline(always)]
+    unsafe fn dot_tile_pair<const T: usize>(
+        sums: &mut [int32x4_t; T],
+        operands: [*const u8; 2],
+        is_signed: bool,
+        x: *const i8,
+    ) {
+        let [first, second] = [Self::load(operands[0]), Self::load(operands[1])];
+        if !I8MM {
+            Self::dot_tile::<T>(sums, first, is_signed, x);
+            return Self::dot_tile::<T>(sums, second, is_signed, x.add(T * 4));
+        }
+        if T == 1 {
+            let x = vreinterpretq_s32_s64(vdupq_n_s64(x.cast::<i64>().read_unaligned()));
+            let (upper, lower) = (sdot(vdupq_n_s32(0), first, x), sdot(vdupq_n_s32(0), second, x));
+            sums[0] = vaddq_s32(sums[0], vpaddq_s32(upper, lower));
+            return;
+        }
+        for (pair, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let x = Self::load(x.add(pair * 16).cast());
+            sums[0] = smmla(sums[0], first, x);
+            sums[1] = smmla(sums[1], second, x);
+            sums.iter_mut().for_each(|sum| Self::hold(sum));
+        }
+    }
+    #[inline(always)]
+    unsafe fn settle<const T: usize>(sums: &mut [int32x4_t; T]) {
+        if I8MM {
+            for [upper, lower] in sums.as_chunks_mut::<2>().0 {
+                (*upper, *lower) = (vuzp1q_s32(*upper, *lower), vuzp2q_s32(*upper, *lower));
+            }
+        }
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: int32x4_t, a: int32x4_t, b: i32) -> int32x4_t {
