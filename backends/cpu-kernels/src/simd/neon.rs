@@ -139,9 +139,10 @@ impl<const I8MM: bool> Simd for Neon<I8MM> {
     unsafe fn dot_tile<const T: usize>(
         sums: &mut [int32x4_t; T],
         weights: int32x4_t,
-        is_signed: bool,
+        _is_signed: bool,
         x: *const i8,
     ) {
+        // Weights to 127 are the same number with and without a sign.
         if !T.is_multiple_of(4) {
             for (t, sum) in sums.iter_mut().enumerate() {
                 *sum = Self::dot_signed(*sum, weights, x.add(t * 4));
@@ -149,8 +150,6 @@ impl<const I8MM: bool> Simd for Neon<I8MM> {
             }
             return;
         }
-        // Weights to 127 are the same number with and without a sign.
-        let _ = is_signed;
         for (four, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             let x = Self::load(x.add(four * 16).cast());
             sums[0] = sdot_by::<0>(sums[0], weights, x);

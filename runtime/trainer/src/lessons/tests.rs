@@ -187,6 +187,26 @@ fn what_is_held_is_never_taught() {
 }
 
 #[test]
+fn tests_ask_what_boxes_have_and_lessons_grow_harder() {
+    let letters = |letter: char| !letter.is_ascii_alphabetic();
+    let written = include_str!("../../data/tools.toml").to_lowercase();
+    let known: HashSet<&str> = written.split(letters).collect();
+    let invented = |unheard_of: f64| -> usize {
+        let teacher = Teacher::new().unwrap();
+        let mut dice = Dice::new(4);
+        let wish = Wish { unheard_of, ..Wish::TAUGHT };
+        let lessons: Vec<_> = (0..400).flat_map(|_| teacher.group(1, &wish, &mut dice)).collect();
+        let tools = lessons.iter().flat_map(|lesson| &lesson.tools);
+        let names =
+            tools.flat_map(|tool| tool.parameters["properties"].as_object().unwrap().keys());
+        names.filter(|name| !name.split(letters).all(|word| known.contains(word))).count()
+    };
+    let [none, some, all] = [Wish::ASKED.unheard_of, 0.4, Wish::TAUGHT.unheard_of].map(invented);
+    assert_eq!(none, 0);
+    assert!(some > 100 && all > 2 * some, "{some} of {all}");
+}
+
+#[test]
 fn what_held_tools_are_called_and_do_is_new() {
     let spelled = |shares: Shares| -> HashSet<String> {
         let tools = lessons(shares, 3000, 3).into_iter().flat_map(|lesson| lesson.tools);
