@@ -9,6 +9,7 @@ mod attention;
 mod encodings;
 mod kernels;
 mod kv;
+pub mod learn;
 mod limits;
 mod linear;
 mod memory;

@@ -1,7 +1,9 @@
 //! What the model calls: functions over tensors, the same on every device.
 
+#[cfg(feature = "learn")]
+use crate::learned;
 use crate::weight::Matrices;
-use crate::{FusedOps, Products, Weight, reference};
+use crate::{FusedOps, Products, Wanted, Weight, reference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -100,6 +102,10 @@ pub fn norm_gated(x: Tensor<2>, norm: &Norm, gate_up: &Weight) -> Tensor<2> {
 pub fn linear_add(x: Tensor<2>, weight: &Weight, sum: Tensor<2>) -> Tensor<2> {
     let packed = match &weight.matrices {
         Matrices::Packed(packed) => packed,
+        #[cfg(feature = "learn")]
+        Matrices::Plain(matrices) if learned::has(&x.device()) => {
+            return learned::linear_add(x, matrices[0].clone(), sum);
+        }
         Matrices::Plain(matrices) => return sum + reference::linear(x, matrices),
     };
     Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
@@ -113,6 +119,10 @@ pub fn linear_add(x: Tensor<2>, weight: &Weight, sum: Tensor<2>) -> Tensor<2> {
 fn products(x: Tensor<2>, norm: &Norm, weight: &Weight, products: Products) -> Tensor<2> {
     let packed = match &weight.matrices {
         Matrices::Packed(packed) => packed,
+        #[cfg(feature = "learn")]
+        Matrices::Plain(matrices) if learned::has(&x.device()) => {
+            return learned::products(x, norm, matrices, products);
+        }
         Matrices::Plain(matrices) => {
             let normed = reference::rms_norm(x, norm.gain.clone(), norm.epsilon);
             return match products {
@@ -160,4 +170,18 @@ pub fn rope_table(
 /// Shapes: `logits: [rows, width]` → `[rows]` of type I32.
 pub fn argmax(logits: Tensor<2>) -> Tensor<1, Int> {
     Tensor::from_dispatch(<Dispatch as FusedOps>::argmax(logits.into_dispatch()))
+}
+
+/// How likely each row of logits says what it shall, in nats: among all tokens, or those that it may say.
+/// Burn can differentiate it.
+///
+/// Shapes: `logits: [rows, width]`, `wanted: [rows]` → `[rows, 1]`. Computed in f32.
+/// Panics: on other numbers of rows, and on a token beyond the width.
+pub fn log_likelihoods(logits: Tensor<2>, wanted: Vec<Wanted>) -> Tensor<2> {
+    assert_eq!(logits.dims()[0], wanted.len(), "each row shall say something");
+    #[cfg(feature = "learn")]
+    if learned::has(&logits.device()) {
+        return learned::log_likelihoods(logits, wanted);
+    }
+    reference::log_likelihoods(logits, &wanted)
 }

@@ -5,6 +5,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use cpu_kernels::{KvEncoding, KvLayout, prefer_large_pages};
 use weights::RopePairing;
 
+#[cfg(feature = "learn")]
+use crate::learned;
 use crate::reference::{paged_attention, rope};
 use crate::{AttentionOptions, FusedOps, HeadLayout, OpenDevice, PageMap};
 
@@ -66,12 +68,26 @@ impl LayerCache<'_> {
                 pool.store(&qkv, slots, map, heads, rotation);
                 pool.attend(qkv, map, heads, rotation)
             }
+            #[cfg(feature = "learn")]
+            Self::Step
+                if learned::has(&qkv.device())
+                    && map.page_tokens == 1
+                    && heads.options.window_tokens.is_none() =>
+            {
+                learned::attend(qkv, map, heads, rotation)
+            }
             Self::Step => attend_step(qkv, map, heads, rotation),
         }
     }
 }
 
-fn attend_step(qkv: Tensor<2>, map: &PageMap, heads: &Heads, rotation: &Rotation) -> Tensor<2> {
+/// [`LayerCache::Step`] in Burn's own operations.
+pub(crate) fn attend_step(
+    qkv: Tensor<2>,
+    map: &PageMap,
+    heads: &Heads,
+    rotation: &Rotation,
+) -> Tensor<2> {
     let Heads { heads, head_dim, options } = *heads;
     let (tokens, kv_heads) = (qkv.dims()[0], options.kv_heads);
     let qkv = qkv.reshape([tokens, heads + 2 * kv_heads, head_dim]);

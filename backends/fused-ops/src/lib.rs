@@ -15,6 +15,8 @@ mod cube;
 mod device;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "learn")]
+mod learned;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod ops;
@@ -22,14 +24,17 @@ pub mod reference;
 mod weight;
 
 pub use api::{
-    AttentionOptions, Norm, PageMap, PageSpan, argmax, linear_add, norm_gated, norm_linear,
-    rope_table,
+    AttentionOptions, Norm, PageMap, PageSpan, argmax, linear_add, log_likelihoods, norm_gated,
+    norm_linear, rope_table,
 };
 pub use bandwidth::copy_bandwidth;
 pub use cache::{Heads, KvPool, LayerCache, Rotation};
+pub use cpu_kernels::learn::Wanted;
 pub use cpu_kernels::{
     KvEncoding, KvLayout, TILE_TOKENS, int8_peak, pack, panel_bytes, panel_count, use_threads,
 };
 pub use device::{AvailableDevice, BackendChoice, DeviceError, OpenDevice, available, open};
+#[cfg(feature = "learn")]
+pub use learned::{LearnedOps, StepHeads};
 pub use ops::{FusedOps, HeadLayout, Products};
 pub use weight::{PackedLayout, STACK_MAX, Stack, Weight, WeightError};

@@ -1,16 +1,19 @@
 //! What kernels compute, in plain Burn: the specification that they are tested beside.
 
-use burn::tensor::activation::silu;
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor};
+use burn::tensor::activation::{log_softmax, silu};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use weights::RopePairing;
 
-use crate::{AttentionOptions, PageMap, PageSpan};
+use crate::{AttentionOptions, PageMap, PageSpan, Wanted};
 
 /// Scores of one slice of queries at most: 64 MiB.
 const SCORES_MAX: usize = 16 << 20;
 /// Queries of one slice at most: a slice reads no further than its last query, so that little is computed of
 /// what none of them sees.
 const QUERIES_MAX: usize = 128;
+
+/// Added to the logit of a token that may not be said.
+const SHUT: f32 = -1e30;
 
 /// Added to the score of a key that a query must not see, so that its exponential is zero.
 fn unseen_score(device: &Device) -> f32 {
@@ -89,6 +92,26 @@ pub fn rope(
 /// as `pool`.
 pub fn store_kv(pool: Tensor<2>, rows: Tensor<2>, slots: Tensor<1, Int>) -> Tensor<2> {
     pool.select_assign(0, slots, rows, IndexingUpdateOp::Assign)
+}
+
+/// How likely each row says what it shall, in nats: among all tokens, or those that it may say.
+///
+/// Shapes: `logits: [rows, width]`, `wanted: [rows]` → `[rows, 1]`.
+/// Panics: on a token beyond the width.
+pub fn log_likelihoods(logits: Tensor<2>, wanted: &[Wanted]) -> Tensor<2> {
+    let ([rows, width], device) = (logits.dims(), logits.device());
+    let mut shut = vec![0.0; rows * width];
+    for (row, wanted) in shut.chunks_mut(width).zip(wanted) {
+        if let Some(few) = &wanted.among {
+            row.fill(SHUT);
+            few.iter().for_each(|token| row[*token as usize] = 0.0);
+        }
+    }
+    let shut = Tensor::from_data(TensorData::new(shut, [rows, width]), &device);
+    let tokens: Vec<i32> = wanted.iter().map(|wanted| wanted.token.cast_signed()).collect();
+    let tokens = TensorData::new(tokens, [rows, 1]);
+    let tokens = Tensor::<2, Int>::from_data(tokens, (&device, DType::I32));
+    log_softmax(logits + shut, 1).gather(1, tokens)
 }
 
 /// Softmax attention of each sequence's new tokens over its own pages of the cache.

@@ -21,8 +21,9 @@ mod upload;
 
 pub use forward::Network;
 pub use fused_ops::{
-    AvailableDevice, BackendChoice, DeviceError, KvEncoding, OpenDevice,
-    available as available_devices, copy_bandwidth, int8_peak, open as open_device, use_threads,
+    AvailableDevice, BackendChoice, DeviceError, KvEncoding, OpenDevice, Wanted,
+    available as available_devices, copy_bandwidth, int8_peak, log_likelihoods,
+    open as open_device, use_threads,
 };
 pub use learner::{Learner, PlainWeights};
 pub use load::{CacheLimits, LoadError};
