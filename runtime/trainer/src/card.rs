@@ -10,6 +10,7 @@ use plotters::prelude::*;
 use crate::checkpoint::{Folder, Part, State};
 use crate::judge::{self, Score, Scores};
 use crate::lessons::Teacher;
+use crate::training::Begun;
 
 /// The plot of the loss, beside the card.
 const PLOT: &str = "loss.svg";
@@ -91,6 +92,13 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
             steps => format!(", what nobody can know comes over the first {steps}"),
         },
     )?;
+    if let Some(Begun { steps, file }) = &recipe.begun {
+        write!(
+            text,
+            "It began with the weights of a model that had learned for {steps} steps, whose file had the mark {file} and whose \
+             card this place had before.\n\n"
+        )?;
+    }
     if state.parts.len() > 1 {
         text += &parts(state);
     }
@@ -104,8 +112,11 @@ fn parts(state: &State) -> String {
     let ends = state.parts.iter().skip(1).map(|part| part.first).chain([state.steps.len()]);
     let parts = state.parts.iter().zip(ends).map(|(part, end)| {
         let lessons = part.lessons.as_deref().unwrap_or("of a mark that was not kept");
-        let Part { first, planned, .. } = part;
-        format!("steps {first} to {end} of {planned} that were planned, by lessons {lessons}")
+        let Part { first, planned, boxes, .. } = part;
+        let boxes = boxes.map(|boxes| format!(", of {boxes} boxes")).unwrap_or_default();
+        format!(
+            "steps {first} to {end} of {planned} that were planned{boxes}, by lessons {lessons}"
+        )
     });
     format!(
         "It was not trained in one go: {}. Whether a sentence of a test was taught is looked up among the lessons that these \

@@ -40,6 +40,9 @@ pub(crate) struct Part {
     pub(crate) first: usize,
     /// How many steps were planned in all, by which the rate falls.
     pub(crate) planned: usize,
+    /// Boxes of a step; nothing where it was not kept.
+    #[serde(default)]
+    pub(crate) boxes: Option<usize>,
     /// The mark of its lessons; nothing where none was kept.
     pub(crate) lessons: Option<String>,
 }
@@ -53,11 +56,13 @@ impl State {
     pub(crate) fn go_on(&mut self, recipe: &Recipe, lessons: String) {
         let first = self.steps.len();
         if self.parts.is_empty() && first > 0 {
-            self.parts.push(Part { first: 0, planned: self.recipe.steps, lessons: None });
+            let Recipe { steps: planned, .. } = self.recipe;
+            self.parts.push(Part { first: 0, planned, boxes: None, lessons: None });
         }
         // Plans that no step was made by.
         self.parts.retain(|part| part.first < first);
-        let part = Part { first, planned: recipe.steps, lessons: Some(lessons) };
+        let (planned, boxes) = (recipe.steps, Some(recipe.groups));
+        let part = Part { first, planned, boxes, lessons: Some(lessons) };
         let is_same = |last: &Part| Part { first, ..last.clone() } == part;
         if first < recipe.steps && !self.parts.last().is_some_and(is_same) {
             self.parts.push(part);
@@ -162,18 +167,7 @@ impl Folder {
 
     /// The weights that were saved last.
     pub(crate) fn values(&self, hyper: &Hyper) -> Result<HashMap<TensorName, Vec<f32>>> {
-        let archive = weights::open(&self.0)?;
-        let (matrices, gains) = crate::parameters::names(hyper);
-        matrices
-            .into_iter()
-            .chain(gains)
-            .map(|name| {
-                let raw = archive.tensor(name)?;
-                let mut values = vec![0.0; raw.shape.iter().product()];
-                raw.encoding.unpack(&raw.bytes, &mut values)?;
-                Ok((name, values))
-            })
-            .collect()
+        values(&*weights::open(&self.0)?, hyper)
     }
 
     /// Writes a file under its name once it is whole.
@@ -187,6 +181,26 @@ impl Folder {
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
+}
+
+/// Every tensor of an archive of this shape.
+pub(crate) fn values(
+    archive: &dyn weights::Archive,
+    hyper: &Hyper,
+) -> Result<HashMap<TensorName, Vec<f32>>> {
+    let (matrices, gains) = crate::parameters::names(hyper);
+    matrices
+        .into_iter()
+        .chain(gains)
+        .map(|name| {
+            let raw = archive.tensor(name)?;
+            let shape = hyper.shape_of(name);
+            ensure!(raw.shape == shape, "{name:?} is {:?}; this run has {shape:?}", raw.shape);
+            let mut values = vec![0.0; raw.shape.iter().product()];
+            raw.encoding.unpack(&raw.bytes, &mut values)?;
+            Ok((name, values))
+        })
+        .collect()
 }
 
 fn params(hyper: &Hyper) -> serde_json::Value {

@@ -126,9 +126,10 @@ pub(crate) fn judge(
 
 /// Every sentence that a run has taught to answer.
 fn taught(teacher: &Teacher, recipe: &Recipe) -> HashSet<String> {
+    let recipe = recipe.whole();
     let steps = 0..recipe.steps;
     let lessons =
-        steps.flat_map(|step| training::boxes(teacher, recipe, step).into_iter().flatten());
+        steps.flat_map(|step| training::boxes(teacher, &recipe, step).into_iter().flatten());
     lessons.map(|lesson| lesson.asked).collect()
 }
 

@@ -1,34 +1,41 @@
 //! `trainer learn`: a run of training from its first step to its last, over as many sittings as it takes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{BackendChoice, open_device};
 use text::{Codec, TemplateVersion, Tokenizer};
-use weights::{Hyper, RopePairing, Vocabulary};
+use weights::{Archive, Hyper, RopePairing, Vocabulary};
 
-use crate::checkpoint::{Folder, State};
+use crate::checkpoint::{self, Folder, State};
 use crate::dice::Dice;
-use crate::lessons::{Lesson, Share, Shares, Sort, Teacher, Wish};
+use crate::lessons::{self, Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::parameters::Parameters;
-use crate::training::{self, Crew, Progress, Recipe, Run};
+use crate::training::{self, Begun, Crew, Progress, Recipe, Run};
 use crate::vocabulary;
 
 /// Arguments of `trainer learn`.
 #[derive(Debug, Args)]
 pub(crate) struct Learn {
     /// Where the model is kept while it learns
-    folder: std::path::PathBuf,
+    folder: PathBuf,
+    /// A model to begin with, instead of chance: a GGUF file that `ship` made
+    #[arg(long, requires = "steps_before")]
+    from: Option<PathBuf>,
+    /// Steps that it has learned for, as its card says: the rate goes on from there
+    #[arg(long, requires = "from")]
+    steps_before: Option<usize>,
     /// Another seed gives other weights and other lessons
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Steps in all
+    /// Steps of this run in all
     #[arg(long, default_value_t = 4000)]
     steps: usize,
-    /// Boxes of a step, each with its tools
-    #[arg(long, default_value_t = 5)]
+    /// Boxes of a step, each with its tools; as many for each thread keep all of them busy
+    #[arg(long, default_value_t = 6)]
     boxes: usize,
     /// Lessons of a box
     #[arg(long, default_value_t = 14)]
@@ -69,7 +76,27 @@ impl Learn {
             growth: 360,
             hardening: 3000,
             threads: self.threads,
+            begun: None,
         }
+    }
+}
+
+/// A model that a run begins with.
+struct First {
+    path: PathBuf,
+    archive: Arc<dyn Archive>,
+    begun: Begun,
+}
+
+impl Learn {
+    fn first(&self) -> Result<Option<First>> {
+        let Some((path, steps)) = self.from.as_ref().zip(self.steps_before) else {
+            return Ok(None);
+        };
+        let path = path.clone();
+        let bytes = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
+        let file = format!("{:016x}", lessons::hash(&bytes));
+        Ok(Some(First { archive: weights::open(&path)?, path, begun: Begun { steps, file } }))
     }
 }
 
@@ -82,11 +109,16 @@ pub(crate) fn learn(arguments: &Learn) -> Result<()> {
     ensure!(arguments.hidden.is_multiple_of(2 * HEAD), "the width is a multiple of {}", 2 * HEAD);
     let teacher = Teacher::new()?;
     let folder = Folder(arguments.folder.clone());
-    let recipe = arguments.recipe();
+    let mut recipe = arguments.recipe();
+    let first = arguments.first()?;
+    recipe.begun = first.as_ref().map(|first| first.begun.clone());
     let vocabulary = if folder.is_begun() {
         let begun = folder.state()?.recipe;
         ensure!(begun.may_go_on_as(&recipe), "the run in this folder was begun so: {begun:?}");
         folder.vocabulary()?
+    } else if let Some(first) = &first {
+        let vocabulary = first.archive.vocabulary();
+        vocabulary.with_context(|| format!("{} has no vocabulary", first.path.display()))?.clone()
     } else {
         vocabulary::learn(&teacher, arguments.vocabulary, arguments.seed)?
     };
@@ -98,7 +130,7 @@ pub(crate) fn learn(arguments: &Learn) -> Result<()> {
     let crew = Crew::new(arguments.threads)?;
     let run = Run { recipe, hyper, teacher: &teacher, codec: &codec, device, plain_device, crew };
     folder.begin(&run.hyper, &vocabulary)?;
-    train(&run, &folder, arguments.save)
+    train(&run, &folder, first.as_ref(), arguments.save)
 }
 
 pub(crate) fn codec(vocabulary: &Vocabulary) -> Result<Codec> {
@@ -127,13 +159,19 @@ pub(crate) fn shape(hidden: u32, layers: u32, vocabulary: &Vocabulary) -> Hyper 
     }
 }
 
-fn train(run: &Run<'_>, folder: &Folder, save: usize) -> Result<()> {
+fn train(run: &Run<'_>, folder: &Folder, first: Option<&First>, save: usize) -> Result<()> {
     let device = &run.device.device;
     let resumed = folder.resume(&run.hyper, |parameters| run.optimizer(parameters), device)?;
     let (mut parameters, mut optimizer, mut state) = match resumed {
         Some(resumed) => resumed,
         None => {
-            let parameters = Parameters::random(&run.hyper, run.recipe.seed, run.marks(), device);
+            let parameters = match first {
+                None => Parameters::random(&run.hyper, run.recipe.seed, run.marks(), device),
+                Some(first) => {
+                    let mut values = checkpoint::values(&*first.archive, &run.hyper)?;
+                    Parameters::from_values(&run.hyper, &mut values, device)?
+                }
+            };
             let optimizer = run.optimizer(&parameters);
             (parameters, optimizer, State::new(run.recipe.clone()))
         }

@@ -11,9 +11,8 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{
     AdamWConfig, AdjustLrFn, GradientsAccumulator, GradientsParams, ModuleOptimizer, MuonConfig,
 };
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{DType, Int, Tensor, TensorData};
-use model::{Learner, OpenDevice, PlainWeights};
+use burn::tensor::{Tensor, TensorData};
+use model::{Learner, OpenDevice, PlainWeights, Wanted, log_likelihoods};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use text::Codec;
 use weights::Hyper;
@@ -31,8 +30,6 @@ use crate::vocabulary;
 /// descriptions have in common.
 const SHARES: [f64; SOURCES] = [1.0, 0.3, 0.2, 0.4, 0.1, 0.5];
 const SOURCES: usize = Source::ALL.len();
-/// Added to the logit of a token that the rules do not allow.
-const SHUT: f32 = -1e30;
 /// How much of what nobody can know lessons have at first.
 const UNHEARD_OF_FIRST: f64 = 0.4;
 /// Tools of a box that are looked up.
@@ -64,19 +61,41 @@ pub(crate) struct Recipe {
     pub(crate) hardening: usize,
     /// Parts of a step that are computed at once.
     pub(crate) threads: usize,
+    /// What it began with, where that was not chance.
+    #[serde(default)]
+    pub(crate) begun: Option<Begun>,
+}
+
+/// A model that a run began with.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Begun {
+    /// Steps that it had learned for: a run counts its own, and goes by all.
+    pub(crate) steps: usize,
+    /// The mark of its file.
+    pub(crate) file: String,
 }
 
 impl Recipe {
-    /// Whether a run that was begun so may go on so: it may become longer, or use other threads. What it
-    /// was taught can be told from the recipe alone.
+    /// Steps that the weights have learned for before this one of the run.
+    fn age(&self, step: usize) -> usize {
+        self.begun.as_ref().map_or(0, |begun| begun.steps) + step
+    }
+
+    /// The recipe of all steps that its weights have learned for.
+    pub(crate) fn whole(&self) -> Self {
+        Self { steps: self.age(self.steps), begun: None, ..self.clone() }
+    }
+
+    /// Whether a run that was begun so may go on so: it may become longer, have more boxes, or use other
+    /// threads. What it was taught can be told from the recipe alone.
     pub(crate) fn may_go_on_as(&self, other: &Self) -> bool {
-        let Self { steps, threads, .. } = *other;
-        Self { steps, threads, ..self.clone() } == *other
+        let Self { steps, threads, groups, .. } = *other;
+        Self { steps, threads, groups, ..self.clone() } == *other && groups >= self.groups
     }
 
     /// Kinds of tools that a box has at most.
     fn kinds(&self, step: usize) -> usize {
-        let grown = step as f64 / self.growth as f64;
+        let grown = self.age(step) as f64 / self.growth as f64;
         1 + ((Wish::KINDS_MAX - 1) as f64 * grown.min(1.0)) as usize
     }
 
@@ -84,14 +103,14 @@ impl Recipe {
     fn unheard_of(&self, step: usize) -> f64 {
         let hardened = match self.hardening {
             0 => 1.0,
-            steps => (step as f64 / steps as f64).min(1.0),
+            steps => (self.age(step) as f64 / steps as f64).min(1.0),
         };
         UNHEARD_OF_FIRST + (1.0 - UNHEARD_OF_FIRST) * hardened
     }
 
     fn rate(&self, step: usize) -> f64 {
-        let warm = (step + 1) as f64 / self.warmup as f64;
-        let warm = warm.min(warm.recip().sqrt());
+        let warm = |steps: usize| (steps + 1) as f64 / self.warmup as f64;
+        let warm = warm(step).min(warm(self.age(step)).recip().sqrt());
         let cool = (self.steps - step) as f64 / (self.cooldown * self.steps as f64);
         self.rate * warm * cool.min(1.0)
     }
@@ -99,7 +118,8 @@ impl Recipe {
 
 /// The choices of a step, for one purpose of several.
 fn dice(recipe: &Recipe, step: usize, purpose: u64) -> Dice {
-    Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step as u64) ^ (purpose << 63))
+    let step = recipe.age(step) as u64;
+    Dice::new(recipe.seed.wrapping_mul(1 << 32).wrapping_add(step) ^ (purpose << 63))
 }
 
 fn sum<T: Copy + std::ops::Add<Output = T>>(
@@ -151,17 +171,14 @@ impl Crew {
     }
 }
 
-/// What each row weighs in the means over `rows`, and what it is part of: as [`Run::likelihoods`] has them.
-fn shares(part: &Packed, rows: [usize; SOURCES]) -> (Vec<f32>, Vec<Source>) {
-    let share = |source: &Source| SHARES[*source as usize] / rows[*source as usize] as f64;
-    let mut shares: Vec<f32> = part.sources.iter().map(|source| share(source) as f32).collect();
-    let mut sources = part.sources.clone();
-    for (row, _) in &part.allowed {
-        let share = std::mem::take(&mut shares[*row]);
-        shares.push(share);
-        sources.push(part.sources[*row]);
+/// What each row shall say, and among what.
+fn wanted(part: &Packed) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> =
+        part.targets.iter().map(|token| Wanted { token: *token, among: None }).collect();
+    for (row, few) in &part.allowed {
+        wanted[*row].among = Some(few.clone());
     }
-    (shares, sources)
+    wanted
 }
 
 /// What a step is measured by, in nats: the mean over the tokens of each source.
@@ -315,71 +332,19 @@ impl Run<'_> {
         let logits = learner
             .logits(&part.batch, &part.early())
             .map_err(|error| anyhow!("a step: {error}"))?;
-        let picked = self.likelihoods(part, logits);
-        let (shares, sources) = shares(part, rows);
+        let likely = log_likelihoods(logits, wanted(part));
+        let mean = |source: &Source| 1.0 / rows[*source as usize] as f64;
         let mut loss = Loss::default();
-        let values = picked.clone().inner().into_data();
-        for ((value, source), share) in values.iter::<f64>().zip(sources).zip(&shares) {
-            if *share > 0.0 {
-                loss[source as usize] -= value / rows[source as usize] as f64;
-            }
+        let values = likely.clone().inner().into_data();
+        for (value, source) in values.iter::<f64>().zip(&part.sources) {
+            loss[*source as usize] -= value * mean(source);
         }
+        let share = |source: &Source| (SHARES[*source as usize] * mean(source)) as f32;
+        let shares: Vec<f32> = part.sources.iter().map(share).collect();
         let shape = [shares.len(), 1];
         let shares = Tensor::from_data(TensorData::new(shares, shape), &self.device.device);
-        let slope = (picked * shares).sum().neg().backward();
+        let slope = (likely * shares).sum().neg().backward();
         Ok((parameters.gradients(&self.hyper, &leaves, slope), loss))
-    }
-
-    /// How likely it is that each row says what it shall, in nats. `[rows + ruled, 1]`: those that the
-    /// rules hold come again behind all rows, among the tokens that they are allowed.
-    fn likelihoods(&self, part: &Packed, logits: Tensor<2>) -> Tensor<2> {
-        let targets = self.targets(part, &self.device);
-        let free = log_softmax(logits.clone(), 1).gather(1, targets);
-        match self.ruled(part, logits, &self.device) {
-            None => free,
-            Some((few, wanted)) => {
-                Tensor::cat(vec![free, log_softmax(few, 1).gather(1, wanted)], 0)
-            }
-        }
-    }
-
-    /// Of each row that the rules hold, the logits of the tokens that they allow, and which of these is wanted.
-    /// `[ruled, most tokens of a row]`, `[ruled, 1]`
-    fn ruled(
-        &self,
-        part: &Packed,
-        logits: Tensor<2>,
-        device: &OpenDevice,
-    ) -> Option<(Tensor<2>, Tensor<2, Int>)> {
-        let (ruled, width) = (part.allowed.len(), self.hyper.vocabulary);
-        let most = part.allowed.iter().map(|(_, few)| few.len()).max()?;
-        let mut places = vec![0; ruled * most];
-        let mut shut = vec![SHUT; ruled * most];
-        let mut wanted = Vec::with_capacity(ruled);
-        let spaces = places.chunks_mut(most).zip(shut.chunks_mut(most));
-        for ((row, few), (places, shut)) in part.allowed.iter().zip(spaces) {
-            for ((token, place), shut) in few.iter().zip(places).zip(shut) {
-                (*place, *shut) = ((*row as u32 * width + token).cast_signed(), 0.0);
-            }
-            let at = few.iter().position(|token| *token == part.targets[*row]);
-            wanted.push(at.expect("the rules allow what is taught") as i32);
-        }
-        let indices = |values: Vec<i32>| {
-            let count = values.len();
-            let values = TensorData::new(values, [count]);
-            Tensor::<1, Int>::from_data(values, (&device.device, DType::I32))
-        };
-        let all = logits.dims().iter().product::<usize>();
-        let few = logits.reshape([all]).select(0, indices(places)).reshape([ruled, most]);
-        let shut = Tensor::from_data(TensorData::new(shut, [ruled, most]), &device.device);
-        Some((few + shut, indices(wanted).unsqueeze_dim(1)))
-    }
-
-    /// `[rows, 1]`
-    fn targets(&self, part: &Packed, device: &OpenDevice) -> Tensor<2, Int> {
-        let targets: Vec<i32> = part.targets.iter().map(|id| id.cast_signed()).collect();
-        let shape = [targets.len(), 1];
-        Tensor::from_data(TensorData::new(targets, shape), (&device.device, DType::I32))
     }
 
     /// Of the rows that the rules hold, whether each is said right.
@@ -395,14 +360,21 @@ impl Run<'_> {
         let logits = learner
             .logits(&packed.batch, &packed.early())
             .map_err(|error| anyhow!("a test: {error}"))?;
-        let targets = self.targets(packed, &self.plain_device);
-        let said = logits.clone().argmax(1).equal(targets);
-        let mut said: Vec<bool> = said.into_data().iter::<bool>().collect();
-        if let Some((few, wanted)) = self.ruled(packed, logits, &self.plain_device) {
-            let ruled = few.argmax(1).equal(wanted).into_data();
-            let rows = packed.allowed.iter().map(|(row, _)| *row);
-            rows.zip(ruled.iter::<bool>()).for_each(|(row, right)| said[row] = right);
-        }
+        let width = self.hyper.vocabulary as usize;
+        let logits: Vec<f32> = logits
+            .into_data()
+            .try_into_vec()
+            .map_err(|error| anyhow!("logits of other numbers: {error:?}"))?;
+        let is_said = |(logits, wanted): (&[f32], &Wanted)| {
+            let logit = |token: &u32| logits[*token as usize];
+            let highest = match &wanted.among {
+                None => logits.iter().copied().fold(f32::NEG_INFINITY, f32::max),
+                Some(few) => few.iter().map(logit).fold(f32::NEG_INFINITY, f32::max),
+            };
+            logit(&wanted.token) >= highest
+        };
+        let wanted = wanted(packed);
+        let mut said: Vec<bool> = logits.chunks(width).zip(&wanted).map(is_said).collect();
         let rows = packed.sources.iter().enumerate();
         rows.filter(|(_, of)| **of == Source::Forced).for_each(|(row, _)| said[row] = true);
         Ok(said)

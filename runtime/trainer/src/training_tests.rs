@@ -3,13 +3,14 @@ use std::collections::HashMap;
 use model::{BackendChoice, open_device};
 use weights::{Hyper, TensorName, Vocabulary};
 
-use crate::checkpoint::{Folder, Part, State};
+use crate::checkpoint::{self, Folder, Part, State};
 use crate::dice::Dice;
 use crate::example::{Example, Packed};
 use crate::initial::Marks;
 use crate::lessons::{Teacher, Wish};
 use crate::parameters::{Parameters, names};
-use crate::training::{Crew, Progress, Recipe, Run};
+use crate::ship::ship;
+use crate::training::{self, Begun, Crew, Progress, Recipe, Run};
 use crate::{learn, vocabulary};
 
 /// A network that learns in seconds.
@@ -30,6 +31,7 @@ fn recipe() -> Recipe {
         growth: 3,
         hardening: 0,
         threads: 2,
+        begun: None,
     }
 }
 
@@ -124,6 +126,42 @@ fn a_run_that_was_saved_goes_on_as_if_it_had_not_stopped() {
         let refused = folder.begin(&wider, vocabulary).unwrap_err().to_string();
         assert!(refused.contains("another shape"), "{refused}");
         assert_eq!(folder.read("params.json").unwrap(), before);
+    });
+}
+
+#[test]
+fn a_run_begins_with_the_weights_of_a_file_and_goes_on_behind_its_steps() {
+    with_run(|run, vocabulary| {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder(temporary.path().to_owned());
+        let parameters = Parameters::random(&run.hyper, 1, None, &run.device.device);
+        let optimizer = run.optimizer(&parameters);
+        folder.begin(&run.hyper, vocabulary).unwrap();
+        folder.save(&run.hyper, &parameters, &optimizer, &State::new(run.recipe.clone())).unwrap();
+        let file = temporary.path().join("small.gguf");
+        ship(&folder, &file).unwrap();
+        let archive = weights::open(&file).unwrap();
+        assert_eq!(archive.vocabulary().unwrap().tokens, vocabulary.tokens);
+        let again = checkpoint::values(&*archive, &run.hyper).unwrap();
+        for (name, values) in numbers(run, &parameters) {
+            let highest = values.iter().map(|value| value.abs()).fold(0.0, f32::max);
+            let off = values.iter().zip(&again[&name]).map(|(a, b)| (a - b).abs());
+            // Half of a step of 8 bits.
+            assert!(off.fold(0.0, f32::max) <= highest / 250.0, "{name:?}");
+        }
+        let wider = learn::shape(128, 1, vocabulary);
+        let refused = checkpoint::values(&*archive, &wider).unwrap_err().to_string();
+        assert!(refused.contains("this run has"), "{refused}");
+
+        let begun = Some(Begun { steps: 3, file: "a mark".into() });
+        let behind = Recipe { begun, ..run.recipe.clone() };
+        let asked = |recipe: &Recipe, step| -> Vec<String> {
+            let lessons = training::boxes(run.teacher, recipe, step).into_iter().flatten();
+            lessons.map(|lesson| lesson.asked).collect()
+        };
+        assert_eq!(asked(&behind, 1), asked(&run.recipe, 4));
+        assert_ne!(asked(&behind, 1), asked(&run.recipe, 1));
+        assert_eq!(behind.whole(), Recipe { steps: 9, ..run.recipe.clone() });
     });
 }
 

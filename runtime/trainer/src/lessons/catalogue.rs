@@ -1,6 +1,6 @@
 //! The tools that a box offers, in many spellings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use protocol::ToolSpec;
@@ -18,7 +18,13 @@ use crate::dice::Dice;
 /// read. No test has such, because no box has.
 const INVENTED: f64 = 0.1;
 /// The same of the names of parameters: what is said of them is read where their names say nothing.
-const INVENTED_PARAMETERS: f64 = 0.25;
+const INVENTED_PARAMETERS: f64 = 0.2;
+/// The share of parameters that have the name of something else, and a description that says what they are: a
+/// name that is a word is believed, where nothing teaches that it can be wrong.
+const MISNAMED: f64 = 0.15;
+/// The share of tools that can be called without their room, in lessons as in tests: with twice as many, rooms
+/// that are required are made up.
+const ROOM_OPTIONAL: f64 = 0.15;
 /// The share of names, values and descriptions that are put together.
 const COMPOSED: f64 = 0.5;
 
@@ -32,6 +38,9 @@ pub(crate) struct Catalogue {
     frames: Frames,
     parameters: BTreeMap<String, Spellings>,
     kinds: BTreeMap<String, Kind>,
+    /// Words of what parameters and functions are called, by which others are misnamed.
+    #[serde(skip)]
+    words: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -124,7 +133,26 @@ pub(super) struct Offer {
 
 impl Catalogue {
     pub(crate) fn read() -> Result<Self> {
-        toml::from_str(include_str!("../../data/tools.toml")).context("data/tools.toml")
+        let mut read: Self =
+            toml::from_str(include_str!("../../data/tools.toml")).context("data/tools.toml")?;
+        read.words = read.taught_words();
+        Ok(read)
+    }
+
+    /// Single words of names that are taught and not held.
+    fn taught_words(&self) -> Vec<String> {
+        let kinds = self.kinds.values();
+        let own = kinds.clone().flat_map(|kind| kind.thing.iter().chain(&kind.number));
+        let all: Vec<_> = self.parameters.values().chain(own).collect();
+        let held = |word: &&str| {
+            all.iter().any(|own| {
+                own.held.as_ref().is_some_and(|held| held.names.iter().any(|name| name == word))
+            })
+        };
+        let names = all.iter().flat_map(|own| &own.names).chain(kinds.flat_map(|kind| &kind.names));
+        let words = names.flat_map(|name| name.split([' ', '_'])).filter(|word| word.len() > 2);
+        let words: BTreeSet<&str> = words.filter(|word| !held(word)).collect();
+        words.into_iter().map(str::to_owned).collect()
     }
 
     pub(super) fn kinds(&self) -> Vec<&str> {
@@ -191,7 +219,7 @@ impl Catalogue {
             Deed::Only | Deed::Split => (),
         }
         dice.shuffle(&mut properties);
-        let room_optional = intent.room && intent.things.is_some() && dice.chance(0.15);
+        let room_optional = intent.room && intent.things.is_some() && dice.chance(ROOM_OPTIONAL);
         let optional = room_optional.then_some(Slot::Room);
         let parameters = parameters(&properties, optional, dice);
         let specs = self.functions(data, &deed, manner, share, dice).into_iter().map(
@@ -336,9 +364,13 @@ impl Spellings {
     ) -> (String, Option<String>) {
         let parts = self.parts.as_ref().filter(|_| share == Share::Taught);
         let composes = |dice: &mut Dice| parts.filter(|_| dice.chance(COMPOSED));
-        let invented = dice.chance(manner.unheard_of * INVENTED_PARAMETERS);
+        let at = dice.unit();
+        let invented = at < manner.unheard_of * INVENTED_PARAMETERS;
+        let misnamed = !invented && at < manner.unheard_of * (INVENTED_PARAMETERS + MISNAMED);
         let name = if invented {
             invent(1, 2, dice).replace(' ', "_")
+        } else if misnamed {
+            fresh(&catalogue.words, taken, dice)
         } else {
             let composed = composes(dice).map(|parts| parts.name(&catalogue.frames, dice));
             let is_held =
@@ -348,7 +380,7 @@ impl Spellings {
             composed.filter(is_free).unwrap_or_else(|| fresh(&self.names, taken.clone(), dice))
         };
         // What a name means that nobody could know stands beside it.
-        let described = invented || share == Share::Held || dice.chance(0.5);
+        let described = invented || misnamed || share == Share::Held || dice.chance(0.5);
         let description = described.then(|| {
             let composed = composes(dice).map(|parts| parts.description(&catalogue.frames, dice));
             let composed = composed.filter(|text| !catalogue.holds_for_parameter(text));

@@ -18,9 +18,9 @@ pub(crate) fn is_kept(sentence: &str) -> bool {
 }
 
 /// Source: FNV-1a.
-pub(crate) fn hash(text: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+pub(crate) fn hash(bytes: impl AsRef<[u8]>) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.as_ref().iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The share of sentences with something missing that are made of ordinary ones.

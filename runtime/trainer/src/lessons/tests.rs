@@ -207,6 +207,27 @@ fn tests_ask_what_boxes_have_and_lessons_grow_harder() {
 }
 
 #[test]
+fn a_number_that_is_called_a_room_is_told_to_be_one_and_no_test_has_any() {
+    let misnamed = |unheard_of: f64| -> Vec<Value> {
+        let teacher = Teacher::new().unwrap();
+        let mut dice = Dice::new(4);
+        let wish = Wish { unheard_of, ..Wish::TAUGHT };
+        let lessons: Vec<_> = (0..600).flat_map(|_| teacher.group(1, &wish, &mut dice)).collect();
+        let tools = lessons.iter().flat_map(|lesson| &lesson.tools);
+        let parameters =
+            tools.flat_map(|tool| tool.parameters["properties"].as_object().unwrap().clone());
+        let is_number = |schema: &Value| schema["type"] == "integer" || schema["type"] == "number";
+        let is_place = |name: &str| matches!(name, "room" | "area" | "zone" | "location");
+        let wrong = parameters.filter(|(name, schema)| is_place(name) && is_number(schema));
+        wrong.map(|(_, schema)| schema).collect()
+    };
+    assert_eq!(misnamed(Wish::ASKED.unheard_of).len(), 0);
+    let taught = misnamed(Wish::TAUGHT.unheard_of);
+    assert!(taught.len() > 3, "{}", taught.len());
+    assert!(taught.iter().all(|schema| schema["description"].is_string()), "{taught:?}");
+}
+
+#[test]
 fn what_held_tools_are_called_and_do_is_new() {
     let spelled = |shares: Shares| -> HashSet<String> {
         let tools = lessons(shares, 3000, 3).into_iter().flat_map(|lesson| lesson.tools);
