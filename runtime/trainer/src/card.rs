@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use crate::checkpoint::{Folder, Part, State};
 use crate::judge::{self, Score, Scores};
 use crate::lessons::Teacher;
-use crate::training::Begun;
+use crate::training::{Begun, Recipe};
 
 /// The plot of the loss, beside the card.
 const PLOT: &str = "loss.svg";
@@ -92,19 +92,22 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
             steps => format!(", what nobody can know comes over the first {steps}"),
         },
     )?;
-    if let Some(Begun { steps, file }) = &recipe.begun {
-        write!(
-            text,
-            "It began with the weights of a model that had learned for {steps} steps, whose file had the mark {file} and whose \
-             card this place had before.\n\n"
-        )?;
-    }
+    text += &begun(recipe);
     if state.parts.len() > 1 {
         text += &parts(state);
     }
     text += &tables(scores, others)?;
     text += LIMITS;
     Ok(text)
+}
+
+/// What a run began with, where that was not chance.
+fn begun(recipe: &Recipe) -> String {
+    let Some(Begun { steps, file }) = &recipe.begun else { return String::new() };
+    format!(
+        "It began with the weights of a model that had learned for {steps} steps, whose file had the mark {file} and whose \
+         card this place had before.\n\n"
+    )
 }
 
 /// How a run went that changed its plans.

@@ -143,7 +143,7 @@ pub(crate) fn mark(teacher: &Teacher, recipe: &Recipe) -> String {
     let lessons = boxes(teacher, recipe, grown).into_iter().flatten();
     let told = lessons
         .map(|lesson| format!("{:?} {:?} {}", lesson.tools, lesson.messages, lesson.answer.text()));
-    format!("{:016x}", lessons::hash(&told.collect::<String>()))
+    format!("{:016x}", lessons::hash(told.collect::<String>()))
 }
 
 /// One run of training.

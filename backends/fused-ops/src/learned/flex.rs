@@ -86,7 +86,7 @@ impl Multiplied {
         let slopes = slopes.to_contiguous();
         let gated =
             self.both.as_ref().map(|both| gate_slopes(both, floats(&slopes), width(&slopes)));
-        let slopes = gated.as_deref().unwrap_or(floats(&slopes));
+        let slopes = gated.as_deref().unwrap_or_else(|| floats(&slopes));
         let (cols, tokens) = (width(&self.x), self.normed.factors.len());
         let all = slopes.len() / tokens;
         let normed = Matrix::whole(&self.normed.values, cols);
