@@ -1,5 +1,7 @@
 //! The same on the flex backend, with and without a graph.
 
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -148,7 +150,9 @@ impl Seen {
         let attended = Arc::new(attended);
         (out, Self { angles, positions, slots, spans, heads, attended })
     }
+}
 
+impl OfOne for Seen {
     fn slopes(&self, slopes: &FlexTensor) -> FlexTensor {
         let Self { angles, positions, slots, spans, heads, attended } = self;
         let Attended { turned, log_sums, .. } = &**attended;
@@ -186,7 +190,9 @@ impl Likely {
             learn::log_likelihoods(floats(&logits), width(&logits), &wanted);
         (tensor(values, 1), Self { logits, wanted, log_sums: Arc::new(log_sums) })
     }
+}
 
+impl OfOne for Likely {
     fn slopes(&self, slopes: &FlexTensor) -> FlexTensor {
         let Self { logits, wanted, log_sums } = self;
         let (slopes, width) = (slopes.to_contiguous(), width(logits));
@@ -246,9 +252,12 @@ struct ProductsBack;
 #[derive(Debug)]
 struct LinearAddBack;
 #[derive(Debug)]
-struct AttendBack;
-#[derive(Debug)]
-struct LikelihoodsBack;
+struct OfOneBack<S>(PhantomData<S>);
+
+/// What an operation of one tensor is differentiated by.
+trait OfOne: Clone + Debug + Send + 'static {
+    fn slopes(&self, slopes: &FlexTensor) -> FlexTensor;
+}
 
 impl Backward<Flex, { 2 + STACK_MAX }> for ProductsBack {
     type State = Multiplied;
@@ -298,31 +307,10 @@ impl Backward<Flex, 3> for LinearAddBack {
     }
 }
 
-impl Backward<Flex, 1> for AttendBack {
-    type State = Seen;
+impl<S: OfOne> Backward<Flex, 1> for OfOneBack<S> {
+    type State = S;
 
-    fn backward(
-        self,
-        ops: Ops<Seen, 1>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let slopes = gradients.consume::<Flex>(&ops.node);
-        if let [Some(parent)] = ops.parents {
-            gradients.register::<Flex>(parent.id, ops.state.slopes(&slopes));
-        }
-    }
-}
-
-impl Backward<Flex, 1> for LikelihoodsBack {
-    type State = Likely;
-
-    fn backward(
-        self,
-        ops: Ops<Likely, 1>,
-        gradients: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<S, 1>, gradients: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let slopes = gradients.consume::<Flex>(&ops.node);
         if let [Some(parent)] = ops.parents {
             gradients.register::<Flex>(parent.id, ops.state.slopes(&slopes));
@@ -369,7 +357,7 @@ impl<C: CheckpointStrategy> LearnedOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let ((qkv, parent), (angles, _)) = (qkv.into_parts(), angles.into_parts());
         let (out, state) = Seen::new(qkv, [angles, positions, slots], &spans, heads);
-        node!(AttendBack, C, [parent], state, out)
+        node!(OfOneBack(PhantomData), C, [parent], state, out)
     }
 
     fn learned_log_likelihoods(
@@ -378,6 +366,6 @@ impl<C: CheckpointStrategy> LearnedOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let (logits, parent) = logits.into_parts();
         let (out, state) = Likely::new(logits, wanted);
-        node!(LikelihoodsBack, C, [parent], state, out)
+        node!(OfOneBack(PhantomData), C, [parent], state, out)
     }
 }

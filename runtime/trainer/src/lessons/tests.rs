@@ -186,19 +186,23 @@ fn what_is_held_is_never_taught() {
     assert!(taught.iter().filter(|sentence| is_kept(sentence)).count() < 60, "only talk is left");
 }
 
+/// The parameters of many tools, with their schemas.
+fn parameters(unheard_of: f64) -> Vec<(String, Value)> {
+    let teacher = Teacher::new().unwrap();
+    let mut dice = Dice::new(4);
+    let wish = Wish { unheard_of, ..Wish::TAUGHT };
+    let lessons = (0..600).flat_map(|_| teacher.group(1, &wish, &mut dice));
+    let tools = lessons.flat_map(|lesson| lesson.tools);
+    tools.flat_map(|tool| tool.parameters["properties"].as_object().unwrap().clone()).collect()
+}
+
 #[test]
 fn tests_ask_what_boxes_have_and_lessons_grow_harder() {
     let letters = |letter: char| !letter.is_ascii_alphabetic();
     let written = include_str!("../../data/tools.toml").to_lowercase();
     let known: HashSet<&str> = written.split(letters).collect();
     let invented = |unheard_of: f64| -> usize {
-        let teacher = Teacher::new().unwrap();
-        let mut dice = Dice::new(4);
-        let wish = Wish { unheard_of, ..Wish::TAUGHT };
-        let lessons: Vec<_> = (0..400).flat_map(|_| teacher.group(1, &wish, &mut dice)).collect();
-        let tools = lessons.iter().flat_map(|lesson| &lesson.tools);
-        let names =
-            tools.flat_map(|tool| tool.parameters["properties"].as_object().unwrap().keys());
+        let names = parameters(unheard_of).into_iter().map(|(name, _)| name);
         names.filter(|name| !name.split(letters).all(|word| known.contains(word))).count()
     };
     let [none, some, all] = [Wish::ASKED.unheard_of, 0.4, Wish::TAUGHT.unheard_of].map(invented);
@@ -209,20 +213,14 @@ fn tests_ask_what_boxes_have_and_lessons_grow_harder() {
 #[test]
 fn a_number_that_has_the_name_of_something_else_is_told_and_no_test_has_any() {
     let misnamed = |unheard_of: f64| -> Vec<Value> {
-        let teacher = Teacher::new().unwrap();
-        let mut dice = Dice::new(4);
-        let wish = Wish { unheard_of, ..Wish::TAUGHT };
-        let lessons: Vec<_> = (0..600).flat_map(|_| teacher.group(1, &wish, &mut dice)).collect();
-        let tools = lessons.iter().flat_map(|lesson| &lesson.tools);
-        let parameters =
-            tools.flat_map(|tool| tool.parameters["properties"].as_object().unwrap().clone());
         let is_number = |schema: &Value| schema["type"] == "integer" || schema["type"] == "number";
         let is_none = |name: &str| {
             let words =
                 ["room", "area", "zone", "place", "message", "text", "device", "lamp", "pump"];
             words.contains(&name) || ["valve", "door", "mode", "alarm", "person"].contains(&name)
         };
-        let wrong = parameters.filter(|(name, schema)| is_none(name) && is_number(schema));
+        let all = parameters(unheard_of).into_iter();
+        let wrong = all.filter(|(name, schema)| is_none(name) && is_number(schema));
         wrong.map(|(_, schema)| schema).collect()
     };
     assert_eq!(misnamed(Wish::ASKED.unheard_of).len(), 0);
