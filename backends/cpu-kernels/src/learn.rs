@@ -9,9 +9,11 @@ mod product;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub use attention::{Attended, StepAttention};
-pub use product::{Matrix, products};
+pub use product::{Matrix, Precision, products, set_precision};
 pub use rows::{
     Likelihoods, Normed, Wanted, gate, gate_slopes, log_likelihoods, log_likelihoods_slopes, norm,
     norm_slopes,

@@ -30,6 +30,8 @@ pub use api::{
 pub use bandwidth::copy_bandwidth;
 pub use cache::{Heads, KvPool, LayerCache, Rotation};
 pub use cpu_kernels::learn::Wanted;
+#[cfg(feature = "learn")]
+pub use cpu_kernels::learn::{Precision, set_precision};
 pub use cpu_kernels::{
     KvEncoding, KvLayout, TILE_TOKENS, int8_peak, pack, panel_bytes, panel_count, use_threads,
 };

@@ -25,6 +25,8 @@ pub use fused_ops::{
     available as available_devices, copy_bandwidth, int8_peak, log_likelihoods,
     open as open_device, use_threads,
 };
+#[cfg(feature = "learn")]
+pub use fused_ops::{Precision, set_precision};
 pub use learner::{Learner, PlainWeights};
 pub use load::{CacheLimits, LoadError};
 pub use memory::{Footprint, available_bytes};

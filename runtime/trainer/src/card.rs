@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use crate::checkpoint::{Folder, Part, State};
 use crate::judge::{self, Score, Scores};
 use crate::lessons::Teacher;
-use crate::training::{Begun, Recipe};
+use crate::training::{Begun, Precision, Recipe};
 
 /// The plot of the loss, beside the card.
 const PLOT: &str = "loss.svg";
@@ -71,7 +71,7 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         text,
         "## Recipe\n\n\
          `trainer learn`, seed {}: {} steps of {} boxes with {} lessons each, {:.1} million tokens, {:.0} minutes on {} \
-         threads of a CPU. Muon for matrices, AdamW for the rest, highest rate {} after {} steps, falling with the root of the steps, and \
+         threads of a CPU{}. Muon for matrices, AdamW for the rest, highest rate {} after {} steps, falling with the root of the steps, and \
          to nothing over the last {:.0} per cent. The lessons are made by `runtime/trainer/data` and `src/lessons`; no text of others is in them. \
          Boxes begin with one kind of tool and grow over the first {} steps{}. Answers are learned where the rules of \
          serving leave a choice, among what these allow; names by their descriptions, prompts, runs of random tokens that come twice, and what tools and wishes are about are learned \
@@ -83,6 +83,10 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         tokens as f64 / 1e6,
         minutes,
         recipe.threads,
+        match recipe.precision {
+            Precision::F32 => "",
+            Precision::Bf16 => ", products of numbers of 16 bits with sums of 32",
+        },
         recipe.rate,
         recipe.warmup,
         100.0 * recipe.cooldown,

@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Folder, State};
 use crate::dice::Dice;
 use crate::lessons::{self, Lesson, Share, Shares, Sort, Teacher, Wish};
 use crate::parameters::Parameters;
-use crate::training::{self, Begun, Crew, Progress, Recipe, Run};
+use crate::training::{self, Begun, Crew, Precision, Progress, Recipe, Run};
 use crate::vocabulary;
 
 /// Arguments of `trainer learn`.
@@ -55,6 +55,9 @@ pub(crate) struct Learn {
     /// Parts of a step that are computed at once
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// How precise products are: 16 bits where this processor has them, on flex
+    #[arg(long)]
+    precision: Option<Precision>,
     /// What computes: flex, or another backend of this build
     #[arg(long, default_value = "flex")]
     backend: String,
@@ -64,8 +67,22 @@ pub(crate) struct Learn {
 }
 
 impl Learn {
-    fn recipe(&self) -> Recipe {
-        Recipe {
+    /// What was asked for, or what the processor is fastest with.
+    fn precision(&self) -> Result<Precision> {
+        let has_halves = self.backend == "flex" && model::Precision::Bf16.is_had();
+        let precision = match self.precision {
+            None if has_halves => Precision::Bf16,
+            asked => asked.unwrap_or_default(),
+        };
+        ensure!(
+            precision == Precision::F32 || has_halves,
+            "products of 16 bits need the backend flex and a processor with AMX or AVX-512 BF16: use --precision f32"
+        );
+        Ok(precision)
+    }
+
+    fn recipe(&self) -> Result<Recipe> {
+        Ok(Recipe {
             seed: self.seed,
             steps: self.steps,
             groups: self.boxes,
@@ -76,8 +93,9 @@ impl Learn {
             growth: 360,
             hardening: 3000,
             threads: self.threads,
+            precision: self.precision()?,
             begun: None,
-        }
+        })
     }
 }
 
@@ -109,7 +127,10 @@ pub(crate) fn learn(arguments: &Learn) -> Result<()> {
     ensure!(arguments.hidden.is_multiple_of(2 * HEAD), "the width is a multiple of {}", 2 * HEAD);
     let teacher = Teacher::new()?;
     let folder = Folder(arguments.folder.clone());
-    let mut recipe = arguments.recipe();
+    let mut recipe = arguments.recipe()?;
+    if recipe.precision == Precision::Bf16 {
+        model::set_precision(model::Precision::Bf16);
+    }
     let first = arguments.first()?;
     recipe.begun = first.as_ref().map(|first| first.begun.clone());
     let vocabulary = if folder.is_begun() {

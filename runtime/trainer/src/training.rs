@@ -61,9 +61,32 @@ pub(crate) struct Recipe {
     pub(crate) hardening: usize,
     /// Parts of a step that are computed at once.
     pub(crate) threads: usize,
+    /// How precise products are.
+    #[serde(default)]
+    pub(crate) precision: Precision,
     /// What it began with, where that was not chance.
     #[serde(default)]
     pub(crate) begun: Option<Begun>,
+}
+
+/// How precise products of training are.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Precision {
+    #[default]
+    F32,
+    /// Rounded to 16 bits, sums of 32: by tiles of AMX or vectors of AVX-512 BF16.
+    Bf16,
 }
 
 /// A model that a run began with.
@@ -87,10 +110,11 @@ impl Recipe {
     }
 
     /// Whether a run that was begun so may go on so: it may become longer, have more boxes, or use other
-    /// threads. What it was taught can be told from the recipe alone.
+    /// threads and products. What it was taught can be told from the recipe alone.
     pub(crate) fn may_go_on_as(&self, other: &Self) -> bool {
-        let Self { steps, threads, groups, .. } = *other;
-        Self { steps, threads, groups, ..self.clone() } == *other && groups >= self.groups
+        let Self { steps, threads, groups, precision, .. } = *other;
+        Self { steps, threads, groups, precision, ..self.clone() } == *other
+            && groups >= self.groups
     }
 
     /// Kinds of tools that a box has at most.

@@ -10,7 +10,7 @@ use crate::initial::Marks;
 use crate::lessons::{Teacher, Wish};
 use crate::parameters::{Parameters, names};
 use crate::ship::ship;
-use crate::training::{self, Begun, Crew, Progress, Recipe, Run};
+use crate::training::{self, Begun, Crew, Precision, Progress, Recipe, Run};
 use crate::{learn, vocabulary};
 
 /// A network that learns in seconds.
@@ -31,6 +31,7 @@ fn recipe() -> Recipe {
         growth: 3,
         hardening: 0,
         threads: 2,
+        precision: Precision::F32,
         begun: None,
     }
 }

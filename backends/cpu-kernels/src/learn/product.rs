@@ -1,6 +1,44 @@
 //! Products of plain matrices.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use gemm::{Parallelism, gemm};
+
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{self, Operand, Target, Unit};
+
+/// How precise products are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Numbers of 32 bits.
+    F32,
+    /// Numbers rounded to bf16; sums of 32 bits.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether this processor multiplies so faster than otherwise.
+    pub fn is_had(self) -> bool {
+        match self {
+            Self::F32 => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => Unit::best().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Bf16 => false,
+        }
+    }
+}
+
+/// Whether products of this process are of 16 bits.
+static IN_HALVES: AtomicBool = AtomicBool::new(false);
+
+/// Has all products that are asked for from now on computed so, in the whole process.
+///
+/// Panics: when the processor does not have it.
+pub fn set_precision(precision: Precision) {
+    assert!(precision.is_had(), "no products of {precision:?} on this processor");
+    IN_HALVES.store(precision == Precision::Bf16, Ordering::Relaxed);
+}
 
 /// A matrix in a slice.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +74,12 @@ impl<'a> Matrix<'a> {
         Self { values, rows: cols, cols: rows, strides: [col, row] }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn lines(&self) -> Operand<'a> {
+        let Self { values, rows, cols, strides } = *self;
+        Operand { values, lines: rows, depth: cols, strides }
+    }
+
     /// Its own rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -61,6 +105,16 @@ impl<'a> Matrix<'a> {
         stride: usize,
     ) {
         assert_eq!(self.cols, other.rows, "the one has other columns than the other has rows");
+        #[cfg(target_arch = "x86_64")]
+        let in_halves = IN_HALVES.load(Ordering::Relaxed) && self.cols > 0;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = Unit::best().filter(|_| in_halves) {
+            let target = Target { out, stride, factor, adds };
+            // SAFETY: the unit is this machine's; of `out` the caller says it.
+            return unsafe {
+                tiles::multiply(unit, self.lines(), other.transposed().lines(), &target)
+            };
+        }
         let strides = |matrix: &Self| matrix.strides.map(usize::cast_signed);
         let ([row, col], [other_row, other_col]) = (strides(&self), strides(&other));
         let (left, right) = (self.values.as_ptr(), other.values.as_ptr());

@@ -48,6 +48,58 @@ fn a_product_is_added_to_rows_that_are_apart() {
     close(&out, &wanted);
 }
 
+/// Operands of 16 bits, so that products in tiles lose nothing but the order of their sums.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn products_in_tiles_are_those_of_the_same_numbers() {
+    use super::tiles::{Target, Unit, multiply};
+    let units = Unit::available();
+    let halved = |count, seed| -> Vec<f32> {
+        numbers(count, seed).into_iter().map(|x| half::bf16::from_f32(x).to_f32()).collect()
+    };
+    for (rows, cols, depth) in [(1, 1, 1), (16, 16, 32), (33, 50, 70), (96, 17, 32), (5, 129, 513)]
+    {
+        let (a, b) = (halved(rows * depth, 8), halved(cols * depth, 9));
+        // The same operands with rows and with columns side by side, each with a gap behind a row.
+        let laid = |values: &[f32], lines: usize, turned: bool| {
+            let (outer, inner) = if turned { (depth, lines) } else { (lines, depth) };
+            let mut laid = vec![f32::NAN; outer * (inner + 3)];
+            for (row, laid) in laid.chunks_mut(inner + 3).enumerate() {
+                for (col, laid) in laid[..inner].iter_mut().enumerate() {
+                    *laid =
+                        if turned { values[col * depth + row] } else { values[row * depth + col] };
+                }
+            }
+            laid.truncate(outer * (inner + 3) - 3);
+            laid
+        };
+        for (left_turned, right_turned) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let (left, right) = (laid(&a, rows, left_turned), laid(&b, cols, right_turned));
+            let view = |values, lines, turned| match turned {
+                true => Matrix::new(values, depth, lines, lines + 3).transposed(),
+                false => Matrix::new(values, lines, depth, depth + 3),
+            };
+            let (left, right) = (view(&left, rows, left_turned), view(&right, cols, right_turned));
+            for (unit, adds) in units.iter().flat_map(|unit| [(*unit, false), (*unit, true)]) {
+                let stride = cols + 2;
+                let mut out = vec![2.0; rows * stride];
+                let target = Target { out: out.as_mut_ptr(), stride, factor: 0.5, adds };
+                // SAFETY: the machine has the unit, and `out` a row for each row.
+                unsafe { multiply(unit, left.lines(), right.lines(), &target) };
+                let mut wanted = vec![2.0; rows * stride];
+                for (a, wanted) in a.chunks(depth).zip(wanted.chunks_mut(stride)) {
+                    for (b, wanted) in b.chunks(depth).zip(wanted) {
+                        *wanted = 0.5 * dot(a, b) + if adds { 2.0 } else { 0.0 };
+                    }
+                }
+                close(&out, &wanted);
+            }
+        }
+    }
+}
+
 #[test]
 #[should_panic(expected = "a product of another shape")]
 fn a_product_that_has_no_room_is_refused() {
