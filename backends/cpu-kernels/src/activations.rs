@@ -7,9 +7,13 @@
 //! kernels take away what their unsigned weights have added.
 
 use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use std::sync::{Mutex, PoisonError};
 
 use crate::simd::{self, Isa, Simd, Work};
 use crate::threads;
+#[cfg(target_arch = "x86_64")]
+use crate::tiles::{LINES, Tile as AmxTile, has_amx, turn};
 
 /// Tokens of the widest tile.
 pub const WIDEST: usize = 8;
@@ -69,7 +73,14 @@ pub(crate) struct Activations {
     scales: Vec<f32>,
     /// `[tile][blocks][sums][width]` floats, or pairs of 16-bit integers in their bytes.
     sums: Vec<f32>,
+    /// The integers once more, where tiles of AMX multiply them: `[32 tokens][cols / 64][2]`.
+    #[cfg(target_arch = "x86_64")]
+    tiles: Vec<AmxTile>,
 }
+
+/// Tokens that tiles are multiplied with at once. Those of a step that do not fill it are multiplied without.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const TILED_TOKENS: usize = 2 * LINES;
 
 /// Where one tile's activations begin.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +130,52 @@ impl Activations {
             // SAFETY: callers choose among the kinds that the machine is.
             unsafe { simd::run(isa, work) }
         });
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && form == Form::By256 && has_amx() {
+            new.fill_tiles();
+        }
         new
+    }
+
+    /// Brings the integers of whole groups of tokens into tiles.
+    #[cfg(target_arch = "x86_64")]
+    fn fill_tiles(&mut self) {
+        let (groups, deep) = (self.tokens / TILED_TOKENS, self.cols / 64);
+        let mut tiles = vec![AmxTile::ZERO; groups * 2 * deep];
+        let (values, cols) = (&self.values, self.cols);
+        let parts: Vec<Mutex<&mut [AmxTile]>> =
+            tiles.chunks_mut(2 * deep).map(Mutex::new).collect();
+        threads::for_each(parts.len(), |group| {
+            let mut part = parts[group].lock().unwrap_or_else(PoisonError::into_inner);
+            for (at, tile) in part.iter_mut().enumerate() {
+                let (column, first) = (at / 2 * LINES, group * TILED_TOKENS + at % 2 * LINES);
+                for (row, units) in tile.0.iter_mut().enumerate() {
+                    for (half, units) in units.chunks_exact_mut(WIDEST).enumerate() {
+                        let from = (first + half * WIDEST) * cols / 4 + (column + row) * WIDEST;
+                        let from = &values[from..from + WIDEST];
+                        units.iter_mut().zip(from).for_each(|(to, unit)| *to = unit.to_bits());
+                    }
+                }
+                // SAFETY: a machine that has AMX has AVX-512.
+                unsafe { turn(tile) }
+            }
+        });
+        drop(parts);
+        self.tiles = tiles;
+    }
+
+    /// How many tokens stand in tiles, the first of all.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn in_tiles(&self) -> usize {
+        if self.tiles.is_empty() { 0 } else { self.tokens / TILED_TOKENS * TILED_TOKENS }
+    }
+
+    /// The tiles of [`TILED_TOKENS`] tokens, from block `block` on.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(&self, first: usize, block: usize) -> &[AmxTile] {
+        let of_group = 2 * self.cols / 64;
+        let group = first / TILED_TOKENS * of_group;
+        &self.tiles[group + block * self.form.block_values() / 32..group + of_group]
     }
 
     fn empty(form: Form, cols: usize, tokens: usize) -> Self {
@@ -136,6 +192,8 @@ impl Activations {
             values: vec![0.0; columns * values],
             scales: vec![0.0; columns * scaled],
             sums: vec![0.0; columns * scaled * form.sums()],
+            #[cfg(target_arch = "x86_64")]
+            tiles: Vec::new(),
         }
     }
 

@@ -9,6 +9,8 @@ mod by256;
 mod by32;
 mod floats;
 
+#[cfg(target_arch = "x86_64")]
+use crate::activations::Activations;
 use crate::activations::{Form, TileView};
 use crate::panels::ROWS;
 use crate::simd::Simd;
@@ -74,6 +76,18 @@ pub(crate) trait Kernel {
         view: TileView,
         sums: *mut f32,
     );
+    /// Multiplies what [`stage`](Self::stage) left with tokens that stand in tiles of AMX, from block `block`
+    /// on, and gives their number: none where there are no such tiles. `sums: [tokens][16]`
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn tiled<S: Simd>(
+        _stage: *const u8,
+        _activations: &Activations,
+        _block: usize,
+        _sums: *mut f32,
+    ) -> usize {
+        0
+    }
     /// Unpacks and multiplies. Fetches what lies behind the blocks where that is worth it.
     unsafe fn direct<S: Simd, const T: usize>(
         panel: *const u8,

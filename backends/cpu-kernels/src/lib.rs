@@ -17,6 +17,8 @@ mod norm;
 mod panels;
 mod simd;
 mod threads;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub use activations::WIDEST as TILE_TOKENS;
 pub use attention::{Attention, PageMap, Span, attend};

@@ -257,6 +257,10 @@ impl Part<'_> {
         let first = task * self.task_panels;
         let last = panel_count(self.matrices[0].rows).min(first + self.task_panels);
         let tokens = self.activations[0].tokens();
+        #[cfg(target_arch = "x86_64")]
+        let in_tiles = self.activations.iter().any(|activations| activations.in_tiles() > 0);
+        #[cfg(target_arch = "x86_64")]
+        let _registers = in_tiles.then(crate::tiles::Registers::set);
         SCRATCH.with_borrow_mut(|(sums, gated, stage)| {
             for panel in first..last {
                 for (index, sums) in
@@ -371,7 +375,14 @@ impl<K: Kernel> Work for OfKernel<'_, K> {
                     K::stage::<S>(run, count, stage.as_mut_ptr());
                 }
                 let stage = stage.as_ptr();
-                for tile in Tile::cut(activations.tokens()) {
+                let mut done = 0;
+                #[cfg(target_arch = "x86_64")]
+                if activations.in_tiles() > 0 {
+                    let bytes = count * K::BYTES;
+                    fetch::<S>(run.wrapping_add(bytes), bytes, 0, 1);
+                    done = K::tiled::<S>(stage, activations, first, sums.as_mut_ptr());
+                }
+                for tile in Tile::cut(activations.tokens()).skip(done / WIDEST) {
                     let view = activations.at(&tile, first);
                     let sums = sums[tile.first * ROWS..][..tile.width * ROWS].as_mut_ptr();
                     if is_staged {

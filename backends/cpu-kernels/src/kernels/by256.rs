@@ -1,8 +1,13 @@
 //! Blocks of 256 values in sub-blocks with integer scales.
 
+#[cfg(target_arch = "x86_64")]
+mod tiled;
+
 use std::marker::PhantomData;
 
 use super::{FETCHED_FROM, Kernel, fetch, load_sums, store_sums, unrolled};
+#[cfg(target_arch = "x86_64")]
+use crate::activations::Activations;
 use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView};
 use crate::encodings::{Packed, SubScales};
 use crate::panels::{HALF, ROWS, UNIT};
@@ -105,11 +110,12 @@ impl<P: Packed> By256<P> {
         P::MINIMUM || Self::offset(signed_offset) != 0
     }
 
-    /// Adds a block's products to the totals of a tile.
+    /// Adds a block's products to the totals of a tile; `offset` is what was added to each integer.
     #[inline(always)]
     unsafe fn add<S: Simd, const T: usize>(
         products: [S::Int; T],
         weighted: [S::Int; T],
+        offset: i32,
         (scale, minimum): Factors<S>,
         scales: *const f32,
         totals: &mut [S::Float; T],
@@ -122,7 +128,7 @@ impl<P: Packed> By256<P> {
                     let below = S::mul_f32(S::to_float(weighted[t]), minimum);
                     S::sub_f32(S::mul_f32(S::to_float(products[t]), scale), below)
                 } else {
-                    let offset = S::splat(-Self::offset(S::SIGNED_OFFSET));
+                    let offset = S::splat(-offset);
                     let product = S::mul_add(products[t], weighted[t], offset);
                     S::mul_f32(S::to_float(product), scale)
                 };
@@ -262,10 +268,23 @@ impl<P: Packed> Kernel for By256<P> {
                 let factors = stage.add(STAGED_FACTORS).cast::<f32>();
                 let factors = (S::load_f32(factors), S::load_f32(factors.add(ROWS)));
                 let mut totals = load_sums::<S, T>(sums, lane);
-                Self::add::<S, T>(products, weighted, factors, view.scales, &mut totals);
+                let offset = Self::offset(S::SIGNED_OFFSET);
+                Self::add::<S, T>(products, weighted, offset, factors, view.scales, &mut totals);
                 store_sums::<S, T>(sums, lane, totals);
             }
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn tiled<S: Simd>(
+        stage: *const u8,
+        activations: &Activations,
+        block: usize,
+        sums: *mut f32,
+    ) -> usize {
+        // SAFETY: as the trait says.
+        unsafe { Self::in_tiles::<S>(stage, activations, block, sums) }
     }
 
     #[inline(always)]
@@ -296,7 +315,8 @@ impl<P: Packed> Kernel for By256<P> {
                     }
                 }
                 let mut totals = load_sums::<S, T>(sums, lane);
-                Self::add::<S, T>(products, weighted, factors, view.scales, &mut totals);
+                let offset = Self::offset(S::SIGNED_OFFSET);
+                Self::add::<S, T>(products, weighted, offset, factors, view.scales, &mut totals);
                 store_sums::<S, T>(sums, lane, totals);
             }
         }

@@ -10,21 +10,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Lines of a tile.
-const LINES: usize = 16;
+use crate::tiles::{LINES, Registers, Tile, has_amx};
+
 /// Numbers of a tile's line.
 const DEPTH: usize = 32;
 /// Lines of a block of a product: two tiles.
 const BLOCK: usize = 2 * LINES;
-
-/// What processors multiply at once, one kilobyte: numbers in pairs.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Tile([[u32; LINES]; LINES]);
-
-impl Tile {
-    const ZERO: Self = Self([[0; LINES]; LINES]);
-}
 
 /// Sums of a block of a product.
 #[repr(C, align(64))]
@@ -43,7 +34,7 @@ impl Unit {
         let packs = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512bf16");
-        let amx = (packs && amx::is_permitted()).then_some(Self::Amx);
+        let amx = (packs && has_amx()).then_some(Self::Amx);
         amx.into_iter().chain(packs.then_some(Self::Avx512)).collect()
     }
 
@@ -116,7 +107,7 @@ pub(super) unsafe fn multiply(unit: Unit, left: Operand<'_>, right: Operand<'_>,
             // SAFETY: every unit comes with what packs.
             unsafe { avx512::pack(operand, side, tiles) };
         }
-        let _registers = (unit == Unit::Amx).then(amx::Tiles::set);
+        let _registers = (unit == Unit::Amx).then(Registers::set);
         let mut sums = Block([[0.0; BLOCK]; BLOCK]);
         let deep = 2 * left.tiles()[1];
         for (rows, left_tiles) in blocks(left.lines).zip(left_tiles.chunks(deep)) {

@@ -4,14 +4,13 @@ use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
     _mm512_load_si512, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_store_ps,
-    _mm512_store_si512, _mm512_unpackhi_epi32 as unpackhi, _mm512_unpackhi_epi64 as unpackhi_pairs,
-    _mm512_unpacklo_epi32 as unpacklo, _mm512_unpacklo_epi64 as unpacklo_pairs,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_store_si512,
 };
 use std::mem::transmute;
 use std::ops::Range;
 
-use super::{Block, DEPTH, LINES, Operand, Side, Target, Tile};
+use super::{Block, DEPTH, Operand, Side, Target};
+use crate::tiles::{LINES, Tile, turn};
 
 /// Tiles of all lines, each line's behind each other in their depth; zeros behind an end.
 ///
@@ -119,51 +118,6 @@ fn by_pairs(values: &[f32], [lines, depth]: [usize; 2], stride: usize, tile: &mu
         let paired = _mm512_permutexvar_epi16(order, both);
         // SAFETY: a row of a tile is 64 bytes, and aligned.
         unsafe { _mm512_store_si512(row.as_mut_ptr().cast(), paired) };
-    }
-}
-
-/// Rows for columns.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn turn(tile: &mut Tile) {
-    let mut rows = [_mm512_setzero_si512(); LINES];
-    for (row, values) in rows.iter_mut().zip(&tile.0) {
-        // SAFETY: a row of a tile is 64 bytes, and aligned.
-        *row = unsafe { _mm512_load_si512(values.as_ptr().cast()) };
-    }
-    let (mut twos, mut fours, mut halves) = (rows, rows, rows);
-    // Pairs of rows, then fours: within each quarter of a vector they are turned.
-    for (at, two) in twos.iter_mut().enumerate() {
-        let (one, other) = (rows[at & !1], rows[at | 1]);
-        let is_low = at & 1 == 0;
-        *two = if is_low { unpacklo(one, other) } else { unpackhi(one, other) };
-    }
-    for (at, four) in fours.iter_mut().enumerate() {
-        let from = at & !3 | at >> 1 & 1;
-        let (one, other) = (twos[from], twos[from | 2]);
-        let is_low = at & 1 == 0;
-        *four = if is_low { unpacklo_pairs(one, other) } else { unpackhi_pairs(one, other) };
-    }
-    // Then quarters: of two vectors, and of four.
-    for (at, half) in halves.iter_mut().enumerate() {
-        let from = at & !4;
-        *half = quarters(fours[from], fours[from | 4], at & 4 != 0);
-    }
-    for (at, row) in tile.0.iter_mut().enumerate() {
-        let from = at & !8;
-        let whole = quarters(halves[from], halves[from | 8], at & 8 != 0);
-        // SAFETY: a row of a tile is 64 bytes, and aligned.
-        unsafe { _mm512_store_si512(row.as_mut_ptr().cast(), whole) };
-    }
-}
-
-/// The even quarters of both, or the odd ones.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn quarters(one: __m512i, other: __m512i, odd: bool) -> __m512i {
-    match odd {
-        false => _mm512_shuffle_i32x4::<0x88>(one, other),
-        true => _mm512_shuffle_i32x4::<0xdd>(one, other),
     }
 }
 
