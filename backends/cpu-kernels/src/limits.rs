@@ -20,11 +20,31 @@ pub fn int8_peak() -> f64 {
         let mut rate = 0.0;
         // SAFETY: the best kind is one that the machine is.
         unsafe { simd::run(isa, Products { rate: &mut rate }) }
+        #[cfg(target_arch = "x86_64")]
+        if crate::tiles::has_amx() {
+            rate = rate.max(in_tiles());
+        }
         if let Ok(mut place) = rates[index].lock() {
             *place = rate;
         }
     });
     rates.into_iter().map(|rate| rate.into_inner().unwrap_or(0.0)).sum()
+}
+
+/// The same of one thread's tiles.
+#[cfg(target_arch = "x86_64")]
+fn in_tiles() -> f64 {
+    use crate::tiles::{LINES, Registers};
+    const ROUNDS: usize = 10_000;
+    let registers = Registers::set();
+    let began = Instant::now();
+    let mut rounds = 0;
+    while began.elapsed() < SHORT {
+        registers.multiply_bytes(ROUNDS);
+        rounds += ROUNDS;
+    }
+    let operations = rounds * Registers::PRODUCTS * LINES * LINES * 4 * LINES * 2;
+    operations as f64 / began.elapsed().as_secs_f64()
 }
 
 struct Products<'a> {

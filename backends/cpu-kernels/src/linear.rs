@@ -20,6 +20,9 @@ mod tests;
 /// Panels that one task takes at least, in bytes: enough that taking it costs nothing.
 const TASK_BYTES: usize = 96 << 10;
 
+/// Panels that are multiplied together where they are staged: tokens of a run stay in a cache for all of them.
+const STAGED_PANELS: usize = 4;
+
 /// Calls a generic function for the kernel of an encoding.
 macro_rules! with_kernel {
     ($encoding:expr, $kernel:ident => $body:expr) => {
@@ -221,11 +224,16 @@ fn parts<'a>(
             activations: [activations(&first), activations(&last)],
             count,
             first_column,
-            task_panels: (task_bytes / panel_bytes).max(1),
+            task_panels: (task_bytes / panel_bytes).max(together(forms)),
         });
         first_column += first.rows;
     }
     parts
+}
+
+/// Panels that are multiplied together.
+fn together(forms: &[Activations]) -> usize {
+    if forms.iter().any(Activations::are_staged) { STAGED_PANELS } else { 1 }
 }
 
 /// Where products go. Threads write different columns.
@@ -239,7 +247,7 @@ struct Output {
 unsafe impl Sync for Output {}
 
 thread_local! {
-    /// Sums of one panel, for each matrix of a part, and the stage.
+    /// Sums of some panels, for each matrix of a part, and the stage.
     static SCRATCH: std::cell::RefCell<(Vec<f32>, Vec<f32>, Box<Stage>)> =
         std::cell::RefCell::new((Vec::new(), Vec::new(), Box::new(Stage([0; STAGE_BYTES]))));
 }
@@ -261,17 +269,19 @@ impl Part<'_> {
         let in_tiles = self.activations.iter().any(|activations| activations.in_tiles() > 0);
         #[cfg(target_arch = "x86_64")]
         let _registers = in_tiles.then(crate::tiles::Registers::set);
+        let sums_of_panel = tokens.next_multiple_of(WIDEST) * ROWS;
+        let together = if self.activations[0].are_staged() { STAGED_PANELS } else { 1 };
         SCRATCH.with_borrow_mut(|(sums, gated, stage)| {
-            for panel in first..last {
-                for (index, sums) in
-                    [&mut *sums, &mut *gated].into_iter().enumerate().take(self.count)
-                {
+            for first in (first..last).step_by(together) {
+                let panels = first..last.min(first + together);
+                let both = [&mut *sums, &mut *gated].into_iter().take(self.count);
+                for (index, sums) in both.enumerate() {
                     sums.clear();
-                    sums.resize(tokens.next_multiple_of(8) * ROWS, 0.0);
+                    sums.resize(panels.len() * sums_of_panel, 0.0);
                     let matrix = &self.matrices[index];
                     let bytes = matrix.panel_bytes();
-                    let work = PanelTimesTokens {
-                        panel: &matrix.panels[panel * bytes..(panel + 1) * bytes],
+                    let work = PanelsTimesTokens {
+                        panels: &matrix.panels[panels.start * bytes..panels.end * bytes],
                         cols: matrix.cols,
                         activations: self.activations[index],
                         stage: &mut stage.0,
@@ -287,10 +297,12 @@ impl Part<'_> {
                     // SAFETY: callers choose among the kinds that the machine is.
                     unsafe { simd::run(isa, GateSums { gates: sums, ups: gated }) }
                 }
-                let rows = ROWS.min(self.matrices[0].rows - panel * ROWS);
-                let column = self.first_column + panel * ROWS;
-                // SAFETY: `y` is `[tokens, width]`, and these columns are this task's.
-                unsafe { output.write(sums, tokens, column, rows) }
+                for (panel, sums) in panels.zip(sums.chunks_exact(sums_of_panel)) {
+                    let rows = ROWS.min(self.matrices[0].rows - panel * ROWS);
+                    let column = self.first_column + panel * ROWS;
+                    // SAFETY: `y` is `[tokens, width]`, and these columns are this task's.
+                    unsafe { output.write(sums, tokens, column, rows) }
+                }
             }
         });
     }
@@ -340,13 +352,13 @@ impl Work for GateSums<'_> {
     }
 }
 
-/// One panel and all tokens.
-struct PanelTimesTokens<'a> {
-    panel: &'a [u8],
+/// Panels behind each other, and all tokens.
+struct PanelsTimesTokens<'a> {
+    panels: &'a [u8],
     cols: usize,
     activations: &'a Activations,
     stage: &'a mut [u8; STAGE_BYTES],
-    /// `[tokens, filled up to whole tiles][16]`, zeros.
+    /// `[panels][tokens, filled up to whole tiles][16]`, zeros.
     sums: &'a mut [f32],
 }
 
@@ -357,52 +369,71 @@ fn form_of(encoding: Encoding, isa: Isa) -> Form {
 }
 
 /// The kernel is a type, so that each encoding is a function of its own.
-struct OfKernel<'a, K>(PanelTimesTokens<'a>, PhantomData<K>);
+struct OfKernel<'a, K>(PanelsTimesTokens<'a>, PhantomData<K>);
 
 impl<K: Kernel> Work for OfKernel<'_, K> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let PanelTimesTokens { panel, cols, activations, stage, sums } = self.0;
+        let PanelsTimesTokens { panels, cols, activations, stage, sums } = self.0;
         let blocks = cols / K::BLOCK;
-        let is_staged = activations.are_staged();
+        let sums_of_panel = activations.tokens().next_multiple_of(WIDEST) * ROWS;
         for first in (0..blocks).step_by(RUN / K::BLOCK) {
             let count = (blocks - first).min(RUN / K::BLOCK);
-            let run = panel[first * K::BYTES..][..count * K::BYTES].as_ptr();
-            // SAFETY: the run has these blocks, the activations have them for each tile, and the
-            // sums have room for whole tiles.
-            unsafe {
-                if is_staged {
-                    K::stage::<S>(run, count, stage.as_mut_ptr());
-                }
-                let stage = stage.as_ptr();
-                let mut done = 0;
-                #[cfg(target_arch = "x86_64")]
-                if activations.in_tiles() > 0 {
-                    let bytes = count * K::BYTES;
-                    fetch::<S>(run.wrapping_add(bytes), bytes, 0, 1);
-                    done = K::tiled::<S>(stage, activations, first, sums.as_mut_ptr());
-                }
-                for tile in Tile::cut(activations.tokens()).skip(done / WIDEST) {
-                    let view = activations.at(&tile, first);
-                    let sums = sums[tile.first * ROWS..][..tile.width * ROWS].as_mut_ptr();
-                    if is_staged {
-                        // Each tile's time pays for a part of the next run.
-                        let (number, tiles) =
-                            (tile.first / WIDEST, activations.tokens().div_ceil(WIDEST));
-                        let bytes = count * K::BYTES;
-                        fetch::<S>(run.wrapping_add(bytes), bytes, number, tiles);
-                    }
-                    match (is_staged, tile.width) {
-                        (false, 1) => K::direct::<S, 1>(run, count, view, sums),
-                        (false, 2) => K::direct::<S, 2>(run, count, view, sums),
-                        (false, 4) => K::direct::<S, 4>(run, count, view, sums),
-                        (false, _) => K::direct::<S, 8>(run, count, view, sums),
-                        (true, 1) => K::staged::<S, 1>(stage, count, view, sums),
-                        (true, 2) => K::staged::<S, 2>(stage, count, view, sums),
-                        (true, 4) => K::staged::<S, 4>(stage, count, view, sums),
-                        (true, _) => K::staged::<S, 8>(stage, count, view, sums),
-                    }
-                }
+            let all = panels.chunks_exact(blocks * K::BYTES);
+            for (panel, sums) in all.zip(sums.chunks_exact_mut(sums_of_panel)) {
+                let run = &panel[first * K::BYTES..][..count * K::BYTES];
+                // SAFETY: the run has these blocks, the activations have them for each tile, and the
+                // sums have room for whole tiles.
+                unsafe { run_times_tokens::<K, S>(run, [first, count], activations, stage, sums) };
+            }
+        }
+    }
+}
+
+/// Adds the products of `count` blocks of a panel, from block `first` on, to the sums of all tokens.
+///
+/// # Safety
+/// As the functions of [`Kernel`]; the run has these blocks, the activations have them for each tile, and
+/// the sums have room for whole tiles.
+#[inline(always)]
+unsafe fn run_times_tokens<K: Kernel, S: Simd>(
+    run: &[u8],
+    [first, count]: [usize; 2],
+    activations: &Activations,
+    stage: &mut [u8; STAGE_BYTES],
+    sums: &mut [f32],
+) {
+    let (run, bytes) = (run.as_ptr(), run.len());
+    let is_staged = activations.are_staged();
+    // SAFETY: the caller's.
+    unsafe {
+        if is_staged {
+            K::stage::<S>(run, count, stage.as_mut_ptr());
+        }
+        let stage = stage.as_ptr();
+        let mut done = 0;
+        #[cfg(target_arch = "x86_64")]
+        if activations.in_tiles() > 0 {
+            fetch::<S>(run.wrapping_add(bytes), bytes, 0, 1);
+            done = K::tiled::<S>(stage, activations, first, sums.as_mut_ptr());
+        }
+        for tile in Tile::cut(activations.tokens()).skip(done / WIDEST) {
+            let view = activations.at(&tile, first);
+            let sums = sums[tile.first * ROWS..][..tile.width * ROWS].as_mut_ptr();
+            if is_staged {
+                // Each tile's time pays for a part of what follows in the panel.
+                let (number, tiles) = (tile.first / WIDEST, activations.tokens().div_ceil(WIDEST));
+                fetch::<S>(run.wrapping_add(bytes), bytes, number, tiles);
+            }
+            match (is_staged, tile.width) {
+                (false, 1) => K::direct::<S, 1>(run, count, view, sums),
+                (false, 2) => K::direct::<S, 2>(run, count, view, sums),
+                (false, 4) => K::direct::<S, 4>(run, count, view, sums),
+                (false, _) => K::direct::<S, 8>(run, count, view, sums),
+                (true, 1) => K::staged::<S, 1>(stage, count, view, sums),
+                (true, 2) => K::staged::<S, 2>(stage, count, view, sums),
+                (true, 4) => K::staged::<S, 4>(stage, count, view, sums),
+                (true, _) => K::staged::<S, 8>(stage, count, view, sums),
             }
         }
     }

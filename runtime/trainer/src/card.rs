@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use crate::checkpoint::{Folder, Part, State};
 use crate::judge::{self, Score, Scores};
 use crate::lessons::Teacher;
-use crate::training::{Begun, Precision, Recipe};
+use crate::training::{Begun, Recipe};
 
 /// The plot of the loss, beside the card.
 const PLOT: &str = "loss.svg";
@@ -83,10 +83,7 @@ fn card(file: &Path, state: &State, scores: &Scores, others: &[(State, Scores)])
         tokens as f64 / 1e6,
         minutes,
         recipe.threads,
-        match recipe.precision {
-            Precision::F32 => "",
-            Precision::Bf16 => ", products of numbers of 16 bits with sums of 32",
-        },
+        recipe.precision.told(),
         recipe.rate,
         recipe.warmup,
         100.0 * recipe.cooldown,

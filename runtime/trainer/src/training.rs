@@ -89,6 +89,16 @@ pub(crate) enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// For the card.
+    pub(crate) fn told(self) -> &'static str {
+        match self {
+            Self::F32 => "",
+            Self::Bf16 => ", products of numbers of 16 bits with sums of 32",
+        }
+    }
+}
+
 /// A model that a run began with.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Begun {

@@ -52,23 +52,30 @@ impl<P: Packed> By256<P> {
             return 0;
         }
         let mut planes = MaybeUninit::<Planes>::uninit();
-        let mut dots = MaybeUninit::<Dots>::uninit();
+        let mut dots = [const { MaybeUninit::<Dots>::uninit() }; 2];
+        let groups = done / TILED_TOKENS;
         // SAFETY: the stage is a block's, and planes are written before they are read.
         unsafe { split(stage, P::SUB / 4, P::SIGNED, planes.as_mut_ptr()) };
-        for first in (0..done).step_by(TILED_TOKENS) {
-            // SAFETY: as above; all of the sums are written before they are read.
-            let dots = unsafe {
-                multiply(activations.tiles(first, block), planes.as_ptr(), dots.as_mut_ptr());
-                dots.assume_init_ref()
-            };
+        // Tiles are multiplied while what the ones before gave is added: it has left for memory by then.
+        for group in 0..=groups {
+            if group < groups {
+                let tokens = activations.tiles(group * TILED_TOKENS, block);
+                let dots = dots[group % 2].as_mut_ptr();
+                // SAFETY: as above.
+                unsafe { multiply(tokens, planes.as_ptr(), dots) };
+            }
+            let Some(before) = group.checked_sub(1) else { continue };
+            // SAFETY: all of these sums were written in the round before.
+            let dots = unsafe { dots[before % 2].assume_init_ref() };
             for at in (0..TILED_TOKENS).step_by(WIDEST) {
-                let tokens = Tokens { first: first + at, tokens: WIDEST, width: WIDEST };
+                let first = before * TILED_TOKENS + at;
+                let tokens = Tokens { first, tokens: WIDEST, width: WIDEST };
                 let [high, low] = &dots.0[at / LINES];
                 let of = at % LINES..at % LINES + WIDEST;
                 let dots = [&high[of.clone()], &low[of]];
                 // SAFETY: as this function's own; the sums have these tokens.
                 unsafe {
-                    let sums = sums.add(tokens.first * ROWS);
+                    let sums = sums.add(first * ROWS);
                     Self::finish::<S>(stage, activations, &tokens, block, dots, sums);
                 }
             }
