@@ -411,12 +411,15 @@ unsafe fn run_times_tokens<K: Kernel, S: Simd>(
             K::stage::<S>(run, count, stage.as_mut_ptr());
         }
         let stage = stage.as_ptr();
-        let mut done = 0;
+        #[cfg(not(target_arch = "x86_64"))]
+        let done = 0;
         #[cfg(target_arch = "x86_64")]
-        if activations.in_tiles() > 0 {
+        let done = if activations.in_tiles() > 0 {
             fetch::<S>(run.wrapping_add(bytes), bytes, 0, 1);
-            done = K::tiled::<S>(stage, activations, first, sums.as_mut_ptr());
-        }
+            K::tiled::<S>(stage, activations, first, sums.as_mut_ptr())
+        } else {
+            0
+        };
         for tile in Tile::cut(activations.tokens()).skip(done / WIDEST) {
             let view = activations.at(&tile, first);
             let sums = sums[tile.first * ROWS..][..tile.width * ROWS].as_mut_ptr();
