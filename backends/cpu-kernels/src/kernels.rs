@@ -13,7 +13,7 @@ mod floats;
 use crate::activations::Activations;
 use crate::activations::{Form, TileView};
 use crate::panels::ROWS;
-use crate::simd::Simd;
+use crate::simd::{self, Simd};
 
 pub(crate) use by32::By32;
 pub(crate) use by256::By256;
@@ -40,8 +40,15 @@ pub(crate) const RUN: usize = 256;
 pub(crate) const STAGE_BYTES: usize = RUN * ROWS * 4;
 
 /// Tokens from which on a run is fetched while the one before it is multiplied. With fewer, memory is
-/// what takes the time, and the processor reads ahead by itself better than it is told to.
+/// what takes the time, and some processors read ahead by themselves better than they are told to.
 pub(crate) const FETCHED_FROM: usize = 4;
+
+/// Whether what follows is fetched while `T` tokens are multiplied.
+#[inline(always)]
+pub(crate) fn is_fetched<const T: usize>() -> bool {
+    T >= FETCHED_FROM || simd::reads_as_told()
+}
+
 /// Bytes of a cache line.
 pub(crate) const LINE: usize = 64;
 

@@ -5,7 +5,7 @@ mod tiled;
 
 use std::marker::PhantomData;
 
-use super::{FETCHED_FROM, Kernel, fetch, load_sums, store_sums, unrolled};
+use super::{FETCHED_FROM, Kernel, fetch, is_fetched, load_sums, store_sums, unrolled};
 #[cfg(target_arch = "x86_64")]
 use crate::activations::Activations;
 use crate::activations::{Form, SUMS_OF_256, SUMS_OVER_16, TileView};
@@ -51,6 +51,12 @@ impl<P: Packed> By256<P> {
     /// What is taken from each integer, in units of its sub-block's scale.
     const fn offset(signed_offset: i32) -> i32 {
         P::OFFSET as i32 + if P::SIGNED { signed_offset } else { 0 }
+    }
+
+    /// How far ahead is fetched, in bytes: a few tokens are soon through a block, and a line that comes too
+    /// early is gone again.
+    const fn ahead(tokens: usize) -> usize {
+        if tokens < FETCHED_FROM { P::BYTES / 2 } else { P::BYTES }
     }
 
     #[inline(always)]
@@ -301,8 +307,8 @@ impl<P: Packed> Kernel for By256<P> {
                 let factors = Self::factors::<S>(halves);
                 let sub_scales = P::sub_scales::<S>(units, halves);
                 let mut products = [S::splat(0); T];
-                let fetches = T >= FETCHED_FROM && lane == 0;
-                let next = fetches.then_some(panel.wrapping_add(P::BYTES));
+                let ahead = panel.wrapping_add(Self::ahead(T));
+                let next = (lane == 0 && is_fetched::<T>()).then_some(ahead);
                 unrolled!(chunk < P::CHUNKS, {
                     let (values, products) = (view.values, &mut products);
                     Self::direct_chunk::<S, T>(units, &sub_scales, chunk, values, products, next);

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{FETCHED_FROM, Kernel, fetch, load_sums, store_sums, unrolled};
+use super::{FETCHED_FROM, Kernel, fetch, is_fetched, load_sums, store_sums, unrolled};
 use crate::activations::{Form, TileView};
 use crate::encodings::Packed;
 use crate::panels::{HALF, ROWS, UNIT};
@@ -16,6 +16,11 @@ const STAGED: usize = 10 * UNIT;
 const STAGED_FACTORS: usize = 8 * UNIT;
 
 impl<P: Packed> By32<P> {
+    /// How far ahead is fetched, in bytes: a run, or more than most runs where a few tokens are soon through.
+    const fn ahead(tokens: usize, blocks: usize) -> usize {
+        if tokens < FETCHED_FROM { 4096 } else { blocks * P::BYTES }
+    }
+
     /// Scale, and minimum where there is one. `block` is that of the lane's rows.
     #[inline(always)]
     unsafe fn factors<S: Simd>(halves: *const u8) -> (S::Float, S::Float) {
@@ -145,8 +150,8 @@ impl<P: Packed> Kernel for By32<P> {
                             let values = values.add(P::group(0, step, slot) * T * 4);
                             S::dot_tile::<T>(&mut dots, *operand, P::SIGNED, values);
                         }
-                        if T >= FETCHED_FROM && lane == 0 {
-                            let next = from.wrapping_add(blocks * P::BYTES);
+                        if lane == 0 && is_fetched::<T>() {
+                            let next = from.wrapping_add(Self::ahead(T, blocks));
                             fetch::<S>(next, P::BYTES, step, P::STEPS);
                         }
                     });

@@ -2,10 +2,13 @@
 
 use std::marker::PhantomData;
 
-use super::{Kernel, load_sums, store_sums};
+use super::{Kernel, LINE, load_sums, store_sums};
 use crate::activations::{Form, TileView};
 use crate::panels::ROWS;
-use crate::simd::Simd;
+use crate::simd::{self, Simd};
+
+/// How far ahead is fetched, in bytes.
+const AHEAD: usize = 2304;
 
 /// One column of 16 rows.
 pub(crate) trait Column {
@@ -141,8 +144,14 @@ impl<C: Column> Kernel for Floats<C> {
             // SAFETY: as the trait says.
             unsafe {
                 let mut totals = load_sums::<S, T>(sums, lane);
-                let column =
-                    |index: usize| C::load::<S>(panel.add((index * ROWS + lane) * C::BYTES));
+                let fetches = lane == 0 && simd::reads_as_told();
+                let column = |index: usize| {
+                    let at = panel.add((index * ROWS + lane) * C::BYTES);
+                    if fetches && (index * Self::BYTES).is_multiple_of(LINE) {
+                        S::prefetch(at.wrapping_add(AHEAD));
+                    }
+                    C::load::<S>(at)
+                };
                 Self::run::<S, T>(column, blocks, view.values.cast(), &mut totals);
                 store_sums::<S, T>(sums, lane, totals);
             }
