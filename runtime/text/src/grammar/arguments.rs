@@ -108,7 +108,7 @@ fn close(object: &mut Schema) {
     let required = object.get("required").and_then(Value::as_array);
     let has_all = required.into_iter().flatten().all(is_named);
     let is_plain = object.keys().all(|keyword| PLAIN.contains(&keyword.as_str()));
-    if !named.is_empty() && has_all && is_plain {
+    if has_all && is_plain {
         object.insert("additionalProperties".into(), false.into());
     }
 }
@@ -155,11 +155,12 @@ mod tests {
         let room = json!({"room": {"type": "string"}});
         let plain = json!({"type": "object", "properties": room, "required": ["room"]});
         assert_eq!(others(plain), Some(json!(false)));
+        assert_eq!(others(json!({"type": "object", "properties": {}})), Some(json!(false)));
         // Who speaks of others has them, and what is required can be written.
         let open = json!({"properties": room, "additionalProperties": {"type": "integer"}});
         assert_eq!(others(open), Some(json!({"type": "integer"})));
         for schema in [
-            json!({"type": "object", "properties": {}}),
+            json!({"type": "object"}),
             json!({"properties": room, "required": ["room", "unnamed"]}),
             json!({"properties": room, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
             json!({"properties": room, "patternProperties": {"^x": {"type": "string"}}}),
