@@ -14,7 +14,7 @@ use text::{Codec, TemplateVersion, prompt_texts};
 
 use crate::checkpoint::Folder;
 use crate::dice::Dice;
-use crate::lessons::{Answer, Call, Lesson, Share, Shares, Sort, Teacher, Wish};
+use crate::lessons::{Answer, Call, Lesson, Narrow, Share, Shares, Sort, Teacher, Wish};
 use crate::training::{self, Recipe};
 
 /// The file of the scores, beside the training.
@@ -29,6 +29,18 @@ struct Set {
     name: &'static str,
     shares: Shares,
     sort: Sort,
+    narrow: Narrow,
+}
+
+impl Set {
+    const fn of(name: &'static str, shares: Shares, sort: Sort) -> Self {
+        Self { name, shares, sort, narrow: Narrow::NONE }
+    }
+
+    /// With tools that ask for less than others.
+    const fn narrow(self) -> Self {
+        Self { narrow: Narrow::MOST, ..self }
+    }
 }
 
 const TAUGHT: Shares = Shares::TAUGHT;
@@ -37,19 +49,21 @@ const NEW_NOUNS: Shares = Shares { nouns: Share::Held, ..TAUGHT };
 const NEW_TOOLS: Shares = Shares { tools: Share::Held, ..TAUGHT };
 const NEW: Shares = Shares { wordings: Share::Held, nouns: Share::Held, tools: Share::Held };
 
-const SETS: [Set; 12] = [
-    Set { name: "new wordings", shares: NEW_WORDINGS, sort: Sort::One },
-    Set { name: "new nouns", shares: NEW_NOUNS, sort: Sort::One },
-    Set { name: "new tools", shares: NEW_TOOLS, sort: Sort::One },
-    Set { name: "everything new", shares: NEW, sort: Sort::One },
-    Set { name: "several commands, new nouns", shares: NEW_NOUNS, sort: Sort::Several },
-    Set { name: "several commands, new tools", shares: NEW_TOOLS, sort: Sort::Several },
-    Set { name: "missing slot, new wordings", shares: NEW_WORDINGS, sort: Sort::Lack },
-    Set { name: "missing slot, new tools", shares: NEW_TOOLS, sort: Sort::Lack },
-    Set { name: "slot supplied, new nouns", shares: NEW_NOUNS, sort: Sort::Supplied },
-    Set { name: "no tool for it, new wordings", shares: NEW_WORDINGS, sort: Sort::NoTool },
-    Set { name: "nothing for devices, new wordings", shares: NEW_WORDINGS, sort: Sort::OffTopic },
-    Set { name: "report, new nouns", shares: NEW_NOUNS, sort: Sort::Report },
+const SETS: [Set; 14] = [
+    Set::of("new wordings", NEW_WORDINGS, Sort::One),
+    Set::of("new nouns", NEW_NOUNS, Sort::One),
+    Set::of("new tools", NEW_TOOLS, Sort::One),
+    Set::of("everything new", NEW, Sort::One),
+    Set::of("several commands, new nouns", NEW_NOUNS, Sort::Several),
+    Set::of("several commands, new tools", NEW_TOOLS, Sort::Several),
+    Set::of("missing slot, new wordings", NEW_WORDINGS, Sort::Lack),
+    Set::of("missing slot, new tools", NEW_TOOLS, Sort::Lack),
+    Set::of("slot supplied, new nouns", NEW_NOUNS, Sort::Supplied),
+    Set::of("no tool for it, new wordings", NEW_WORDINGS, Sort::NoTool),
+    Set::of("nothing for devices, new wordings", NEW_WORDINGS, Sort::OffTopic),
+    Set::of("report, new nouns", NEW_NOUNS, Sort::Report),
+    Set::of("new tools for one thing", NEW_TOOLS, Sort::One).narrow(),
+    Set::of("another thing, new tools for one", NEW_TOOLS, Sort::NoTool).narrow(),
 ];
 
 /// The share of right answers in a set, for each language.
@@ -174,8 +188,23 @@ fn scores(
         println!("{:<36} {:>5.1} s  {}", set.name, start.elapsed().as_secs_f64(), line(&score));
         sets.push(score);
     }
+    sets.push(by_hand(&bench, teacher, wrong)?);
     bench.service.shutdown(std::time::Duration::ZERO);
     Ok(Scores { seed, sets, commands_a_minute })
+}
+
+/// The set that is not drawn: its boxes are new, its sentences may be taught.
+fn by_hand(bench: &Bench, teacher: &Teacher, wrong: usize) -> Result<Score> {
+    let mut score = Score { set: "boxes put down by hand".into(), ..Score::default() };
+    let field = teacher.field()?;
+    for language in &teacher.languages {
+        let lessons = field.iter().filter(|lesson| lesson.language == language.code);
+        let lessons: Vec<Lesson> = lessons.cloned().collect();
+        let answers = [bench.ask(&lessons, true)?, bench.ask(&lessons, false)?];
+        score.add(&language.code, &lessons, &answers, wrong)?;
+    }
+    println!("{:<36} {:>7}  {}", score.set, "", line(&score));
+    Ok(score)
 }
 
 /// What was asked, and the answers that were wanted and given.
@@ -245,8 +274,8 @@ fn draw(
     cases: usize,
     dice: &mut Dice,
 ) -> Vec<Lesson> {
-    let (shares, sort) = (set.shares, Some(set.sort));
-    let wish = Wish { shares, sort, language: Some(language), ..Wish::ASKED };
+    let Set { shares, sort, narrow, .. } = *set;
+    let wish = Wish { shares, sort: Some(sort), narrow, language: Some(language), ..Wish::ASKED };
     let mut lessons = Vec::new();
     // A box whose tools do not allow the sort gives none.
     while lessons.len() < cases {

@@ -5,10 +5,13 @@
 //! kept from training. Which part of them a lesson may use is its [`Shares`].
 
 mod catalogue;
+mod field;
 mod intents;
 mod lacks;
 mod language;
 mod lesson;
+mod narrow;
+mod offer;
 mod parts;
 mod phrase;
 mod results;
@@ -22,6 +25,7 @@ mod wording;
 
 pub(crate) use catalogue::Catalogue;
 pub(crate) use lesson::{Answer, Call, Lesson, Sort, Teacher, Wish};
+pub(crate) use narrow::Narrow;
 pub(crate) use speaker::hash;
 pub(crate) use topics::{Meaning, Topics};
 

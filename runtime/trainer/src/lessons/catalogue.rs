@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result};
 use protocol::ToolSpec;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::intents::{INTENTS, Intent, Slot};
+use super::intents::{Intent, Slot, of_kind};
+use super::lesson::Wish;
+use super::narrow::{Class, Known, Narrow, OneThing, Spare};
+use super::offer::{Deed, Offer};
 use super::parts::{Frames, ParameterParts, Parts};
-use super::phrase::Slots;
 use super::schema::{described_schema, number_schema, parameters};
-use super::{Call, Share, Shares};
+use super::{Share, Shares};
 use crate::dice::Dice;
 
 /// The share of names that are invented in lessons: what occurs once cannot be known, so that it has to be
@@ -35,8 +37,10 @@ pub(crate) struct Catalogue {
     prefixes: Vec<String>,
     held_prefixes: Vec<String>,
     pub(super) systems: Vec<String>,
+    spare: Vec<Spare>,
     frames: Frames,
     parameters: BTreeMap<String, Spellings>,
+    pub(super) classes: Vec<Class>,
     kinds: BTreeMap<String, Kind>,
     /// Words of what parameters and functions are called, by which others are misnamed.
     #[serde(skip)]
@@ -83,29 +87,6 @@ struct Split {
     held: Option<Box<Self>>,
 }
 
-/// How a tool is told which of two deeds is meant.
-#[derive(Debug, Clone)]
-enum Deed {
-    /// It has one deed.
-    Only,
-    Choice {
-        name: String,
-        values: [String; 2],
-    },
-    Yes {
-        name: String,
-    },
-    /// Each deed is a function.
-    Split,
-}
-
-/// What a value of a call is: what the user named, or which of two deeds is meant.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Role {
-    Slot(Slot),
-    Deed(usize),
-}
-
 /// How a box spells the names of its functions.
 #[derive(Debug, Clone)]
 pub(super) struct Manner {
@@ -113,22 +94,7 @@ pub(super) struct Manner {
     style: usize,
     /// As in a wish.
     unheard_of: f64,
-}
-
-/// One tool as a box offers it: its functions, and how to call them.
-#[derive(Debug, Clone)]
-pub(super) struct Offer {
-    pub(super) kind: String,
-    pub(super) specs: Vec<ToolSpec>,
-    deed: Deed,
-    /// The names of its parameters, by slot.
-    names: BTreeMap<Slot, String>,
-    /// Its number is an integer.
-    pub(super) whole: bool,
-    /// It can be called without a room.
-    pub(super) room_optional: bool,
-    /// The rooms that it knows, if it says.
-    pub(super) rooms: Option<Vec<String>>,
+    narrow: Narrow,
 }
 
 impl Catalogue {
@@ -159,24 +125,34 @@ impl Catalogue {
         self.kinds.keys().map(String::as_str).collect()
     }
 
-    pub(super) fn manner(&self, shares: Shares, unheard_of: f64, dice: &mut Dice) -> Manner {
-        let held = shares.tools == Share::Held;
-        let prefixes = if held { &self.held_prefixes } else { &self.prefixes };
-        Manner { prefix: dice.pick(prefixes).clone(), style: dice.below(5), unheard_of }
+    /// What tools can be for that is taught and one of a list of things.
+    pub(super) fn classes_among(&self, list: &str) -> Vec<&str> {
+        let taught = Share::Taught.of(&self.classes).iter();
+        taught.filter(|class| class.is_among(list)).map(|class| class.name.as_str()).collect()
     }
 
-    /// A tool of this kind. `rooms`: the only ones that it knows.
+    pub(super) fn manner(&self, wish: &Wish, dice: &mut Dice) -> Manner {
+        let Wish { shares, unheard_of, narrow, .. } = *wish;
+        let held = shares.tools == Share::Held;
+        let prefixes = if held { &self.held_prefixes } else { &self.prefixes };
+        Manner { prefix: dice.pick(prefixes).clone(), style: dice.below(5), unheard_of, narrow }
+    }
+
+    /// A tool of this kind. `known`: the only rooms and things that it knows.
     pub(super) fn offer(
         &self,
         kind: &str,
         manner: &Manner,
         shares: Shares,
-        rooms: Option<Vec<String>>,
+        known: Known,
         dice: &mut Dice,
     ) -> Offer {
         let share = shares.tools;
         let data = &self.kinds[kind];
-        let intent = INTENTS.iter().find(|intent| intent.kind == kind).expect("an intent of it");
+        let intent = of_kind(kind);
+        let (one_thing, roomless) = self.narrow(intent, manner.narrow, share, dice);
+        let narrowed =
+            (one_thing.is_some() || roomless).then(|| data.narrowed(&one_thing, roomless));
         let whole = !matches!(kind, "heat_room" | "heat_thing") || dice.chance(0.3);
         let mut names = BTreeMap::new();
         let mut properties = Vec::new();
@@ -187,13 +163,15 @@ impl Catalogue {
             properties.push((Some(slot), name, described_schema(schema, described, dice)));
         };
         let text = || json!({"type": "string"});
-        if let Some(thing) = &data.thing {
-            put(Slot::Thing, thing, text(), dice);
+        let one_of = |names: &Option<Vec<String>>| match names {
+            Some(names) => json!({"type": "string", "enum": names}),
+            None => text(),
+        };
+        if let Some(thing) = data.thing.as_ref().filter(|_| one_thing.is_none()) {
+            put(Slot::Thing, thing, one_of(&known.things), dice);
         }
-        if intent.room {
-            let schema =
-                rooms.as_ref().map_or_else(text, |rooms| json!({"type": "string", "enum": rooms}));
-            put(Slot::Room, &self.parameters["room"], schema, dice);
+        if intent.room && !roomless {
+            put(Slot::Room, &self.parameters["room"], one_of(&known.rooms), dice);
         }
         if let Some(number) = &data.number {
             put(Slot::Number, number, number_schema(whole, kind, dice), dice);
@@ -208,20 +186,14 @@ impl Catalogue {
             put(Slot::Message, &self.parameters["message"], text(), dice);
         }
         let deed = self.deed(data, share, manner, &names, dice);
-        match &deed {
-            Deed::Choice { name, values } => {
-                let schema = json!({"type": "string", "enum": values});
-                properties.push((None, name.clone(), schema));
-            }
-            Deed::Yes { name } => {
-                properties.push((None, name.clone(), json!({"type": "boolean"})));
-            }
-            Deed::Only | Deed::Split => (),
-        }
+        properties.extend(deed.property().map(|(name, schema)| (None, name, schema)));
+        let spare = self.spare(&mut properties, manner.narrow, dice);
         dice.shuffle(&mut properties);
-        let room_optional = intent.room && intent.things.is_some() && dice.chance(ROOM_OPTIONAL);
+        let room_optional =
+            intent.room && intent.things.is_some() && dice.chance(ROOM_OPTIONAL) && !roomless;
         let optional = room_optional.then_some(Slot::Room);
-        let parameters = parameters(&properties, optional, dice);
+        let parameters = parameters(&properties, optional, spare.as_deref(), dice);
+        let data = narrowed.as_ref().unwrap_or(data);
         let specs = self.functions(data, &deed, manner, share, dice).into_iter().map(
             |(name, description)| ToolSpec {
                 name,
@@ -231,7 +203,45 @@ impl Catalogue {
             },
         );
         let specs = specs.collect();
-        Offer { kind: kind.into(), specs, deed, names, whole, room_optional, rooms }
+        let kind = kind.into();
+        Offer { kind, specs, deed, names, spare, whole, room_optional, one_thing, roomless, known }
+    }
+
+    /// Puts a parameter that nobody says anything for among others, and gives its name.
+    fn spare(
+        &self,
+        properties: &mut Vec<(Option<Slot>, String, Value)>,
+        narrow: Narrow,
+        dice: &mut Dice,
+    ) -> Option<String> {
+        let spare = narrow.has_spare(dice).then(|| dice.pick(&self.spare))?;
+        if properties.iter().any(|(_, name, _)| *name == spare.name) {
+            return None;
+        }
+        properties.push((None, spare.name.clone(), spare.schema()));
+        Some(spare.name.clone())
+    }
+
+    /// Whether a tool is for one thing, and which, and whether it is without a room.
+    fn narrow(
+        &self,
+        intent: &Intent,
+        narrow: Narrow,
+        share: Share,
+        dice: &mut Dice,
+    ) -> (Option<OneThing>, bool) {
+        let draw = |dice: &mut Dice| OneThing::draw(&self.classes, intent, share, dice);
+        if intent.things.is_none() {
+            // For all of a house.
+            let is_of_rooms = matches!(intent.kind, "heat_room" | "temperature");
+            let house = (is_of_rooms && narrow.is_roomless(dice)).then(|| draw(dice)).flatten();
+            let roomless = house.is_some();
+            return (house, roomless);
+        }
+        let one_thing = narrow.is_of_one_thing(dice).then(|| draw(dice)).flatten();
+        let may_be = intent.room && (share == Share::Taught || one_thing.is_some());
+        let roomless = may_be && narrow.is_roomless(dice);
+        (one_thing, roomless)
     }
 
     /// How a tool of this kind is told its deed, with a name that none of its parameters has.
@@ -269,7 +279,7 @@ impl Catalogue {
         share: Share,
         dice: &mut Dice,
     ) -> Vec<(String, String)> {
-        let Manner { prefix, style, unheard_of } = manner;
+        let Manner { prefix, style, unheard_of, .. } = manner;
         let spelled = |words: &str| spell(&format!("{prefix}{words}"), *style);
         let invented = dice.chance(unheard_of * INVENTED);
         let (names, descriptions) = if let (Deed::Split, Some(split)) = (deed, &data.split) {
@@ -295,7 +305,7 @@ impl Catalogue {
         names.iter().map(|name| spelled(name)).zip(descriptions).collect()
     }
 
-    /// One of a list or, where it is taught, one that is put together and not held.
+    /// One of a list or, where it is taught or the list is empty, one that is put together and not held.
     fn one<T: Spelled + Clone>(
         &self,
         share: Share,
@@ -303,13 +313,18 @@ impl Catalogue {
         composed: impl Fn(&mut Dice) -> T,
         dice: &mut Dice,
     ) -> T {
-        if share == Share::Taught && dice.chance(COMPOSED) {
-            let spelling = composed(dice);
-            if !self.holds(&spelling) {
-                return spelling;
+        let composes = list.is_empty() || share == Share::Taught && dice.chance(COMPOSED);
+        loop {
+            if composes {
+                let spelling = composed(dice);
+                if !self.holds(&spelling) {
+                    return spelling;
+                }
+            }
+            if !list.is_empty() {
+                return dice.pick(list).clone();
             }
         }
-        dice.pick(list).clone()
     }
 
     /// Whether a name, value or description is kept from training, whatever kind has it.
@@ -394,74 +409,29 @@ impl Spellings {
     }
 }
 
-impl Split {
-    fn share(&self, share: Share) -> &Self {
-        share.or_held(self, self.held.as_deref())
+impl Kind {
+    /// The same for one thing or without a room: nothing of how it is called is written down.
+    fn narrowed(&self, one_thing: &Option<OneThing>, roomless: bool) -> Self {
+        let parts =
+            one_thing.as_ref().map_or_else(|| self.parts.clone(), |one| self.parts.of(&one.class));
+        let parts = if roomless { parts.roomless() } else { parts };
+        let nothing =
+            Spellings { names: Vec::new(), descriptions: Vec::new(), held: None, parts: None };
+        let split = Split { names: Vec::new(), descriptions: Vec::new(), held: None };
+        Self {
+            names: Vec::new(),
+            descriptions: Vec::new(),
+            split: self.split.is_some().then_some(split),
+            held: nothing,
+            parts,
+            ..self.clone()
+        }
     }
 }
 
-impl Offer {
-    /// The call that does what the slots say; a slot that they lack is left out.
-    pub(super) fn call(&self, intent: &Intent, slots: &Slots) -> Call {
-        let function = if matches!(self.deed, Deed::Split) { intent.deed } else { 0 };
-        let spec = &self.specs[function];
-        let noun =
-            |noun: &Option<super::language::Noun>| noun.as_ref().map(|noun| json!(noun.bare));
-        let properties = spec.parameters["properties"].as_object().expect("an object");
-        let mut arguments = Map::new();
-        for name in properties.keys() {
-            let value = match self.slot(name) {
-                Some(Slot::Thing) => noun(&slots.thing).or_else(|| noun(&slots.person)),
-                Some(Slot::Room) => noun(&slots.room),
-                Some(Slot::Number) => slots.number.map(super::phrase::Number::json),
-                Some(Slot::Time) => {
-                    slots.time.map(|(hour, minute)| json!(format!("{hour:02}:{minute:02}")))
-                }
-                Some(Slot::Message) => slots.message.as_ref().map(|message| json!(message)),
-                None => match &self.deed {
-                    Deed::Choice { values, .. } => Some(json!(values[intent.deed])),
-                    Deed::Yes { .. } => Some(json!(intent.deed == 0)),
-                    Deed::Only | Deed::Split => None,
-                },
-            };
-            if let Some(value) = value {
-                arguments.insert(name.clone(), value);
-            }
-        }
-        Call { name: spec.name.clone(), arguments }
-    }
-
-    /// Which of its functions has this name.
-    pub(super) fn function(&self, name: &str) -> Option<usize> {
-        self.specs.iter().position(|spec| spec.name == name)
-    }
-
-    /// The slot of a parameter; nothing where it says the deed.
-    pub(super) fn slot(&self, parameter: &str) -> Option<Slot> {
-        self.names.iter().find(|(_, own)| *own == parameter).map(|(slot, _)| *slot)
-    }
-
-    /// What a value of a call is.
-    pub(super) fn role(&self, parameter: &str, value: &Value) -> Role {
-        let is_second = match &self.deed {
-            Deed::Choice { values, .. } => value == &values[1],
-            _ => value == &json!(false),
-        };
-        let deed = Role::Deed(usize::from(is_second));
-        self.slot(parameter).map_or(deed, Role::Slot)
-    }
-
-    /// The values that it lists for its two deeds.
-    pub(super) fn deeds(&self) -> Option<&[String; 2]> {
-        match &self.deed {
-            Deed::Choice { values, .. } => Some(values),
-            _ => None,
-        }
-    }
-
-    /// Whether a call needs this slot.
-    pub(super) fn needs(&self, slot: Slot) -> bool {
-        slot != Slot::Room || !self.room_optional
+impl Split {
+    fn share(&self, share: Share) -> &Self {
+        share.or_held(self, self.held.as_deref())
     }
 }
 

@@ -125,6 +125,11 @@ pub(super) fn are_kindred(one: &str, other: &str) -> bool {
     one == other || KINDRED.iter().any(|kin| kin.contains(&one) && kin.contains(&other))
 }
 
+/// The first intent of a kind of tool.
+pub(super) fn of_kind(kind: &str) -> &'static Intent {
+    INTENTS.iter().find(|intent| intent.kind == kind).expect("an intent of each kind")
+}
+
 pub(super) fn intent(name: &str) -> &'static Intent {
     INTENTS.iter().find(|intent| intent.name == name).expect("a listed intent")
 }

@@ -22,7 +22,7 @@ pub(crate) struct Noun {
     /// As an owner.
     #[serde(default)]
     pub(crate) of: String,
-    /// As a subject.
+    /// As a subject; nothing of what is many, so that no sentence has it for one.
     #[serde(default)]
     pub(crate) is: String,
     /// As a receiver.
@@ -145,6 +145,8 @@ pub(crate) struct Things {
     #[serde(flatten)]
     pub(crate) lists: BTreeMap<String, Vec<Noun>>,
     pub(crate) numbered: BTreeMap<String, Vec<Noun>>,
+    /// The things that a function can be for, by their class in `tools.toml`.
+    pub(crate) classes: BTreeMap<String, Vec<Noun>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -5,12 +5,13 @@ use protocol::{Message, ToolCall, ToolSpec};
 use serde_json::{Map, Value};
 use text::calls_text;
 
-use super::catalogue::Offer;
-use super::intents::Slot;
-use super::language::Language;
+use super::intents::{Slot, are_kindred, of_kind};
+use super::language::{Language, Noun};
+use super::narrow::{Known, Narrow};
+use super::offer::Offer;
 use super::speaker::Speaker;
 use super::topics::Topics;
-use super::{Catalogue, Shares};
+use super::{Catalogue, Shares, field};
 use crate::dice::Dice;
 
 /// A call of a function.
@@ -102,6 +103,8 @@ pub(crate) struct Wish {
     /// How much of what nobody can know occurs: names and words of no language, nouns and messages that are put
     /// together. 1: all that lessons have.
     pub(crate) unheard_of: f64,
+    /// How many tools ask for less than others.
+    pub(crate) narrow: Narrow,
 }
 
 impl Wish {
@@ -112,9 +115,10 @@ impl Wish {
         language: None,
         kinds: Self::KINDS_MAX,
         unheard_of: 1.0,
+        narrow: Narrow::SOME,
     };
     /// What tests ask: what people say, and what boxes have.
-    pub(crate) const ASKED: Self = Self { unheard_of: 0.0, ..Self::TAUGHT };
+    pub(crate) const ASKED: Self = Self { unheard_of: 0.0, narrow: Narrow::NONE, ..Self::TAUGHT };
     /// What the largest boxes have.
     pub(crate) const KINDS_MAX: usize = 9;
 }
@@ -179,6 +183,17 @@ impl Teacher {
         Ok(Self { languages: Language::all()?, catalogue: Catalogue::read()? })
     }
 
+    /// What tools can be for, those that are kept from training last.
+    #[cfg(test)]
+    pub(super) fn classes(&self) -> Vec<&str> {
+        self.catalogue.classes.iter().map(|class| class.name.as_str()).collect()
+    }
+
+    /// Boxes and wishes that were put down by hand.
+    pub(crate) fn field(&self) -> Result<Vec<Lesson>> {
+        field::lessons(&self.languages)
+    }
+
     /// Lessons that share their tools.
     pub(crate) fn group(&self, lessons: usize, wish: &Wish, dice: &mut Dice) -> Vec<Lesson> {
         let place = self.place(wish, dice);
@@ -192,7 +207,8 @@ impl Teacher {
             let language = &self.languages[at];
             let sort = wish.sort.unwrap_or_else(|| draw_sort(&place, dice));
             let Wish { shares, unheard_of, .. } = *wish;
-            let mut speaker = Speaker { language, place: &place, shares, unheard_of, dice };
+            let (place, catalogue) = (&place, &self.catalogue);
+            let mut speaker = Speaker { language, place, catalogue, shares, unheard_of, dice };
             let Some(turn) = speaker.turn(sort) else { continue };
             let asked = turn.asked();
             let tools = (&*place.offers, &*place.tools);
@@ -217,11 +233,15 @@ impl Teacher {
     }
 
     fn place(&self, wish: &Wish, dice: &mut Dice) -> Place {
-        let Wish { shares, sort, language, kinds: most, unheard_of } = *wish;
+        let Wish { shares, sort, language, kinds: most, narrow, .. } = *wish;
         let one = dice.chance(0.3).then(|| dice.below(self.languages.len()));
         let language = language.or(one);
         let mut kinds = self.catalogue.kinds();
         dice.shuffle(&mut kinds);
+        if narrow.is_of_kin(dice) {
+            let first = kinds[0];
+            kinds.sort_by_key(|kind| !are_kindred(kind, first));
+        }
         let none = sort.is_none() && dice.chance(0.02);
         let count = if none {
             0
@@ -229,22 +249,29 @@ impl Teacher {
             let count = 1 + dice.below(3) + dice.below(3) + if dice.chance(0.1) { 4 } else { 0 };
             count.min(most)
         };
-        let manner = self.catalogue.manner(shares, unheard_of, dice);
+        let manner = self.catalogue.manner(wish, dice);
         let mut offers: Vec<Offer> = Vec::new();
         for kind in kinds {
             if offers.len() == count {
                 break;
             }
-            let rooms = language.filter(|_| dice.chance(0.2)).map(|at| {
-                let list = shares.nouns.of(&self.languages[at].rooms);
+            let some_of = |list: &[Noun], dice: &mut Dice| {
+                let list = shares.nouns.of(list);
                 let start = dice.below(list.len());
                 let names = list.iter().cycle().skip(start).take(3 + dice.below(4));
-                names.map(|noun| noun.bare.clone()).collect()
-            });
+                names.map(|noun| noun.bare.clone()).collect::<Vec<_>>()
+            };
+            let rooms = language
+                .filter(|_| dice.chance(0.2))
+                .map(|at| some_of(&self.languages[at].rooms, dice));
+            let things = language.zip(of_kind(kind).things).filter(|_| narrow.is_listed(dice));
+            let things =
+                things.map(|(at, list)| some_of(&self.languages[at].things.lists[list], dice));
+            let known = Known { rooms, things };
             // Functions of one box mostly look alike.
-            let other = dice.chance(0.2).then(|| self.catalogue.manner(shares, unheard_of, dice));
+            let other = dice.chance(0.2).then(|| self.catalogue.manner(wish, dice));
             let manner = other.as_ref().unwrap_or(&manner);
-            let offer = self.catalogue.offer(kind, manner, shares, rooms, dice);
+            let offer = self.catalogue.offer(kind, manner, shares, known, dice);
             let taken = |spec: &ToolSpec| {
                 offers.iter().flat_map(|offer| &offer.specs).any(|other| other.name == spec.name)
             };
@@ -265,11 +292,11 @@ fn draw_sort(place: &Place, dice: &mut Dice) -> Sort {
         return *dice.pick(&sorts);
     }
     match dice.below(100) {
-        0..48 => Sort::One,
-        48..60 => Sort::Several,
-        60..71 => Sort::Lack,
-        71..76 => Sort::Supplied,
-        76..84 => Sort::Report,
+        0..46 => Sort::One,
+        46..57 => Sort::Several,
+        57..73 => Sort::Lack,
+        73..77 => Sort::Supplied,
+        77..84 => Sort::Report,
         84..93 => Sort::NoTool,
         93..97 => Sort::OffTopic,
         _ => Sort::Talk,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::narrow::Class;
 use super::phrase::capital;
 use crate::dice::Dice;
 
@@ -31,6 +32,9 @@ pub(super) struct Parts {
     /// Words of two deeds.
     #[serde(default)]
     pairs: Vec<[String; 2]>,
+    /// What stands behind the noun where it is the one thing that a function is for.
+    #[serde(default)]
+    aspects: Vec<String>,
 }
 
 /// What stands around the parts of a description.
@@ -104,6 +108,29 @@ impl ParameterParts {
 }
 
 impl Parts {
+    /// Those of a function for one thing.
+    pub(super) fn of(&self, class: &Class) -> Self {
+        let nouns = class.nouns.iter().flat_map(|noun| match &self.aspects[..] {
+            [] => vec![noun.clone()],
+            aspects => {
+                aspects.iter().map(|aspect| format!("{noun} {aspect}").trim_end().into()).collect()
+            }
+        });
+        Self { nouns: nouns.collect(), it: class.it.clone(), ..self.clone() }
+    }
+
+    /// Those of a function that knows of no room.
+    pub(super) fn roomless(mut self) -> Self {
+        for list in [&mut self.it, &mut self.at, &mut self.about] {
+            let rest: Vec<String> =
+                list.iter().filter(|words| !words.contains("room")).cloned().collect();
+            if !rest.is_empty() {
+                *list = rest;
+            }
+        }
+        self
+    }
+
     /// The name of a function, in words.
     pub(super) fn name(&self, dice: &mut Dice) -> String {
         let (verb, noun) = (pick(&self.verbs, dice), pick(&self.nouns, dice));

@@ -54,7 +54,7 @@ impl Number {
     }
 }
 
-/// Puts the slots into a template; nothing where it names one that is absent.
+/// Puts the slots into a template; nothing where it names one that is absent, or a form that a noun lacks.
 pub(super) fn fill(
     template: &str,
     slots: &Slots,
@@ -67,7 +67,9 @@ pub(super) fn fill(
         let (slot, behind) = behind.split_once('}')?;
         text += before;
         let (name, form) = slot.split_once('.').unwrap_or((slot, "bare"));
-        let noun = |noun: &Option<Noun>| noun.as_ref()?.form(form).map(str::to_owned);
+        let noun = |noun: &Option<Noun>| {
+            noun.as_ref()?.form(form).filter(|form| !form.is_empty()).map(str::to_owned)
+        };
         text += &match name {
             "thing" => noun(&slots.thing)?,
             "room" => noun(&slots.room)?,

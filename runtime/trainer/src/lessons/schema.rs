@@ -33,17 +33,20 @@ pub(super) fn number_schema(whole: bool, kind: &str, dice: &mut Dice) -> Value {
     schema
 }
 
-/// The parameters of a function; all but `optional` are required.
+/// The parameters of a function; all but `optional` and the one named `spare` are required.
 pub(super) fn parameters(
     properties: &[(Option<Slot>, String, Value)],
     optional: Option<Slot>,
+    spare: Option<&str>,
     dice: &mut Dice,
 ) -> Value {
     let all: Map<String, Value> =
         properties.iter().map(|(_, name, schema)| (name.clone(), schema.clone())).collect();
     let required: Vec<&String> = properties
         .iter()
-        .filter(|(slot, ..)| optional.is_none() || *slot != optional)
+        .filter(|(slot, name, _)| {
+            (optional.is_none() || *slot != optional) && Some(name.as_str()) != spare
+        })
         .map(|(_, name, _)| name)
         .collect();
     let mut parameters = json!({"type": "object", "properties": all, "required": required});

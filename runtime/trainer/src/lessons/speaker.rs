@@ -2,11 +2,13 @@
 
 use protocol::Message;
 
-use super::catalogue::Offer;
+use super::catalogue::Catalogue;
 use super::intents::{INTENTS, Intent, Slot, are_kindred, intent};
 use super::lacks::{LACKS, Lack};
 use super::language::{Done, Language};
 use super::lesson::{Place, Turn};
+use super::narrow::Known;
+use super::offer::Offer;
 use super::phrase::{Slots, capital, fill};
 use super::results::{call_id, failure, success};
 use super::{Answer, Call, Share, Shares, Sort};
@@ -26,10 +28,14 @@ pub(crate) fn hash(bytes: impl AsRef<[u8]>) -> u64 {
 /// The share of sentences with something missing that are made of ordinary ones.
 const MADE: f64 = 0.6;
 
+/// The share of wishes that no tool is for which are about another thing, where a tool is for one.
+const OF_ANOTHER_THING: f64 = 0.4;
+
 /// A user of a place, in one language.
 pub(super) struct Speaker<'a> {
     pub(super) language: &'a Language,
     pub(super) place: &'a Place,
+    pub(super) catalogue: &'a Catalogue,
     pub(super) shares: Shares,
     /// As in a wish.
     pub(super) unheard_of: f64,
@@ -117,12 +123,18 @@ impl Speaker<'_> {
             }
             let slots = self.slots(intent, &offer)?;
             // Where a room may be left out, people do.
-            if offer.room_optional && self.dice.chance(0.4) && count == 1 {
+            if (offer.roomless || offer.room_optional && self.dice.chance(0.4)) && count == 1 {
                 return self.without_room(intent, &offer, slots);
             }
             let template = if count > 1 { self.clause(intent)? } else { self.template(intent) };
+            let template = self.as_said(template, intent, &slots)?;
             clauses.push((fill(&template.0, &slots, self.language, self.dice)?, template.1));
-            calls.push(offer.call(intent, &slots));
+            let call = offer.call(intent, &slots);
+            // Nobody wants the same twice.
+            if calls.contains(&call) {
+                return None;
+            }
+            calls.push(call);
         }
         let sentence = self.sentence(clauses);
         // Every command names something.
@@ -224,6 +236,7 @@ impl Speaker<'_> {
         let intent = self.intent_of(&offer.kind);
         let slots = self.slots(intent, &offer)?;
         let template = self.template(intent);
+        let template = self.as_said(template, intent, &slots)?;
         let clause = (fill(&template.0, &slots, self.language, self.dice)?, template.1);
         let sentence = self.sentence(vec![clause]);
         let calls = vec![offer.call(intent, &slots)];
@@ -270,11 +283,18 @@ impl Speaker<'_> {
 
     /// A command that none of the tools does.
     fn no_tool(&mut self) -> Option<Turn> {
-        let intent = self.dice.pick(&INTENTS);
-        if self.place.offers.iter().any(|offer| are_kindred(&offer.kind, intent.kind)) {
-            return None;
-        }
-        let slots = self.draw(intent, true, None)?;
+        let offers = &self.place.offers;
+        let is_narrow = offers.iter().any(|offer| offer.one_thing.is_some());
+        let (intent, slots, kind) = if is_narrow && self.dice.chance(OF_ANOTHER_THING) {
+            let (intent, slots) = self.of_another_thing()?;
+            (intent, slots, None)
+        } else {
+            let intent = self.dice.pick(&INTENTS);
+            if offers.iter().any(|offer| are_kindred(&offer.kind, intent.kind)) {
+                return None;
+            }
+            (intent, self.draw(intent, true, &Known::default())?, Some(intent.kind))
+        };
         let template = self.template(intent);
         let clause = (fill(&template.0, &slots, self.language, self.dice)?, template.1);
         let sentence = self.sentence(vec![clause]);
@@ -282,10 +302,28 @@ impl Speaker<'_> {
         let answer =
             if self.place.tools.is_empty() { &talk.no_tools_answer } else { &talk.no_tool_answer };
         let answer = Answer::Text(answer.clone());
-        self.wanted(&sentence, &template.0).then(|| Turn {
-            kind: Some(intent.kind),
-            ..Turn::new(Sort::NoTool, vec![user(sentence)], answer)
-        })
+        self.wanted(&sentence, &template.0)
+            .then(|| Turn { kind, ..Turn::new(Sort::NoTool, vec![user(sentence)], answer) })
+    }
+
+    /// What a tool for one thing would do with another one, which no other tool is for.
+    fn of_another_thing(&mut self) -> Option<(&'static Intent, Slots)> {
+        let offers = &self.place.offers;
+        let is_alone = |own: &Offer| {
+            offers
+                .iter()
+                .all(|other| other.kind == own.kind || !are_kindred(&other.kind, &own.kind))
+        };
+        let offer = self.dice.pick(offers);
+        let one_thing = offer.one_thing.as_ref().filter(|_| is_alone(offer))?;
+        if one_thing.others.is_empty() {
+            return None;
+        }
+        let intent = self.intent_of(&offer.kind);
+        let mut slots = self.draw(intent, true, &Known::default())?;
+        let other = self.dice.pick::<String>(&one_thing.others);
+        slots.thing = Some(self.of_class(other));
+        Some((intent, slots))
     }
 }
 

@@ -1,13 +1,13 @@
 use std::collections::HashSet;
 
 use protocol::ToolSpec;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::intents::{INTENTS, Slot};
 use super::lacks::{LACKS, Lack};
 use super::language::Noun;
 use super::speaker::is_kept;
-use super::{Answer, Call, Lesson, Share, Shares, Sort, Teacher, Topics, Wish};
+use super::{Answer, Call, Lesson, Narrow, Share, Shares, Sort, Teacher, Topics, Wish};
 use crate::dice::Dice;
 
 const SORTS: [Sort; 8] = [
@@ -106,8 +106,9 @@ fn a_call_is_about_what_its_function_is_about() {
                 assert_eq!(topics.wanted, wanted.first().copied());
             }
             Answer::Text(_) => {
-                let has_kind = matches!(sort, Sort::Lack | Sort::NoTool);
-                assert_eq!(topics.wanted.is_some(), has_kind, "{sort:?}");
+                // What a tool for another thing would do is of a kind that is there, and is not done.
+                let has_kind = topics.wanted.is_some();
+                assert_eq!(has_kind, sort == Sort::Lack || has_kind && sort == Sort::NoTool);
             }
         }
         seen.extend(topics.tools);
@@ -280,7 +281,9 @@ fn every_call_keeps_to_the_schema_of_its_function() {
             more.arguments.insert("unknown".into(), Value::Null);
             assert!(!more.keeps_to(&lesson.tools));
             let less = Call { arguments: Map::new(), ..call.clone() };
-            assert!(!less.keeps_to(&lesson.tools), "every function needs something");
+            let tool = lesson.tools.iter().find(|tool| tool.name == call.name).unwrap();
+            let needs_nothing = tool.parameters["required"] == json!([]);
+            assert_eq!(less.keeps_to(&lesson.tools), needs_nothing, "{tool:?}");
         }
     }
     assert!(calls_seen > 2000, "{calls_seen}");
@@ -298,4 +301,110 @@ fn no_template_leaves_a_brace_or_a_double_space() {
     for text in texts {
         assert!(!text.contains(['{', '}']) && !text.contains("  "), "{text}");
     }
+}
+
+/// Lessons with tools that ask for less than others, of boxes with one kind of them.
+fn of_narrow_tools(sort: Sort, tools: Share) -> Vec<Lesson> {
+    let teacher = Teacher::new().unwrap();
+    let mut dice = Dice::new(8);
+    let (shares, sort) = (Shares { tools, ..Shares::TAUGHT }, Some(sort));
+    let wish = Wish { shares, sort, kinds: 1, narrow: Narrow::MOST, ..Wish::ASKED };
+    (0..300).flat_map(|_| teacher.group(1, &wish, &mut dice)).collect()
+}
+
+#[test]
+fn a_tool_for_one_thing_has_no_parameter_for_it_and_its_users_name_it() {
+    let teacher = Teacher::new().unwrap();
+    for (tools, kept) in [(Share::Taught, false), (Share::Held, true)] {
+        let of_light = of_narrow_tools(Sort::One, tools).into_iter().filter(|lesson| {
+            let name = lesson.tools[0].name.to_lowercase();
+            name.contains("light") || name.contains("ventilation")
+        });
+        let mut seen = 0;
+        for lesson in of_light {
+            let Answer::Calls(calls) = &lesson.answer else { panic!("{lesson:?}") };
+            let language =
+                teacher.languages.iter().find(|own| own.code == lesson.language).unwrap();
+            let class = if kept { "ventilation" } else { "light" };
+            let nouns = &language.things.classes[class];
+            let is_said =
+                |noun: &Noun| lesson.asked.to_lowercase().contains(&noun.bare.to_lowercase());
+            assert!(nouns.iter().any(is_said), "{}", lesson.asked);
+            let is_passed =
+                |noun: &Noun| calls[0].arguments.values().any(|value| *value == noun.bare);
+            assert!(!nouns.iter().any(is_passed), "{calls:?}");
+            seen += 1;
+        }
+        assert!(seen > 5, "{seen} of {tools:?}");
+    }
+}
+
+#[test]
+fn what_a_tool_for_another_thing_would_do_is_not_done() {
+    let lessons = of_narrow_tools(Sort::NoTool, Share::Taught);
+    let teacher = Teacher::new().unwrap();
+    let is_of_a_fan = |lesson: &&Lesson| {
+        let language = teacher.languages.iter().find(|own| own.code == lesson.language).unwrap();
+        let fan = language.things.classes["fan"][0].bare.to_lowercase();
+        let words = lesson.asked.to_lowercase();
+        words.split(|mark: char| !mark.is_alphanumeric()).any(|word| word == fan)
+    };
+    let is_of_light = |lesson: &&Lesson| lesson.tools[0].name.to_lowercase().contains("light");
+    let of_both = lessons.iter().filter(is_of_a_fan).filter(is_of_light).count();
+    assert!(of_both > 0, "nobody speaks of a fan where the tool is for light");
+}
+
+#[test]
+fn what_a_tool_can_be_for_is_among_the_things_of_each_language_and_no_taught_one_is_held() {
+    let teacher = Teacher::new().unwrap();
+    let classes = teacher.classes();
+    for language in &teacher.languages {
+        let things = &language.things;
+        for class in classes.iter().filter(|name| **name != "house") {
+            let noun = &things.classes[*class][0];
+            assert!(
+                ["bare", "the", "of", "is"].iter().all(|form| !noun.form(form).unwrap().is_empty())
+            );
+        }
+        assert_eq!(things.classes.len() + 1, classes.len(), "{}", language.code);
+        let held = things.lists.values().flat_map(|list| Share::Held.of(list));
+        let held: HashSet<&str> = held.map(|noun| noun.bare.as_str()).collect();
+        for class in Share::Taught.of(&classes).iter().filter(|name| **name != "house") {
+            for noun in &things.classes[*class] {
+                assert!(!held.contains(noun.bare.as_str()), "{}: {}", language.code, noun.bare);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_put_down_by_hand_is_of_every_language_and_sort() {
+    let field = Teacher::new().unwrap().field().unwrap();
+    let of = |sort: Sort| field.iter().filter(|lesson| lesson.sort == sort).count();
+    assert!(field.len() > 100 && of(Sort::Lack) > 3 && of(Sort::NoTool) > 1, "{}", field.len());
+    for code in ["en", "fr", "de", "it", "es"] {
+        assert!(field.iter().filter(|lesson| lesson.language == code).count() > 15, "{code}");
+    }
+}
+
+#[test]
+fn what_nobody_says_anything_for_is_left_out() {
+    let spare = ["transition", "dry_run", "requested_by", "timeout_ms", "retries"];
+    let mut seen = 0;
+    for lesson in lessons(Shares::TAUGHT, 600, 9) {
+        let Answer::Calls(calls) = &lesson.answer else { continue };
+        for call in calls {
+            let tool = lesson.tools.iter().find(|tool| tool.name == call.name).unwrap();
+            let required = tool.parameters["required"].as_array().unwrap();
+            let is_spare = |name: &&str| {
+                tool.parameters["properties"].get(name).is_some()
+                    && !required.contains(&json!(name))
+            };
+            for name in spare.iter().filter(|name| is_spare(name)) {
+                assert!(!call.arguments.contains_key(*name), "{call:?}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
 }

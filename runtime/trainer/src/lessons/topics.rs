@@ -2,9 +2,9 @@
 
 use protocol::ToolSpec;
 
-use super::catalogue::{Offer, Role};
 use super::intents::Slot;
 use super::lesson::{Answer, Call, Turn};
+use super::offer::{Offer, Role};
 
 /// Numbers below [`Topics::COUNT`], the same for a function and for who wants it called.
 #[derive(Debug, Clone, Default)]

@@ -1,10 +1,11 @@
 //! What a sentence is about, and how it is put.
 
 use super::Share;
-use super::catalogue::Offer;
-use super::intents::{INTENTS, Intent, Measure, intent};
-use super::lacks::Lack;
+use super::intents::{INTENTS, Intent, Measure, Slot, intent};
+use super::lacks::{LACKS, Lack};
 use super::language::{Language, Noun, Wordings};
+use super::narrow::{Known, OneThing};
+use super::offer::Offer;
 use super::phrase::{Number, Slots, capital, fill, tag, word};
 use super::speaker::Speaker;
 
@@ -18,6 +19,8 @@ const INVENTED: f64 = 0.4;
 const DESCRIBED: f64 = 0.3;
 /// Of those, the share that is mixed with another noun as well: what describes need not be known either.
 const DESCRIBED_ANEW: f64 = 0.4;
+/// The share of things that tools can be for, among those of tools for many.
+const OF_CLASSES: f64 = 0.08;
 /// The share of messages that begin as one and end as another.
 const MIXED_MESSAGES: f64 = 0.6;
 
@@ -28,22 +31,33 @@ impl Speaker<'_> {
     }
 
     pub(super) fn slots(&mut self, intent: &Intent, offer: &Offer) -> Option<Slots> {
-        self.draw(intent, offer.whole, offer.rooms.as_deref())
+        let mut slots = self.draw(intent, offer.whole, &offer.known)?;
+        if let Some(OneThing { class, .. }) =
+            offer.one_thing.as_ref().filter(|_| intent.things.is_some())
+        {
+            slots.thing = Some(self.of_class(&class.name));
+        }
+        if offer.roomless {
+            slots.room = None;
+        }
+        Some(slots)
     }
 
     /// What a sentence of this intent is about.
-    pub(super) fn draw(
-        &mut self,
-        intent: &Intent,
-        whole: bool,
-        rooms: Option<&[String]>,
-    ) -> Option<Slots> {
+    pub(super) fn draw(&mut self, intent: &Intent, whole: bool, known: &Known) -> Option<Slots> {
         let mut slots = Slots::default();
         if let Some(list) = intent.things {
-            slots.thing = Some(self.thing(list));
+            slots.thing = Some(match &known.things {
+                None => self.thing(list),
+                Some(names) => {
+                    let name = self.dice.pick(names);
+                    let list = &self.language.things.lists[list];
+                    list.iter().find(|noun| noun.bare == *name)?.clone()
+                }
+            });
         }
         if intent.room {
-            slots.room = Some(match rooms {
+            slots.room = Some(match &known.rooms {
                 None => self.room(),
                 Some(rooms) => {
                     let name = self.dice.pick(rooms);
@@ -73,7 +87,29 @@ impl Speaker<'_> {
         Some(slots)
     }
 
+    /// A noun for what a tool can be for.
+    pub(super) fn of_class(&mut self, name: &str) -> Noun {
+        self.dice.pick::<Noun>(&self.language.things.classes[name]).clone()
+    }
+
+    /// What a tool can be for as one thing among others, in lessons; nothing where its word is one for any of
+    /// them.
+    fn in_a_class(&mut self, list: &str) -> Option<Noun> {
+        if self.unheard_of == 0.0 || !self.dice.chance(OF_CLASSES) {
+            return None;
+        }
+        let names = self.catalogue.classes_among(list);
+        let name = (!names.is_empty()).then(|| *self.dice.pick(&names))?;
+        let noun = self.language.things.classes[name][0].clone();
+        let general = self.language.vague.things.get(list);
+        let is_general = general.into_iter().flatten().any(|own| own.bare == noun.bare);
+        (!is_general).then_some(noun)
+    }
+
     fn thing(&mut self, list: &str) -> Noun {
+        if let Some(noun) = self.in_a_class(list) {
+            return noun;
+        }
         let things = &self.language.things;
         // Lamps are switched as well as dimmed.
         let list = if list == "switched" && self.dice.chance(0.2) { "dimmed" } else { list };
@@ -181,6 +217,24 @@ impl Speaker<'_> {
         (self.shares.wordings == Share::Taught).then(|| (self.dice.pick(say).clone(), true))
     }
 
+    /// A wording as it is said where no room is meant; nothing where it does not do without.
+    pub(super) fn as_said(
+        &mut self,
+        (template, is_clause): (String, bool),
+        intent: &Intent,
+        slots: &Slots,
+    ) -> Option<(String, bool)> {
+        if slots.room.is_some() || !template.contains("{room") {
+            return Some((template, is_clause));
+        }
+        let is_it = |lack: &Lack| lack.intent == intent.name && lack.slot == Slot::Room;
+        let lack = LACKS.into_iter().find(is_it)?;
+        let vague = &self.language.vague;
+        let template = vague.without(Slot::Room, &template, intent, self.dice)?;
+        let is_kept = self.is_of_the_other_share(&lack, intent, &template);
+        (!is_kept).then_some((template, is_clause))
+    }
+
     /// A sentence that lacks something, and its template.
     pub(super) fn lacking(&mut self, lack: &Lack, slots: &Slots) -> Option<(String, String)> {
         let (template, is_clause) = match lack.list {
@@ -194,6 +248,8 @@ impl Speaker<'_> {
                 (!is_kept).then_some((template, is_clause))?
             }
         };
+        let (template, is_clause) =
+            self.as_said((template, is_clause), intent(lack.intent), slots)?;
         let filled = fill(&template, slots, self.language, self.dice)?;
         Some((self.sentence(vec![(filled, is_clause)]), template))
     }
