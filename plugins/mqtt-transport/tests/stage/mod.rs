@@ -71,8 +71,12 @@ impl Mosquitto {
             return None;
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut broker = Self { child: None, directory, port: free_port(), more: more.into() };
-        broker.restart();
+        let mut broker = Self { child: None, directory, port: 0, more: more.into() };
+        // Another test may take a port between its choice and its use.
+        until("a port is had", || {
+            broker.port = free_port();
+            broker.begins(&broker.text())
+        });
         Some(broker)
     }
 
@@ -83,20 +87,21 @@ impl Mosquitto {
         }
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut broker = Self { child: None, directory, port, more: String::new() };
-        broker.begin(text);
+        assert!(broker.begins(text), "port {port} is taken");
         Some(broker)
     }
 
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            child.kill().expect("killed");
+            // It may have ended by itself.
+            let _ended = child.kill();
             child.wait().expect("gone");
         }
     }
 
     pub fn restart(&mut self) {
         let text = self.text();
-        self.begin(&text);
+        assert!(self.begins(&text), "port {} is taken", self.port);
     }
 
     fn text(&self) -> String {
@@ -106,21 +111,36 @@ impl Mosquitto {
         )
     }
 
-    fn begin(&mut self, text: &str) {
+    /// Whether the broker listens; otherwise it has ended, since somebody else has the port.
+    fn begins(&mut self, text: &str) -> bool {
         self.kill();
         let text = format!("user root\n{text}");
         let config = self.directory.path().join("mosquitto.conf");
         std::fs::write(&config, text).expect("written");
-        let child = Command::new("mosquitto")
+        let mut child = Command::new("mosquitto")
             .arg("-c")
             .arg(&config)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("mosquitto starts");
+        let mut has_ended = false;
+        until("mosquitto listens, or ends", || {
+            has_ended = child.try_wait().expect("a state").is_some();
+            has_ended || is_heard(self.port)
+        });
+        // Who takes connections may be somebody else.
+        std::thread::sleep(Duration::from_millis(20));
+        has_ended = has_ended || child.try_wait().expect("a state").is_some();
         self.child = Some(child);
-        until("mosquitto listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok());
+        !has_ended
     }
+}
+
+/// Whether somebody takes connections; a socket that was connected to itself is nobody.
+fn is_heard(port: u16) -> bool {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port));
+    stream.is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
 }
 
 impl Drop for Mosquitto {
