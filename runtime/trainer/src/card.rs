@@ -136,8 +136,9 @@ fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {
         "## Scores on what training never saw\n\n\
          In per cent of the answers of each set: function and all arguments exactly as wanted, for calls; a question and no call, \
          where something is missing; the wanted words otherwise. `zonda` keeps calls within the schemas of the tools; *free* is the \
-         same without any rule. Of tests that were drawn, those whose sentence occurs in training are not asked; the boxes and wishes that were put down by hand (`runtime/trainer/data/field.toml`) are \
-         all asked, and of these no tool was taught. Seed of the tests: {}.\n\n\
+         same without any rule. Of tests that were drawn, those whose sentence occurs in training are not asked; the boxes and \
+         wishes that were put down by hand (`runtime/trainer/data/field.toml`) are all asked: their sentences may be taught, \
+         their tools were written apart from lessons, and which went wrong has guided lessons. Seed of the tests: {}.\n\n\
          | set | cases | {} | all | free |",
         scores.seed,
         names.join(" | "),

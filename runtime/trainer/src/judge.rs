@@ -63,7 +63,7 @@ const SETS: [Set; 14] = [
     Set::of("nothing for devices, new wordings", NEW_WORDINGS, Sort::OffTopic),
     Set::of("report, new nouns", NEW_NOUNS, Sort::Report),
     Set::of("new tools for one thing", NEW_TOOLS, Sort::One).narrow(),
-    Set::of("another thing, new tools for one", NEW_TOOLS, Sort::NoTool).narrow(),
+    Set::of("another thing than new tools are for", NEW_TOOLS, Sort::OtherThing).narrow(),
 ];
 
 /// The share of right answers in a set, for each language.

@@ -270,6 +270,7 @@ impl Catalogue {
         let values = self.one(share, &choice.values, |dice| data.parts.values(dice), dice);
         Deed::Choice { name, values }
     }
+
     /// Names and descriptions: one, or one for each deed.
     fn functions(
         &self,

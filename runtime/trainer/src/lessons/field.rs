@@ -11,12 +11,12 @@ use super::{Answer, Call, Lesson, Sort, Topics};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Field {
-    boxes: Vec<Box>,
+    boxes: Vec<Place>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Box {
+struct Place {
     name: String,
     /// JSON, as clients of an API send it.
     tools: String,
@@ -47,7 +47,7 @@ pub(super) fn lessons(languages: &[Language]) -> Result<Vec<Lesson>> {
     let field: Field =
         toml::from_str(include_str!("../../data/field.toml")).context("data/field.toml")?;
     let mut lessons = Vec::new();
-    for Box { name, tools, wishes } in field.boxes {
+    for Place { name, tools, wishes } in field.boxes {
         let tools: Vec<Tool> = serde_json::from_str(&tools).with_context(|| name.clone())?;
         let tools = tools.into_iter().map(|Tool { name, description, parameters }| ToolSpec {
             name,

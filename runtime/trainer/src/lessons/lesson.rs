@@ -84,6 +84,8 @@ pub(crate) enum Sort {
     Report,
     /// No tool for it: it says so.
     NoTool,
+    /// A tool for another thing than the one that is meant: it says so. Lessons have it as [`Self::NoTool`].
+    OtherThing,
     /// Nothing that devices do: it says so.
     OffTopic,
     /// Who it is, what it can do.

@@ -104,7 +104,9 @@ impl OneThing {
             return None;
         }
         let class: Class = (*dice.pick(&fitting)).clone();
-        let others = fitting.iter().map(|other| &other.name);
+        // Of tools that are kept for tests no two are alike; users speak of taught things there.
+        let others = Share::Taught.of(classes).iter().filter(|other| other.is_among(list));
+        let others = others.map(|other| &other.name);
         let others =
             others.filter(|name| **name != class.name && !OF_ROOMS.contains(&name.as_str()));
         Some(Self { others: others.cloned().collect(), class })

@@ -56,6 +56,10 @@ impl Speaker<'_> {
             Sort::Supplied => self.lack(true),
             Sort::Report => self.report(),
             Sort::NoTool => self.no_tool(),
+            Sort::OtherThing => {
+                let (intent, slots) = self.of_another_thing()?;
+                self.refused(sort, intent, &slots, None)
+            }
             Sort::OffTopic => {
                 let wordings = &self.language.talk.off_topic;
                 let sentence = self.dice.pick(self.shares.wordings.of(wordings)).clone();
@@ -285,25 +289,35 @@ impl Speaker<'_> {
     fn no_tool(&mut self) -> Option<Turn> {
         let offers = &self.place.offers;
         let is_narrow = offers.iter().any(|offer| offer.one_thing.is_some());
-        let (intent, slots, kind) = if is_narrow && self.dice.chance(OF_ANOTHER_THING) {
+        if is_narrow && self.dice.chance(OF_ANOTHER_THING) {
             let (intent, slots) = self.of_another_thing()?;
-            (intent, slots, None)
-        } else {
-            let intent = self.dice.pick(&INTENTS);
-            if offers.iter().any(|offer| are_kindred(&offer.kind, intent.kind)) {
-                return None;
-            }
-            (intent, self.draw(intent, true, &Known::default())?, Some(intent.kind))
-        };
+            return self.refused(Sort::NoTool, intent, &slots, None);
+        }
+        let intent = self.dice.pick(&INTENTS);
+        if offers.iter().any(|offer| are_kindred(&offer.kind, intent.kind)) {
+            return None;
+        }
+        let slots = self.draw(intent, true, &Known::default())?;
+        self.refused(Sort::NoTool, intent, &slots, Some(intent.kind))
+    }
+
+    /// A wish, and that no tool does it. `kind`: that of the tool that would.
+    fn refused(
+        &mut self,
+        sort: Sort,
+        intent: &Intent,
+        slots: &Slots,
+        kind: Option<&'static str>,
+    ) -> Option<Turn> {
         let template = self.template(intent);
-        let clause = (fill(&template.0, &slots, self.language, self.dice)?, template.1);
+        let clause = (fill(&template.0, slots, self.language, self.dice)?, template.1);
         let sentence = self.sentence(vec![clause]);
         let talk = &self.language.talk;
         let answer =
             if self.place.tools.is_empty() { &talk.no_tools_answer } else { &talk.no_tool_answer };
         let answer = Answer::Text(answer.clone());
         self.wanted(&sentence, &template.0)
-            .then(|| Turn { kind, ..Turn::new(Sort::NoTool, vec![user(sentence)], answer) })
+            .then(|| Turn { kind, ..Turn::new(sort, vec![user(sentence)], answer) })
     }
 
     /// What a tool for one thing would do with another one, which no other tool is for.
@@ -314,6 +328,9 @@ impl Speaker<'_> {
                 .iter()
                 .all(|other| other.kind == own.kind || !are_kindred(&other.kind, &own.kind))
         };
+        if offers.is_empty() {
+            return None;
+        }
         let offer = self.dice.pick(offers);
         let one_thing = offer.one_thing.as_ref().filter(|_| is_alone(offer))?;
         if one_thing.others.is_empty() {

@@ -341,6 +341,8 @@ fn a_tool_for_one_thing_has_no_parameter_for_it_and_its_users_name_it() {
 
 #[test]
 fn what_a_tool_for_another_thing_would_do_is_not_done() {
+    let held = of_narrow_tools(Sort::OtherThing, Share::Held);
+    assert!(held.len() > 20, "{} are asked of tools that are kept for tests", held.len());
     let lessons = of_narrow_tools(Sort::NoTool, Share::Taught);
     let teacher = Teacher::new().unwrap();
     let is_of_a_fan = |lesson: &&Lesson| {
