@@ -65,7 +65,8 @@ pub struct DeviceConfig {
     /// output. At least as many as the model has means all of it.
     pub gpu_layers: u32,
     /// Bytes of a GPU's memory for weights and cache; what they do not hold, the CPU computes. 0 means
-    /// that it is not known, and everything goes there.
+    /// what the GPU's driver says of its own memory; where it says nothing, and where the memory is that
+    /// of the box, everything goes there.
     pub gpu_memory_bytes: u64,
     /// What happens when a GPU is lost and does not come back.
     pub on_lost: LostDevice,

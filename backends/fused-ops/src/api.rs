@@ -2,7 +2,7 @@
 
 #[cfg(feature = "learn")]
 use crate::learned;
-use crate::weight::Matrices;
+use crate::weight::{Matrices, Packed};
 use crate::{FusedOps, Products, Wanted, Weight, reference};
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -100,25 +100,37 @@ pub fn norm_gated(x: Tensor<2>, norm: &Norm, gate_up: &Weight) -> Tensor<2> {
 ///
 /// Shapes: `x: [tokens, cols]`, `sum: [tokens, rows]` → as `sum`. Numbers as in [`norm_linear`].
 pub fn linear_add(x: Tensor<2>, weight: &Weight, sum: Tensor<2>) -> Tensor<2> {
-    let packed = match &weight.matrices {
-        Matrices::Packed(packed) => packed,
+    let slices = match &weight.matrices {
+        Matrices::Packed(slices) => slices,
         #[cfg(feature = "learn")]
         Matrices::Plain(matrices) if learned::has(&x.device()) => {
             return learned::linear_add(x, matrices[0].clone(), sum);
         }
         Matrices::Plain(matrices) => return sum + reference::linear(x, matrices),
     };
-    Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
-        x.into_dispatch(),
-        packed.panels[0].clone().into_dispatch(),
-        packed.stack,
-        sum.into_dispatch(),
-    ))
+    let add = |x: Tensor<2>, packed: &Packed, sum: Tensor<2>| {
+        Tensor::from_dispatch(<Dispatch as FusedOps>::linear_add(
+            x.into_dispatch(),
+            packed.panels[0].clone().into_dispatch(),
+            packed.stack,
+            sum.into_dispatch(),
+        ))
+    };
+    if let [packed] = &slices[..] {
+        return add(x, packed, sum);
+    }
+    let mut first = 0;
+    let sums = slices.iter().map(|packed| {
+        let rows = packed.stack.rows();
+        first += rows;
+        add(x.clone(), packed, sum.clone().narrow(1, first - rows, rows))
+    });
+    Tensor::cat(sums.collect(), 1)
 }
 
 fn products(x: Tensor<2>, norm: &Norm, weight: &Weight, products: Products) -> Tensor<2> {
-    let packed = match &weight.matrices {
-        Matrices::Packed(packed) => packed,
+    let slices = match &weight.matrices {
+        Matrices::Packed(slices) => slices,
         #[cfg(feature = "learn")]
         Matrices::Plain(matrices) if learned::has(&x.device()) => {
             return learned::products(x, norm, matrices, products);
@@ -131,17 +143,23 @@ fn products(x: Tensor<2>, norm: &Norm, weight: &Weight, products: Products) -> T
             };
         }
     };
-    let panels = &packed.panels;
-    Tensor::from_dispatch(<Dispatch as FusedOps>::norm_linear(
-        x.into_dispatch(),
-        norm.gain.clone().into_dispatch(),
-        panels[0].clone().into_dispatch(),
-        panels[1].clone().into_dispatch(),
-        panels[2].clone().into_dispatch(),
-        packed.stack,
-        norm.epsilon as f32,
-        products,
-    ))
+    let multiply = |x: Tensor<2>, packed: &Packed| {
+        let panels = &packed.panels;
+        Tensor::from_dispatch(<Dispatch as FusedOps>::norm_linear(
+            x.into_dispatch(),
+            norm.gain.clone().into_dispatch(),
+            panels[0].clone().into_dispatch(),
+            panels[1].clone().into_dispatch(),
+            panels[2].clone().into_dispatch(),
+            packed.stack,
+            norm.epsilon as f32,
+            products,
+        ))
+    };
+    match &slices[..] {
+        [packed] => multiply(x, packed),
+        slices => Tensor::cat(slices.iter().map(|packed| multiply(x.clone(), packed)).collect(), 1),
+    }
 }
 
 /// The cosines, then the sines, of every pair's angle at every position.

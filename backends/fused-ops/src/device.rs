@@ -46,6 +46,10 @@ pub struct OpenDevice {
     pub software: bool,
     /// Whether its memory is that of the box, as a CPU's is and that of a GPU beside it on one chip.
     pub shares_memory: bool,
+    /// Bytes of memory that its driver allows for; `None` for a CPU, and where nothing is said.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of one buffer, and so of one tensor, at most.
+    pub buffer_bytes_max: u64,
 }
 
 /// A device that [`open`] would find.
@@ -231,8 +235,11 @@ impl Candidate {
                 None => choice.name().into(),
                 Some(adapter) => format!("{choice}: {adapter}"),
             };
+            let (memory_bytes, buffer_bytes_max) = memory(&device);
             let open = OpenDevice {
                 shares_memory: shares_memory(&device),
+                memory_bytes,
+                buffer_bytes_max,
                 device,
                 name,
                 choice,
@@ -390,6 +397,25 @@ fn shares_memory(device: &Device) -> bool {
 #[cfg(not(feature = "cube"))]
 fn shares_memory(_device: &Device) -> bool {
     true
+}
+
+/// What a driver says of its memory: bytes in all, where it says so, and of one buffer.
+#[cfg(feature = "cube")]
+fn memory(device: &Device) -> (Option<u64>, u64) {
+    use burn::backend::DispatchDevice;
+    match device.as_dispatch() {
+        DispatchDevice::Cube(cube) => {
+            let client = cube.client();
+            let memory = &client.properties().memory;
+            (memory.max_memory(), memory.max_page_size)
+        }
+        _ => (None, u64::MAX),
+    }
+}
+
+#[cfg(not(feature = "cube"))]
+fn memory(_device: &Device) -> (Option<u64>, u64) {
+    (None, u64::MAX)
 }
 
 #[cfg(feature = "cube")]

@@ -69,8 +69,9 @@ pub struct Weight {
 /// How the matrices of a [`Weight`] lie.
 #[derive(Debug)]
 pub(crate) enum Matrices {
-    /// As the kernels read them.
-    Packed(Box<Packed>),
+    /// As the kernels read them; in several where a device's buffers hold no more, each with some of the
+    /// outputs.
+    Packed(Vec<Packed>),
     /// As numbers that may learn, each `[rows, cols]`; multiplied by Burn's own operations.
     Plain(Vec<Tensor<2>>),
 }
@@ -86,26 +87,28 @@ pub(crate) struct Packed {
 }
 
 impl Weight {
-    /// Takes up to [`STACK_MAX`] matrices as all devices read them: moved into panels.
+    /// Takes up to [`STACK_MAX`] matrices as all devices read them: moved into panels. One matrix may
+    /// exceed what a buffer of the device holds, and lies in several then.
     ///
     /// Threads: all that compute.
-    /// Errors: a row that is not whole blocks; memory that the system does not give.
+    /// Errors: a row that is not whole blocks; memory that the system does not give; one of several
+    /// matrices that no buffer of the device holds.
     /// Panics: on no matrix, on more than [`STACK_MAX`], and when their widths differ.
     pub fn new(matrices: &[RawTensor], device: &OpenDevice) -> Result<Self, WeightError> {
         let cols = matrices.first().expect("a matrix").shape[1];
         assert!(matrices.iter().all(|matrix| matrix.shape[1] == cols), "widths differ");
-        let mut stack = Stack { parts: [None; STACK_MAX] };
-        for (part, matrix) in stack.parts.iter_mut().zip(matrices) {
-            let (rows, cols) = (matrix.shape[0], matrix.shape[1]);
-            *part = Some(PackedLayout { encoding: matrix.encoding, rows, cols });
+        assert!(matrices.len() <= STACK_MAX, "more than {STACK_MAX} matrices");
+        if let [matrix] = matrices {
+            let slices = slices_of(matrix, device)?;
+            let packed = slices.iter().map(|slice| Packed::new(std::slice::from_ref(slice)));
+            return Ok(Self { matrices: Matrices::Packed(packed.collect()) });
         }
-        assert_eq!(stack.parts().count(), matrices.len(), "more than {STACK_MAX} matrices");
-        let panels = matrices.iter().zip(stack.parts());
-        let panels: Vec<_> = panels
-            .map(|(matrix, layout)| panels_of(matrix, layout, device))
-            .collect::<Result<_, _>>()?;
-        let panels = std::array::from_fn(|index| panels[index.min(panels.len() - 1)].clone());
-        Ok(Self { matrices: Matrices::Packed(Box::new(Packed { panels, stack })) })
+        for matrix in matrices {
+            within_a_buffer(layout_of(matrix).bytes()?, device)?;
+        }
+        let slices = matrices.iter().map(|matrix| slices_of(matrix, device));
+        let parts = slices.collect::<Result<Vec<_>, _>>()?.concat();
+        Ok(Self { matrices: Matrices::Packed(vec![Packed::new(&parts)]) })
     }
 
     /// Takes matrices as they are, on the device where they lie: for training. Operations with them
@@ -117,23 +120,66 @@ impl Weight {
     }
 }
 
-/// `[bytes]`
-fn panels_of(
+impl Packed {
+    /// Up to [`STACK_MAX`] matrices, each in one buffer.
+    fn new(parts: &[(PackedLayout, Tensor<1, Int>)]) -> Self {
+        let panels = std::array::from_fn(|index| parts[index.min(parts.len() - 1)].1.clone());
+        let layouts = std::array::from_fn(|index| parts.get(index).map(|(layout, _)| *layout));
+        Self { panels, stack: Stack { parts: layouts } }
+    }
+}
+
+fn layout_of(matrix: &RawTensor) -> PackedLayout {
+    let RawTensor { ref shape, encoding, .. } = *matrix;
+    PackedLayout { encoding, rows: shape[0], cols: shape[1] }
+}
+
+fn within_a_buffer(bytes: usize, device: &OpenDevice) -> Result<(), WeightError> {
+    let bytes_max = device.buffer_bytes_max;
+    if bytes as u64 <= bytes_max {
+        return Ok(());
+    }
+    Err(WeightError::Buffer { bytes, bytes_max })
+}
+
+/// A matrix in panels, in as few buffers as the device needs for it.
+fn slices_of(
     matrix: &RawTensor,
-    layout: PackedLayout,
     device: &OpenDevice,
-) -> Result<Tensor<1, Int>, WeightError> {
+) -> Result<Vec<(PackedLayout, Tensor<1, Int>)>, WeightError> {
+    let layout = layout_of(matrix);
     let length = layout.bytes()?;
     let (shared, property) = match matrix.layout {
         // The mapped bytes of a prepared file, without a copy.
         TensorLayout::Panels => (matrix.bytes.clone(), AllocationProperty::File),
         TensorLayout::Rows => {
             let mut memory = PanelMemory::new(length)?;
-            memory.pack(matrix.encoding, matrix.shape[1], &matrix.bytes);
+            memory.pack(layout.encoding, layout.cols, &matrix.bytes);
             (SharedBytes::from_owner(memory), AllocationProperty::Other)
         }
     };
-    let bytes = Bytes::from_shared(shared, property);
+    if within_a_buffer(length, device).is_ok() {
+        return Ok(vec![(layout, tensor(Bytes::from_shared(shared, property), device)?)]);
+    }
+    let panels = panel_count(layout.rows);
+    let panel = length / panels;
+    within_a_buffer(panel, device)?;
+    let panel_rows = panel / layout.encoding.row_bytes(layout.cols)?;
+    // As few as can be, and of equal length but for the last one.
+    let together = usize::try_from(device.buffer_bytes_max).unwrap_or(usize::MAX) / panel;
+    let together = panels.div_ceil(panels.div_ceil(together));
+    let slice = |first: usize| {
+        let last = panels.min(first + together);
+        let rows = layout.rows.min(last * panel_rows) - first * panel_rows;
+        let bytes = Bytes::from_shared(shared.slice(first * panel..last * panel), property);
+        Ok((PackedLayout { rows, ..layout }, tensor(bytes, device)?))
+    };
+    (0..panels).step_by(together).map(slice).collect()
+}
+
+/// `[bytes]`, on a GPU `[words]`
+fn tensor(bytes: Bytes, device: &OpenDevice) -> Result<Tensor<1, Int>, WeightError> {
+    let length = bytes.len();
     if device.is_cpu() {
         let data = TensorData::from_bytes(bytes, [length], DType::U8);
         return Ok(Tensor::from_data(data, (&device.device, DType::U8)));
@@ -158,6 +204,17 @@ pub enum WeightError {
     /// The system gives no memory for it.
     #[error("no memory for a matrix of the model: {0}")]
     Memory(#[from] io::Error),
+    /// No buffer of the device holds it, beside those that are multiplied with it.
+    #[error(
+        "a matrix of the model has {bytes} bytes and the device's buffers hold {bytes_max}: take a smaller \
+         encoding, or leave blocks to the CPU (device.gpu_layers)"
+    )]
+    Buffer {
+        /// Its bytes.
+        bytes: usize,
+        /// Those of a buffer.
+        bytes_max: u64,
+    },
     /// The device does not take it.
     #[error("the device takes no matrix of the model: {0}")]
     Device(String),

@@ -452,6 +452,43 @@ fn a_gate_switches_the_other_half() {
     }
 }
 
+/// A device whose buffers hold so many bytes.
+fn with_buffers_of(bytes: usize, device: &OpenDevice) -> OpenDevice {
+    OpenDevice { buffer_bytes_max: bytes as u64, ..device.clone() }
+}
+
+#[test]
+fn a_matrix_that_no_buffer_holds_lies_in_several_and_gives_the_same() {
+    let (rows, cols, tokens) = (70, 256, 3);
+    for encoding in [Encoding::Q4K, Encoding::F16] {
+        let raw = matrix(encoding, rows, cols);
+        // Two panels of sixteen rows, and a bit of the next.
+        let room = encoding.row_bytes(cols).unwrap() * 40;
+        for device in devices() {
+            let x = floats(noise(61, tokens * cols), [tokens, cols], &device);
+            let sum = floats(noise(62, tokens * rows), [tokens, rows], &device);
+            let [whole, sliced] = [device.clone(), with_buffers_of(room, &device)].map(|device| {
+                let weight = Weight::new(std::slice::from_ref(&raw), &device).unwrap();
+                let added = linear_add(x.clone(), &weight, sum.clone());
+                (host(added), host(norm_linear(x.clone(), &norm_of(cols, &device), &weight)))
+            });
+            assert_eq!(whole, sliced, "{} on {}", encoding.name(), device.name);
+        }
+    }
+}
+
+#[test]
+fn of_several_matrices_each_wants_a_buffer() {
+    let raw = [matrix(Encoding::Q8_0, 16, 64), matrix(Encoding::Q8_0, 48, 64)];
+    let panel = Encoding::Q8_0.row_bytes(64).unwrap() * 16;
+    for device in devices() {
+        assert!(Weight::new(&raw, &with_buffers_of(3 * panel, &device)).is_ok());
+        let device = with_buffers_of(3 * panel - 1, &device);
+        let error = Weight::new(&raw, &device).unwrap_err().to_string();
+        assert!(error.contains(&(3 * panel).to_string()), "{error}");
+    }
+}
+
 /// Bytes that are blocks with small scales.
 fn blocks(encoding: Encoding, values: usize) -> Vec<u8> {
     let numbers = noise(33, values);

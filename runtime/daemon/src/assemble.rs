@@ -99,11 +99,13 @@ fn placement(
         let rest = model::open_device(BackendChoice::Flex)?;
         return Ok(Placement::split(device, config.gpu_layers, rest));
     }
-    if config.gpu_memory_bytes == 0 {
-        return Ok(Placement::whole(device));
-    }
+    let room = match config.gpu_memory_bytes {
+        0 => Placement::room(&device, archive, cache)?,
+        bytes => Some(bytes),
+    };
+    let Some(room) = room else { return Ok(Placement::whole(device)) };
     let rest = model::open_device(BackendChoice::Flex)?;
-    Ok(Placement::fitting(device, config.gpu_memory_bytes, rest, archive, cache)?)
+    Ok(Placement::fitting(device, room, rest, archive, cache)?)
 }
 
 /// The second network that guesses, where the profile names one.

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod embedding;
+mod fit;
 mod forward;
 mod identity;
 mod learner;

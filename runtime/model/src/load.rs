@@ -5,12 +5,13 @@ use engine::Capacity;
 use fused_ops::{
     KvEncoding, KvPool, Norm, OpenDevice, PackedLayout, TILE_TOKENS, Weight, WeightError,
 };
-use weights::{Archive, Hyper, Part, RawTensor, TensorLayout, TensorName, WeightsError};
+use weights::{Archive, Hyper, RawTensor, TensorLayout, TensorName, WeightsError};
 
 use crate::embedding::Embedding;
+use crate::fit;
 use crate::forward::Network;
 use crate::identity::identity;
-use crate::memory::{Footprint, Gibibytes, available_bytes, workspace_bytes};
+use crate::memory::{Footprint, Gibibytes};
 use crate::mistral::{Mistral, Source, heads};
 use crate::placement::Placement;
 use crate::pool::Pool;
@@ -43,11 +44,13 @@ pub enum LoadError {
     Matrix(WeightError),
     /// Model and cache exceed the memory of the box.
     #[error(
-        "the model does not fit: {footprint}, but {} are available. {advice}",
+        "the model does not fit into the memory of {place}: {footprint}, but {} are available. {advice}",
         Gibibytes(*.available_bytes)
     )]
     DoesNotFit {
-        /// What it would occupy.
+        /// Whose memory.
+        place: String,
+        /// What it would occupy there.
         footprint: Footprint,
         /// What there is.
         available_bytes: u64,
@@ -119,23 +122,8 @@ impl Network {
         let hyper = archive.hyper();
         let layers = u16::try_from(hyper.layers).map_err(|_| LoadError::layers(hyper))?;
         let capacity = capacity(hyper, cache)?;
-        let weights_bytes = weights_bytes(archive)?;
-        let token_bytes = CacheLimits::token_bytes(hyper, cache.encoding);
-        let footprint = Footprint {
-            weights_bytes,
-            pool_bytes: slots(cache).saturating_mul(token_bytes),
-            workspace_bytes: workspace_bytes(
-                hyper,
-                capacity.batch_tokens_max.into(),
-                capacity.context_tokens_max.into(),
-            ),
-        };
-        // A GPU with memory of its own does not say how much; its own allocator answers for it.
-        if placement.devices(layers).all(|device| device.shares_memory)
-            && let Some(available_bytes) = available_bytes()
-        {
-            check_fit(token_bytes, footprint, available_bytes)?;
-        }
+        let footprint = fit::check(archive, placement, cache)?;
+        let weights_bytes = fit::weights_bytes(archive)?;
         tracing::info!(device = %placement.describe(hyper.layers), memory = %footprint, "loading the model");
         let mut loader = Loader { archive, done_bytes: 0, weights_bytes, progress };
         let mistral = Mistral::build(&mut loader, placement, capacity.context_tokens_max as usize)?;
@@ -197,7 +185,7 @@ pub(crate) fn slots(cache: CacheLimits) -> u64 {
     u64::from(cache.pages) * u64::from(cache.page_tokens)
 }
 
-fn capacity(hyper: &Hyper, cache: CacheLimits) -> Result<Capacity, LoadError> {
+pub(crate) fn capacity(hyper: &Hyper, cache: CacheLimits) -> Result<Capacity, LoadError> {
     within("cache pages", cache.pages.into(), SLOTS_MAX)?;
     within("tokens of a cache page", cache.page_tokens.into(), SLOTS_MAX)?;
     within("tokens of the cache", slots(cache), SLOTS_MAX)?;
@@ -213,7 +201,7 @@ fn capacity(hyper: &Hyper, cache: CacheLimits) -> Result<Capacity, LoadError> {
     })
 }
 
-fn within(what: &'static str, found: u64, limit: u64) -> Result<(), LoadError> {
+pub(crate) fn within(what: &'static str, found: u64, limit: u64) -> Result<(), LoadError> {
     if (1..=limit).contains(&found) {
         return Ok(());
     }
@@ -231,38 +219,4 @@ pub(crate) fn held_bytes(raw: &RawTensor) -> Result<u64, LoadError> {
             Ok(shape.iter().fold(4, |bytes: u64, side| bytes.saturating_mul(*side as u64)))
         }
     }
-}
-
-fn weights_bytes(archive: &dyn Archive) -> Result<u64, LoadError> {
-    let layers =
-        u16::try_from(archive.hyper().layers).map_err(|_| LoadError::layers(archive.hyper()))?;
-    let blocks = (0..layers)
-        .flat_map(|layer| Part::ALL.into_iter().map(move |part| TensorName::Block { layer, part }));
-    let mut bytes: u64 = 0;
-    for name in blocks.chain([TensorName::OutputNorm, TensorName::Output]) {
-        bytes = bytes.saturating_add(held_bytes(&archive.tensor(name)?)?);
-    }
-    // Its rows are read where the file has them, beside what the output makes of it when it is tied.
-    let embedding = archive.tensor(TensorName::Embedding)?;
-    bytes = bytes.saturating_add(embedding.bytes.len() as u64);
-    Ok(bytes)
-}
-
-fn check_fit(
-    token_bytes: u64,
-    footprint: Footprint,
-    available_bytes: u64,
-) -> Result<(), LoadError> {
-    if footprint.total_bytes() <= available_bytes {
-        return Ok(());
-    }
-    let without_pool = footprint.weights_bytes.saturating_add(footprint.workspace_bytes);
-    let context_tokens_max = available_bytes.saturating_sub(without_pool) / token_bytes.max(1);
-    let advice = if context_tokens_max == 0 {
-        "Not even a cache of one token fits: take a smaller model, or one in a smaller encoding"
-            .into()
-    } else {
-        format!("Give the cache at most {context_tokens_max} tokens, or take a smaller encoding")
-    };
-    Err(LoadError::DoesNotFit { footprint, available_bytes, context_tokens_max, advice })
 }

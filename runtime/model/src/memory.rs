@@ -11,7 +11,7 @@ const SCORES_BYTES: u64 = 3 * (64 << 20);
 const LOGIT_ROWS: u64 = 16;
 
 /// What a loaded model occupies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Weights, as the device holds them.
     pub weights_bytes: u64,
@@ -22,6 +22,15 @@ pub struct Footprint {
 }
 
 impl Footprint {
+    /// Both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            weights_bytes: self.weights_bytes.saturating_add(other.weights_bytes),
+            pool_bytes: self.pool_bytes.saturating_add(other.pool_bytes),
+            workspace_bytes: self.workspace_bytes.saturating_add(other.workspace_bytes),
+        }
+    }
+
     /// All of it.
     pub fn total_bytes(&self) -> u64 {
         self.weights_bytes.saturating_add(self.pool_bytes).saturating_add(self.workspace_bytes)

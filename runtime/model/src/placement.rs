@@ -5,6 +5,7 @@ use std::ops::Range;
 use fused_ops::OpenDevice;
 use weights::{Archive, Part, TensorName};
 
+use crate::fit;
 use crate::load::{CacheLimits, LoadError, held_bytes, slots};
 
 /// The devices of a network: one, or one for the first blocks and one for the rest and the output.
@@ -59,6 +60,20 @@ impl Placement {
             return Ok(Self::whole(first));
         }
         Ok(Self::split(first, layers.into(), rest))
+    }
+
+    /// What [`fitting`](Self::fitting) may fill of a GPU with memory of its own: what its driver says
+    /// there is, less what a step and others need. `None` where the memory is that of the box, or the
+    /// driver says nothing.
+    ///
+    /// # Errors
+    /// Limits that make no sense.
+    pub fn room(
+        device: &OpenDevice,
+        archive: &dyn Archive,
+        cache: CacheLimits,
+    ) -> Result<Option<u64>, LoadError> {
+        fit::room(device, archive.hyper(), cache)
     }
 
     /// The device of the first blocks.

@@ -246,6 +246,54 @@ fn a_device_gets_the_blocks_that_its_memory_holds() {
     assert_eq!(seen, ends.iter().cloned().chain(expected).chain(ends.clone()).collect::<Vec<_>>());
 }
 
+/// A GPU with so much memory of its own, as far as placing and loading can tell.
+fn with_memory_of(bytes: u64) -> OpenDevice {
+    let device = open(BackendChoice::Flex).unwrap();
+    let name = "a card".into();
+    OpenDevice { name, shares_memory: false, memory_bytes: Some(bytes), ..device }
+}
+
+#[test]
+fn a_card_that_says_how_much_it_holds_is_filled_to_that() {
+    let made = &variants()[0];
+    let cpu = open(BackendChoice::Flex).unwrap();
+    assert_eq!(Placement::room(&cpu, made, CACHE).unwrap(), None);
+    let rooms = [0, 1 << 20, 1 << 26, 1 << 36].map(|bytes| {
+        let device = with_memory_of(bytes);
+        let room = Placement::room(&device, made, CACHE).unwrap().unwrap();
+        // A sixteenth is others', and a step wants some.
+        assert!(bytes == 0 || room < bytes - bytes / 16, "{room} of {bytes}");
+        let placement = Placement::fitting(device, room, cpu.clone(), made, CACHE).unwrap();
+        Network::load(made, &placement, CACHE, &mut |_| {}).unwrap();
+        placement.describe(made.hyper().layers)
+    });
+    assert_eq!([&rooms[0], &rooms[3]], ["flex", "a card"]);
+}
+
+#[test]
+fn a_model_beyond_the_memory_of_a_card_is_refused_by_its_name() {
+    let made = &variants()[0];
+    let placement = whole(&with_memory_of(1 << 10));
+    let error = Network::load(made, &placement, CACHE, &mut |_| {}).unwrap_err().to_string();
+    for words in ["memory of a card", "device.gpu_layers", "Not even a cache of one token"] {
+        assert!(error.contains(words), "{error}");
+    }
+    // What the rest of the blocks need is compared with the box's memory, not with the card's.
+    let placement =
+        Placement::split(with_memory_of(1 << 10), 0, open(BackendChoice::Flex).unwrap());
+    Network::load(made, &placement, CACHE, &mut |_| {}).unwrap();
+}
+
+#[test]
+fn a_cache_beyond_a_buffer_is_refused_with_the_tokens_that_a_buffer_holds() {
+    let made = &variants()[0];
+    let device = OpenDevice { buffer_bytes_max: 1 << 12, ..devices().remove(0) };
+    let error = Network::load(made, &whole(&device), CACHE, &mut |_| {}).unwrap_err();
+    let LoadError::Limit { what, found, limit } = error else { panic!("{error}") };
+    assert_eq!(what, "tokens of the cache");
+    assert!(found > limit && limit > 0, "{found} {limit}");
+}
+
 #[test]
 fn argmax_is_the_highest_of_the_logits() {
     let made = &variants()[0];
@@ -326,7 +374,7 @@ fn cache_beyond_the_memory_is_refused_with_the_context_that_fits() {
         println!("skipped: this system does not say how much memory it has");
         return;
     }
-    let device = &devices()[0];
+    let device = &OpenDevice { buffer_bytes_max: u64::MAX, ..devices().remove(0) };
     let huge = CacheLimits { pages: 1 << 30, page_tokens: 1, batch_tokens_max: 8, ..CACHE };
     let mut hyper = hyper(RopePairing::Adjacent, 12, None, true);
     hyper.context_tokens_max = 1 << 20;
