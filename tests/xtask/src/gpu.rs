@@ -1,7 +1,7 @@
 //! The kernels of GPUs, through a driver that pretends to be one where there is no GPU.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ const DRIVER: &str = "vk_swiftshader_icd.json";
 const LIBRARY: &str = "libvk_swiftshader.so";
 /// Where Debian's browser has both.
 const BROWSER: &str = "/usr/lib/chromium";
-/// What finds the driver.
+/// What finds the driver. Without it the tests would run on whatever else the system draws with.
 const LOADER: &str = "libvulkan1";
 
 /// The tests with the GPU backends: those of kernels, then golden logits. Without a driver they count
@@ -63,6 +63,9 @@ fn driver() -> Result<Option<Vec<(&'static str, String)>>> {
     if std::env::var_os("VK_DRIVER_FILES").is_some() {
         return Ok(Some(Vec::new()));
     }
+    if !Path::new(&loader()).is_file() {
+        return Ok(None);
+    }
     let places = [PathBuf::from(BROWSER), folder()?];
     let found = places.iter().map(|place| place.join(DRIVER)).find(|file| file.is_file());
     Ok(found.map(|file| {
@@ -76,10 +79,16 @@ fn folder() -> Result<PathBuf> {
     Ok(cache()?.join("swiftshader"))
 }
 
-/// Brings the software driver. Where that fails, the checks count as skipped.
+/// Where Debian has it.
+fn loader() -> String {
+    format!("/usr/lib/{}-linux-gnu/libvulkan.so.1", std::env::consts::ARCH)
+}
+
+/// Brings the software driver, and what finds it. Where that fails, the checks count as skipped.
 pub(crate) fn setup() {
+    let loaded = packages::install(&packages::missing(&[(&loader(), LOADER)]));
     let there = driver().is_ok_and(|found| found.is_some());
-    if !there && let Err(error) = fetch() {
+    if let Err(error) = loaded.and_then(|()| if there { Ok(()) } else { fetch() }) {
         eprintln!("xtask: checks of the GPUs' kernels will be skipped: {error:#}");
     }
 }
@@ -89,8 +98,6 @@ fn fetch() -> Result<()> {
     if !installed("apt-get") || !installed("dpkg-deb") {
         bail!("this system has no Debian packages");
     }
-    let loader = format!("/usr/lib/{}-linux-gnu/libvulkan.so.1", std::env::consts::ARCH);
-    packages::install(&packages::missing(&[(&loader, LOADER)]))?;
     let folder = folder()?;
     let unpacked = folder.join("package");
     std::fs::create_dir_all(&unpacked)?;
