@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::packages::{self, installed};
 use crate::totals::{Totals, test};
-use crate::{cache, root, run};
+use crate::{cache, cuda, root, run};
 
 /// Crates that the other tests leave out, because they need a GPU's libraries.
 pub(crate) const CRATES: [&str; 2] = ["cube-kernels", "cubecl-llvm"];
@@ -40,7 +40,18 @@ pub(crate) fn check() -> Result<Totals> {
     let features = ["--features", "model/wgpu,model/cuda"];
     let tests = ["--test", "ops", "--test", "network", "--test", "parity"];
     totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
-    totals.skip("the kernels on CUDA, no test runs there yet");
+    match cuda::environment()? {
+        None => totals.skip("CUDA's compiler, not here: cargo xtask setup brings it"),
+        Some(environment) => {
+            for capability in cuda::CAPABILITIES {
+                let mut environment = environment.clone();
+                environment.push((cuda::CAPABILITY, capability.to_owned()));
+                let tests = ["--test", "compiles"];
+                totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+            }
+        }
+    }
+    totals.skip("what the kernels compute on CUDA, no test runs there yet");
     Ok(totals)
 }
 
@@ -90,6 +101,9 @@ pub(crate) fn setup() {
     let there = driver().is_ok_and(|found| found.is_some());
     if let Err(error) = loaded.and_then(|()| if there { Ok(()) } else { fetch() }) {
         eprintln!("xtask: checks of the GPUs' kernels will be skipped: {error:#}");
+    }
+    if let Err(error) = cuda::setup() {
+        eprintln!("xtask: kernels will not be compiled for CUDA: {error:#}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod aarch64;
 mod check;
+mod cuda;
 mod gpu;
 mod header;
 mod package_c;
@@ -20,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 use totals::Totals;
 
 const USAGE: &str = "\
-cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools, a software Vulkan driver
+cargo xtask setup          install what the tests need: mosquitto, Python packages in a venv, aarch64 tools, a software Vulkan driver, CUDA's compiler
 cargo xtask setup --clients   LangChain, LiteLLM, schemathesis, Home Assistant, in venvs of their own (700 MB)
 cargo xtask check          format, tidy, lints, every test, documentation; kernels on an emulated aarch64, and on a Vulkan device
 cargo xtask check --gpu    the last of these alone

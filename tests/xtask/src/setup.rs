@@ -107,7 +107,7 @@ pub(crate) fn setup_clients() -> Result<()> {
 }
 
 /// A virtual environment in the cache folder.
-struct Environment {
+pub(crate) struct Environment {
     name: &'static str,
     python: PathBuf,
     packages: &'static [&'static str],
@@ -116,12 +116,12 @@ struct Environment {
 }
 
 impl Environment {
-    fn of(name: &'static str, packages: &'static [&'static str]) -> Self {
+    pub(crate) fn of(name: &'static str, packages: &'static [&'static str]) -> Self {
         Self { name, python: "python3".into(), packages, options: &[] }
     }
 
     /// Makes it anew, unless it has what it should have.
-    fn install(&self) -> Result<()> {
+    pub(crate) fn install(&self) -> Result<()> {
         let folder = cache()?.join(self.name);
         let wanted = self.packages.join("\n");
         let stamp = folder.join("zonda-packages.txt");
