@@ -66,8 +66,7 @@ pub(crate) fn check(
         }
     }
     shares.iter().try_for_each(fits)?;
-    let footprints = shares.iter().map(|share| share.footprint);
-    Ok(footprints.reduce(Footprint::and).unwrap_or_default())
+    Ok(shares.iter().map(|share| share.footprint).fold(Footprint::default(), Footprint::and))
 }
 
 /// Bytes that blocks, their cache and the output may take of a GPU's own memory; `None` where the
@@ -84,13 +83,6 @@ pub(crate) fn room(
         return Ok(None);
     };
     Ok(Some((bytes - bytes / OTHERS).saturating_sub(workspace(hyper, cache)?)))
-}
-
-/// Bytes of all weights.
-pub(crate) fn weights_bytes(archive: &dyn Archive) -> Result<u64, LoadError> {
-    let hyper = archive.hyper();
-    let layers = u16::try_from(hyper.layers).map_err(|_| LoadError::layers(hyper))?;
-    Ok(blocks_bytes(archive, 0..layers)?.saturating_add(ends_bytes(archive)?))
 }
 
 fn workspace(hyper: &Hyper, cache: CacheLimits) -> Result<u64, LoadError> {

@@ -123,8 +123,8 @@ impl Network {
         let layers = u16::try_from(hyper.layers).map_err(|_| LoadError::layers(hyper))?;
         let capacity = capacity(hyper, cache)?;
         let footprint = fit::check(archive, placement, cache)?;
-        let weights_bytes = fit::weights_bytes(archive)?;
         tracing::info!(device = %placement.describe(hyper.layers), memory = %footprint, "loading the model");
+        let weights_bytes = footprint.weights_bytes;
         let mut loader = Loader { archive, done_bytes: 0, weights_bytes, progress };
         let mistral = Mistral::build(&mut loader, placement, capacity.context_tokens_max as usize)?;
         Ok(Self {
