@@ -1,19 +1,31 @@
-/* A driver of CUDA that has a device of host memory and computes nothing: what it is asked to launch
- * is forgotten. So kernels can be compiled by NVRTC where there is no GPU. What the functions mean is
- * said by NVIDIA's "CUDA Driver API"; those that CubeCL calls are here.
+/* A driver of CUDA whose device is this processor and its memory. Kernels that `nvrtc.c` has compiled
+ * run; those of NVIDIA's compiler are taken and forgotten, so that what it says of them is heard where
+ * there is no GPU. What the functions mean is said by NVIDIA's "CUDA Driver API"; those that CubeCL
+ * calls are here.
  *
  * PRETENDED_SM is the device's compute capability, such as 87.
  */
+#include <dlfcn.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "machine.h"
+
 typedef int Status;
 typedef unsigned long long Address;
 
-enum { OK = 0, OUT_OF_MEMORY = 2, BAD_DEVICE = 101, NOT_SUPPORTED = 801 };
+enum {
+    OK = 0,
+    OUT_OF_MEMORY = 2,
+    BAD_DEVICE = 101,
+    BAD_IMAGE = 200,
+    NOT_FOUND = 500,
+    NOT_SUPPORTED = 801
+};
 #define GIBIBYTE ((size_t)1 << 30)
 
 static int capability(void) {
@@ -84,6 +96,26 @@ Status cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) 
 Status cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
     return memmove((void *)to, (void *)from, bytes), OK;
 }
+struct Side {
+    size_t x_bytes, y;
+    int kind; /* 1 for the host's memory, 2 for the device's */
+    char *host, *device;
+    void *array;
+    size_t pitch;
+};
+struct Copy2D {
+    struct Side from, to;
+    size_t width_bytes, height;
+};
+static char *row(const struct Side *side, size_t index) {
+    char *base = side->kind == 1 ? side->host : side->device;
+    return base + (side->y + index) * side->pitch + side->x_bytes;
+}
+Status cuMemcpy2DAsync_v2(const struct Copy2D *copy, void *stream) {
+    for (size_t at = 0; at < copy->height; at++)
+        memcpy(row(&copy->to, at), row(&copy->from, at), copy->width_bytes);
+    return OK;
+}
 Status cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
     return memset((void *)to, value, bytes), OK;
 }
@@ -107,19 +139,48 @@ Status cuEventSynchronize(void *event) { return OK; }
 Status cuEventQuery(void *event) { return OK; }
 
 /* Kernels. */
-Status cuModuleLoadData(void **module, const void *image) { return *module = &token, OK; }
+struct Kernel {
+    Launch launch;
+    char *(*shared)(void);
+};
+
+static const char LIBRARY[] = "pretended:";
+Status cuModuleLoadData(void **module, const void *image) {
+    *module = &token;
+    if (strncmp(image, LIBRARY, strlen(LIBRARY)) != 0) return OK;
+    *module = dlopen((const char *)image + strlen(LIBRARY), RTLD_NOW | RTLD_LOCAL);
+    return *module ? OK : (fprintf(stderr, "%s\n", dlerror()), BAD_IMAGE);
+}
 Status cuModuleUnload(void *module) { return OK; }
 Status cuModuleGetFunction(void **function, void *module, const char *name) {
-    return *function = &token, OK;
+    *function = &token;
+    if (module == &token) return OK;
+    char symbol[300];
+    struct Kernel *kernel = calloc(1, sizeof *kernel);
+    if (!kernel) return OUT_OF_MEMORY;
+    snprintf(symbol, sizeof symbol, "%s_launch", name);
+    kernel->launch = (Launch)dlsym(module, symbol);
+    snprintf(symbol, sizeof symbol, "%s_shared", name);
+    kernel->shared = (char *(*)(void))dlsym(module, symbol);
+    return *function = kernel, kernel->launch ? OK : NOT_FOUND;
 }
 Status cuFuncSetAttribute(void *function, int attribute, int value) { return OK; }
 Status cuFuncGetAttribute(int *value, int attribute, void *function) { return *value = 1024, OK; }
 Status cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned dx, unsigned dy,
                       unsigned dz, unsigned shared, void *stream, void **arguments, void **extra) {
+    static pthread_mutex_t device = PTHREAD_MUTEX_INITIALIZER;
+    static struct Machine machine;
+    if (function == &token) return OK;
+    struct Kernel *kernel = function;
+    pthread_mutex_lock(&device);
+    machine.grid = (struct Place){x, y, z};
+    machine.block = (struct Place){dx, dy, dz};
+    run_grid(kernel->launch, arguments, &machine, kernel->shared ? kernel->shared() : NULL, shared);
+    pthread_mutex_unlock(&device);
     return OK;
 }
 Status cuLaunchKernelEx(const void *config, void *function, void **arguments, void **extra) {
-    return OK;
+    return function == &token ? OK : NOT_SUPPORTED;
 }
 Status cuGetErrorName(int error, const char **name) { return *name = "an error", OK; }
 Status cuGetErrorString(int error, const char **words) { return *words = "an error", OK; }

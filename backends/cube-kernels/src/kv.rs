@@ -258,7 +258,7 @@ pub(crate) fn place_b(index: usize, #[comptime] shape: Shape) -> usize {
 /// A group takes [`BLOCK`] tokens and one head.
 #[cube(launch_unchecked)]
 fn store_kernel(
-    pool: &[Atomic<u32>],
+    pool: &mut [Atomic<u32>],
     qkv: &[f32],
     slots: &[i32],
     positions: &[i32],
@@ -368,7 +368,7 @@ fn find_scales(
 /// they are not, each adds the difference that it makes, which other units' tokens do not feel.
 #[cube]
 fn store_keys(
-    pool: &[Atomic<u32>],
+    pool: &mut [Atomic<u32>],
     keys: &Shared<[f32]>,
     chosen: &Shared<[u32]>,
     scales: &Shared<[f32]>,
@@ -442,7 +442,7 @@ fn has_neighbours(
 /// A word holds values of one token only. With them, the scales of a token.
 #[cube]
 fn store_values(
-    pool: &[Atomic<u32>],
+    pool: &mut [Atomic<u32>],
     qkv: &[f32],
     first_token: usize,
     width: usize,

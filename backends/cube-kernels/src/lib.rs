@@ -1,10 +1,10 @@
 //! Kernels for GPUs: one source for Vulkan, Metal and CUDA, over buffers.
 //!
 //! Weights lie in the panels that the CPU's kernels read, byte for byte, as words of 32 bits: the
-//! same prepared file serves every device. No tensor library is known here, and no kernel needs
-//! more of a device than WebGPU promises: 256 units in a work-group, 16 KiB that they share, buffers
-//! of 32-bit words. Operations between the units of a plane are not used, because some drivers
-//! have none.
+//! same prepared file serves every device. No tensor library is known here, and every device gets
+//! kernels that need no more of it than WebGPU promises: 256 units in a work-group, 16 KiB that they
+//! share, buffers of 32-bit words, nothing between the units of a plane, which some drivers do not
+//! have. Prompts are multiplied by the matrix units of a device that has them.
 //!
 //! Launches do not wait. Every size is compared with its buffer before a launch.
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -18,6 +18,7 @@ mod activations;
 mod argmax;
 pub mod attention;
 mod blocks;
+mod cooperative;
 mod copy;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -32,6 +33,7 @@ mod words;
 
 pub use activations::{quantize, scale_count, word_count};
 pub use argmax::argmax;
+pub use cooperative::{matrix_units_refused, refuse_matrix_units};
 pub use copy::copy;
 pub use cubecl::prelude::BufferArg;
 #[cfg(feature = "cuda")]

@@ -6,7 +6,8 @@ use weights::Encoding;
 
 use crate::activations::{scale_count, word_count};
 use crate::blocks::{Blocks, ROWS};
-use crate::{floats, tiles, vectors};
+use crate::cooperative::Tiling;
+use crate::{cooperative, floats, tiles, vectors};
 
 /// Tokens up to which a step reads its weights once and computes little.
 const VECTORS_MAX: usize = 8;
@@ -71,6 +72,9 @@ pub fn linear(
     assert_eq!(scales.len(), scale_count(shape.tokens, matrix.cols), "scales of the activations");
     if shape.tokens <= VECTORS_MAX {
         vectors::launch(client, matrix, words, scales, out, shape, (blocks, outcome));
+    } else if let Some(tiling) = Tiling::of(client, &blocks, shape.tokens) {
+        let how = (blocks, tiling, outcome);
+        cooperative::launch(client, matrix, words, scales, out, shape, how);
     } else {
         tiles::launch(client, matrix, words, scales, out, shape, (blocks, outcome));
     }

@@ -51,7 +51,7 @@ fn expect_compiled(client: &Client, written: Handle, what: &str) {
 fn products_of_all_encodings_compile() {
     let Some(client) = device() else { return };
     for encoding in Encoding::ALL {
-        for tokens in [1, 8, 9] {
+        for tokens in [1, 8, 9, 65] {
             for outcome in [Outcome::Store, Outcome::Add, Outcome::Gate] {
                 let words = ROWS * encoding.row_bytes(COLS).unwrap() / 4;
                 let panels = buffer(&client, words);

@@ -6,15 +6,16 @@ use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_dtype;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cube_kernels::{Matrix, Outcome, quantize, reads_floats, scale_count, word_count};
 
 use crate::{FusedOps, HeadLayout, PackedLayout, PageSpan, Products, Stack};
 
-/// A tensor beside another one, with nothing in it yet.
+/// A tensor beside another one, with nothing in it yet. Its rows stand behind each other: CUDA's
+/// would otherwise begin at the next multiple of 256 bytes, and kernels here know no gaps.
 fn beside(tensor: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
-    empty_device_dtype(tensor.client.clone(), tensor.device.clone(), shape.into(), dtype)
+    empty_device_contiguous_dtype(tensor.client.clone(), tensor.device.clone(), shape.into(), dtype)
 }
 
 /// `[tokens, cols]`
@@ -135,7 +136,7 @@ impl FusedOps for CubeBackend {
     fn linear_add(x: CubeTensor, panels: CubeTensor, stack: Stack, sum: CubeTensor) -> CubeTensor {
         let sum = into_contiguous(sum);
         // In place when nobody else holds it, otherwise on a copy.
-        let sum = if sum.can_mut() { sum } else { sum.copy() };
+        let sum = if sum.can_mut() { sum } else { into_contiguous(sum.copy()) };
         let layout = stack.parts().next().expect("a matrix");
         Activations::new(x, None).multiply((&panels, layout), &sum, 0, Outcome::Add);
         sum

@@ -5,13 +5,12 @@
 //! kind are known to compute wrong numbers and to crash. A GPU of either kind has to multiply
 //! correctly before it counts as open.
 
+mod check;
+
 use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::Device;
-
-#[cfg(feature = "cube")]
-use crate::{Weight, linear_add};
 
 /// Where a model computes, as a profile or a flag says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -236,7 +235,7 @@ impl Candidate {
                 Some(adapter) => format!("{choice}: {adapter}"),
             };
             let (memory_bytes, buffer_bytes_max) = memory(&device);
-            let open = OpenDevice {
+            let mut open = OpenDevice {
                 shares_memory: shares_memory(&device),
                 memory_bytes,
                 buffer_bytes_max,
@@ -246,69 +245,11 @@ impl Candidate {
                 software,
             };
             if !open.is_cpu() {
-                check_products(&open)?;
+                check::products(&mut open)?;
             }
             Ok(open)
         })?
     }
-}
-
-/// Multiplies whole numbers by each kernel, because there are drivers that answer zeros without an
-/// error.
-#[cfg(feature = "cube")]
-fn check_products(open: &OpenDevice) -> Result<(), String> {
-    use burn::tensor::{Tensor, TensorData};
-    use weights::{Encoding, RawTensor, TensorLayout};
-    const ROWS: usize = 40;
-    const COLS: usize = 64;
-    // Blocks of 32 with a scale of one. One activation of each 32 is the greatest integer, so that
-    // rounding changes none.
-    let weight = |row: usize, col: usize| ((row * 7 + col * col) % 15) as i8 - 7;
-    let x = |token: usize, col: usize| match col % 32 {
-        5 => 127.0,
-        _ => ((token + col * 3) % 11) as f32 - 5.0,
-    };
-    let block = |row: usize, block: usize| {
-        let values = (0..32).map(move |col| weight(row, block * 32 + col).to_le_bytes()[0]);
-        [0x00, 0x3c].into_iter().chain(values)
-    };
-    let bytes: Vec<u8> = (0..ROWS * COLS / 32)
-        .flat_map(|index| block(index / (COLS / 32), index % (COLS / 32)))
-        .collect();
-    let raw = RawTensor {
-        shape: vec![ROWS, COLS],
-        encoding: Encoding::Q8_0,
-        bytes: bytes.into(),
-        layout: TensorLayout::Rows,
-    };
-    let matrix = Weight::new(&[raw], open).map_err(|error| error.to_string())?;
-    for tokens in [1, 9] {
-        let values: Vec<f32> =
-            (0..tokens * COLS).map(|index| x(index / COLS, index % COLS)).collect();
-        let product = linear_add(
-            Tensor::from_data(TensorData::new(values, [tokens, COLS]), &open.device),
-            &matrix,
-            Tensor::zeros([tokens, ROWS], &open.device),
-        );
-        let data = product.try_into_data().map_err(|error| error.to_string())?;
-        let found: Vec<f32> = data.try_into_vec().map_err(|error| format!("{error:?}"))?;
-        let expected = (0..tokens * ROWS).map(|index| {
-            let (token, row) = (index / ROWS, index % ROWS);
-            (0..COLS).map(|col| x(token, col) * f32::from(weight(row, col))).sum::<f32>()
-        });
-        if !expected.eq(found) {
-            return Err(
-                "its driver computes wrong numbers; update the driver, or use another backend"
-                    .into(),
-            );
-        }
-    }
-    Ok(())
-}
-
-#[cfg(not(feature = "cube"))]
-fn check_products(_open: &OpenDevice) -> Result<(), String> {
-    Ok(())
 }
 
 /// Lists without opening. A driver that panics here has no devices.

@@ -18,6 +18,12 @@ mod cache;
 /// Normalised mean square error of f32 arithmetic against f64.
 const CLOSE: f64 = 1e-10;
 
+/// That of matrices that Burn multiplies. On CUDA it rounds f32 to the 11 bits of TF32 first; what
+/// answers prompts there is multiplied by our own kernels.
+fn by_burn(device: &OpenDevice) -> f64 {
+    if device.choice == BackendChoice::Cuda { 1e-6 } else { CLOSE }
+}
+
 fn devices() -> Vec<OpenDevice> {
     let names = std::env::var("ZONDA_TEST_BACKENDS").unwrap_or_else(|_| "flex,ndarray".into());
     names.split(',').map(|name| open(name.parse().unwrap()).unwrap()).collect()
@@ -286,7 +292,7 @@ impl Step {
                 &map,
                 options,
             );
-            assert_close("paged_attention", &device, &host(found), &expected);
+            assert_within("paged_attention", &device, &host(found), &expected, by_burn(&device));
         }
     }
 }

@@ -72,6 +72,18 @@ const CUDA: &[Need] = &[
         advice: "install cuda-cudart-dev, and name CUDA's folder in CUDA_PATH where it is not \
                  /usr/local/cuda",
     },
+    Need {
+        what: "CUDA's headers of matrix units",
+        names: &["mma.hpp"],
+        folders: &[
+            "/usr/local/cuda/include/crt",
+            "/usr/local/cuda/targets/x86_64-linux/include/crt",
+            "/usr/local/cuda/targets/aarch64-linux/include/crt",
+            "/opt/cuda/include/crt",
+            "/usr/include/crt",
+        ],
+        advice: "install cuda-crt; without it, prompts are read without matrix units",
+    },
 ];
 
 /// Prints a paragraph for each backend.
@@ -129,8 +141,8 @@ impl Need {
             return Some(file);
         }
         let folders = self.folders.iter().map(PathBuf::from);
-        let folders =
-            [cuda.join("include"), cuda.join("lib64")].into_iter().chain(searched).chain(folders);
+        let of_cuda = ["include", "include/crt", "lib64"].map(|folder| cuda.join(folder));
+        let folders = of_cuda.into_iter().chain(searched).chain(folders);
         folders.into_iter().find_map(|folder| self.in_folder(&folder))
     }
 

@@ -51,7 +51,13 @@ pub(crate) fn check() -> Result<Totals> {
             }
         }
     }
-    totals.skip("what the kernels compute on CUDA, no test runs there yet");
+    let mut environment = cuda::running()?;
+    totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+    // Once more where CUDA has no headers of matrix units.
+    environment.push(("PRETENDED_WITHOUT", "mma.h".into()));
+    let tests = ["--test", "ops", "tiles_of_tokens"];
+    totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+    totals.skip("what the kernels compute on a GPU of NVIDIA, none is here");
     Ok(totals)
 }
 

@@ -21,7 +21,7 @@ pub(super) fn store(
     layout: HeadLayout,
 ) -> CubeTensor {
     assert_eq!(pool.dtype, DType::U32, "a cache of words");
-    let pool = if pool.can_mut() { pool } else { pool.copy() };
+    let pool = if pool.can_mut() { pool } else { into_contiguous(pool.copy()) };
     kv::store(
         &pool.client.clone(),
         pool.clone().into_buffer_arg(),

@@ -89,10 +89,15 @@ fn all(row: RowLogits) -> Vec<f32> {
 
 #[track_caller]
 fn assert_near(found: &[f32], expected: &[f64], at: &str) {
+    assert_within(found, expected, LOGIT_TOLERANCE, at);
+}
+
+#[track_caller]
+fn assert_within(found: &[f32], expected: &[f64], tolerance: f64, at: &str) {
     assert_eq!(found.len(), expected.len(), "{at}");
     let error =
         found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
-    assert!(error < LOGIT_TOLERANCE, "{at}: a logit is {error:e} off");
+    assert!(error < tolerance, "{at}: a logit is {error:e} off");
 }
 
 #[test]
@@ -188,7 +193,10 @@ fn weights_that_learn_give_what_the_definition_gives_and_beginnings_may_be_share
                 (rows(&learner, &late), rows(&learner, &early), rows(&half, &late));
             assert_eq!(found.len(), expected.len());
             for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                assert_near(found, expected, &format!("{} row {at}", device.name));
+                // Burn multiplies f32 with the 11 bits of TF32 on CUDA.
+                let bits = if device.choice == BackendChoice::Cuda { 500.0 } else { 1.0 };
+                let tolerance = LOGIT_TOLERANCE * bits;
+                assert_within(found, expected, tolerance, &format!("{} row {at}", device.name));
             }
             for (at, mixed) in mixed.iter().enumerate() {
                 assert_eq!(mixed, if early[at] { &half[at] } else { &found[at] }, "row {at}");
