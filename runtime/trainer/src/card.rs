@@ -193,6 +193,8 @@ const LIMITS: &str = "\
   on a clock of 24 hours.
 * A word that no lesson has is not understood: held-out sentences are new, hardly one of their words is.
 * A tool of a kind that it was not taught is called by the likeness of its words, or not at all.
+* A tool that is for one thing, and of a kind that it was not taught, is called for other things as well: it refuses as few of these
+  wishes as the table says.
 * Languages other than the five give nonsense.
 ";
 

@@ -29,7 +29,7 @@ impl Narrow {
         Self { one_thing: 0.0, roomless: 0.0, listed: 0.0, spare: 0.0, kindred: 0.0 };
     /// Some, as lessons have them.
     pub(crate) const SOME: Self =
-        Self { one_thing: 0.25, roomless: 0.06, listed: 0.15, spare: 0.15, kindred: 0.3 };
+        Self { one_thing: 0.25, roomless: 0.12, listed: 0.15, spare: 0.15, kindred: 0.3 };
     /// Each that can be, as tests have them that ask for that.
     pub(crate) const MOST: Self =
         Self { one_thing: 1.0, roomless: 0.4, listed: 0.0, spare: 0.0, kindred: 0.0 };
