@@ -15,6 +15,7 @@ enum { STACK = 256 << 10 };
 struct Thread {
     jmp_buf place;
     enum State state;
+    struct Place index;
 };
 
 static struct Thread threads[BLOCK_THREADS];
@@ -53,9 +54,7 @@ static void go_on(unsigned index) {
     current = index;
     machine->warp = index / LANES;
     machine->lane = index % LANES;
-    machine->thread_index.x = index % machine->block.x;
-    machine->thread_index.y = index / machine->block.x % machine->block.y;
-    machine->thread_index.z = index / machine->block.x / machine->block.y;
+    machine->thread_index = threads[index].index;
     if (!_setjmp(scheduler)) _longjmp(threads[index].place, 1);
 }
 
@@ -96,6 +95,10 @@ void run_grid(Launch kernel, void **values, struct Machine *device, char *shared
     unsigned count = machine->block.x * machine->block.y * machine->block.z;
     if (count > BLOCK_THREADS) abort();
     for (; made < count; made++) make(made);
+    for (unsigned index = 0; index < count; index++)
+        threads[index].index = (struct Place){index % machine->block.x,
+                                              index / machine->block.x % machine->block.y,
+                                              index / machine->block.x / machine->block.y};
     struct Place *at = &machine->block_index;
     for (at->z = 0; at->z < machine->grid.z; at->z++)
         for (at->y = 0; at->y < machine->grid.y; at->y++)

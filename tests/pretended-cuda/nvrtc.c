@@ -11,6 +11,13 @@
 #include <unistd.h>
 #include <utime.h>
 
+/* Libraries are kept, and may be run on another machine. */
+#ifdef __x86_64__
+#define PROCESSOR "-march=x86-64-v3"
+#else
+#define PROCESSOR ""
+#endif
+
 enum { OK = 0, OUT_OF_MEMORY = 1, BAD_SOURCE = 6 };
 
 struct Program {
@@ -42,9 +49,23 @@ static int shared_name(const char *source, char *name, size_t room) {
     return at && name_at(at + 6, name, room);
 }
 
-static unsigned long long hash(const char *text) {
-    unsigned long long sum = 0xcbf29ce484222325u;
+/* FNV-1a, from an earlier sum on. */
+static unsigned long long hash(unsigned long long sum, const char *text) {
     for (; *text; text++) sum = (sum ^ (unsigned char)*text) * 0x100000001b3u;
+    return sum;
+}
+
+/* Of the source and of what it includes here. */
+static unsigned long long hash_all(const char *source, const char *include) {
+    static const char *const HEADERS[] = {"kernel.h", "machine.h"};
+    unsigned long long sum = hash(0xcbf29ce484222325u, source);
+    char line[512];
+    for (int at = 0; at < 2; at++) {
+        snprintf(line, sizeof line, "%s/%s", include, HEADERS[at]);
+        FILE *file = fopen(line, "r");
+        while (file && fgets(line, sizeof line, file)) sum = hash(sum, line);
+        if (file) fclose(file);
+    }
     return sum;
 }
 
@@ -107,7 +128,8 @@ int nvrtcCompileProgram(struct Program *program, int count, const char *const *o
     if (!kernels || !include) return report(program, "PRETENDED_KERNELS and an include path are wanted");
     const char *without = getenv("PRETENDED_WITHOUT");
     if (without && strstr(program->source, without)) return report(program, "this is not installed");
-    snprintf(program->library, sizeof program->library, "%s/%016llx.so", kernels, hash(program->source));
+    snprintf(program->library, sizeof program->library, "%s/%016llx.so", kernels,
+             hash_all(program->source, include));
     if (utime(program->library, NULL) == 0) return OK;
     snprintf(path, sizeof path, "%s.%d", program->library, (int)getpid());
     snprintf(source, sizeof source, "%s.cc", path);
@@ -115,7 +137,7 @@ int nvrtcCompileProgram(struct Program *program, int count, const char *const *o
         return report(program, "there is no kernel in the source, or no place for it");
     }
     snprintf(command, sizeof command,
-             "c++ -std=c++17 -O1 -march=native -w -fno-stack-protector -ffp-contract=off -shared -fPIC"
+             "c++ -std=c++17 -O1 " PROCESSOR " -w -fno-stack-protector -ffp-contract=off -shared -fPIC"
              " -I '%s' -o '%s' '%s' 2>&1", include, path, source);
     FILE *compiler = popen(command, "r");
     if (!compiler) return BAD_SOURCE;

@@ -34,7 +34,8 @@ using std::max;
 using std::min;
 
 static inline int __dp4a(int a, int b, int sum) {
-    for (int byte = 0; byte < 32; byte += 8) sum += (signed char)(a >> byte) * (signed char)(b >> byte);
+    for (int byte = 0; byte < 32; byte += 8)
+        sum += (signed char)(a >> byte) * (signed char)(b >> byte);
     return sum;
 }
 
@@ -44,7 +45,9 @@ static inline unsigned __umulhi(unsigned a, unsigned b) {
 
 /* One thread runs at a time, so that a plain exchange is whole. */
 template <typename T> T atomicExch(T *place, T value) { return std::exchange(*place, value); }
-template <typename T, typename U> T atomicAdd(T *place, U value) { return std::exchange(*place, T(*place + value)); }
+template <typename T, typename U> T atomicAdd(T *place, U value) {
+    return std::exchange(*place, T(*place + value));
+}
 
 /* A warp's lanes hand each other x. */
 static inline unsigned __activemask() {
@@ -63,7 +66,9 @@ template <typename T> T from_lane(T value, unsigned lane) {
     machine->wait_for_lanes();
     return value;
 }
-template <typename T> T __shfl_sync(unsigned, T value, unsigned lane) { return from_lane(value, lane); }
+template <typename T> T __shfl_sync(unsigned, T value, unsigned lane) {
+    return from_lane(value, lane);
+}
 template <typename T> T __shfl_xor_sync(unsigned, T value, unsigned mask) {
     return from_lane(value, machine->lane ^ mask);
 }
@@ -79,7 +84,9 @@ template <typename T> T __shfl_up_sync(unsigned, T value, unsigned delta) {
 typedef _Float16 __half;
 typedef _Float16 half;
 
-/* Products of matrices by a warp. Its first lane has the whole matrix and computes. */
+/* Products of matrices by a warp. Its first lane has the whole matrix and computes; it waits for nobody,
+ * because these functions order no lane's reading and writing: what the others write has to be waited
+ * for by the kernel. */
 namespace nvcuda {
 namespace wmma {
 struct matrix_a {};
@@ -116,7 +123,8 @@ struct fragment : Sides<Use, M, N, K> {
 /* What the hardware asks of a matrix in memory; it would stop the kernel, or read something else. */
 template <typename T> void check_alignment(const T *first, unsigned stride) {
     if ((size_t)first % 32 == 0 && stride * sizeof(T) % 16 == 0) return;
-    fprintf(stderr, "a fragment at %p, its rows %u apart, is not aligned\n", (const void *)first, stride);
+    fprintf(stderr, "a fragment at %p, its rows %u apart, is not aligned\n", (const void *)first,
+            stride);
     abort();
 }
 
@@ -127,20 +135,20 @@ template <typename F, typename T> void fill_fragment(F &into, T value) {
 template <typename F, typename T>
 void load(F &into, const T *from, unsigned stride, layout_t layout) {
     check_alignment(from, stride);
-    machine->wait_for_lanes();
     if (machine->lane == 0)
         for (unsigned row = 0; row < F::rows; row++)
             for (unsigned col = 0; col < F::cols; col++)
                 into.x[row * F::cols + col] =
                     layout == mem_row_major ? from[row * stride + col] : from[col * stride + row];
-    machine->wait_for_lanes();
 }
 template <typename U, int M, int N, int K, typename T>
-void load_matrix_sync(fragment<U, M, N, K, T, row_major> &into, const typename Stored<T>::type *from, unsigned stride) {
+void load_matrix_sync(fragment<U, M, N, K, T, row_major> &into,
+                      const typename Stored<T>::type *from, unsigned stride) {
     load(into, from, stride, mem_row_major);
 }
 template <typename U, int M, int N, int K, typename T>
-void load_matrix_sync(fragment<U, M, N, K, T, col_major> &into, const typename Stored<T>::type *from, unsigned stride) {
+void load_matrix_sync(fragment<U, M, N, K, T, col_major> &into,
+                      const typename Stored<T>::type *from, unsigned stride) {
     load(into, from, stride, mem_col_major);
 }
 template <int M, int N, int K, typename T>
@@ -153,28 +161,28 @@ template <int M, int N, int K, typename T>
 void store_matrix_sync(T *to, const fragment<accumulator, M, N, K, T> &from, unsigned stride,
                        layout_t layout) {
     check_alignment(to, stride);
-    machine->wait_for_lanes();
     if (machine->lane == 0)
         for (unsigned row = 0; row < M; row++)
             for (unsigned col = 0; col < N; col++)
                 to[layout == mem_row_major ? row * stride + col : col * stride + row] =
                     from.x[row * N + col];
-    machine->wait_for_lanes();
 }
 
 template <int M, int N, int K, typename A, typename LA, typename B, typename LB, typename C>
-void mma_sync(fragment<accumulator, M, N, K, C> &to, const fragment<matrix_a, M, N, K, A, LA> &a,
-              const fragment<matrix_b, M, N, K, B, LB> &b,
-              const fragment<accumulator, M, N, K, C> &c) {
-    machine->wait_for_lanes();
-    if (machine->lane == 0)
-        for (int row = 0; row < M; row++)
-            for (int col = 0; col < N; col++) {
-                C sum = c.x[row * N + col];
-                for (int k = 0; k < K; k++) sum += C(a.x[row * K + k]) * C(b.x[k * N + col]);
-                to.x[row * N + col] = sum;
-            }
-    machine->wait_for_lanes();
+__attribute__((optimize("O3"))) void mma_sync(fragment<accumulator, M, N, K, C> &to,
+                                              const fragment<matrix_a, M, N, K, A, LA> &a,
+                                              const fragment<matrix_b, M, N, K, B, LB> &b,
+                                              const fragment<accumulator, M, N, K, C> &c) {
+    if (machine->lane != 0) return;
+    C columns[K * N], sums[M * N];
+    for (int at = 0; at < K * N; at++) columns[at] = C(b.x[at]);
+    for (int at = 0; at < M * N; at++) sums[at] = c.x[at];
+    for (int row = 0; row < M; row++)
+        for (int k = 0; k < K; k++) {
+            C factor = C(a.x[row * K + k]);
+            for (int col = 0; col < N; col++) sums[row * N + col] += factor * columns[k * N + col];
+        }
+    for (int at = 0; at < M * N; at++) to.x[at] = sums[at];
 }
 } // namespace wmma
 } // namespace nvcuda
@@ -184,7 +192,8 @@ template <typename... Types, size_t... At>
 static void call(void (*kernel)(Types...), void **arguments, std::index_sequence<At...>) {
     kernel(*(std::remove_reference_t<Types> *)arguments[At]...);
 }
-template <typename... Types> static void call(void (*kernel)(Types...), void **arguments, Machine *on) {
+template <typename... Types>
+static void call(void (*kernel)(Types...), void **arguments, Machine *on) {
     machine = on;
     call(kernel, arguments, std::index_sequence_for<Types...>{});
 }
