@@ -258,6 +258,7 @@ pub(crate) fn place_b(index: usize, #[comptime] shape: Shape) -> usize {
 /// A group takes [`BLOCK`] tokens and one head.
 #[cube(launch_unchecked)]
 fn store_kernel(
+    // Declared as written, so that a launch that fails is told by who reads it.
     pool: &mut [Atomic<u32>],
     qkv: &[f32],
     slots: &[i32],
@@ -367,6 +368,7 @@ fn find_scales(
 /// Keys of several tokens share a word. One unit writes a word whose tokens are all here; where
 /// they are not, each adds the difference that it makes, which other units' tokens do not feel.
 #[cube]
+#[allow(clippy::needless_pass_by_ref_mut, reason = "as the kernel has it")]
 fn store_keys(
     pool: &mut [Atomic<u32>],
     keys: &Shared<[f32]>,
@@ -441,6 +443,7 @@ fn has_neighbours(
 
 /// A word holds values of one token only. With them, the scales of a token.
 #[cube]
+#[allow(clippy::needless_pass_by_ref_mut, reason = "as the kernel has it")]
 fn store_values(
     pool: &mut [Atomic<u32>],
     qkv: &[f32],
