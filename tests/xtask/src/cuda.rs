@@ -35,6 +35,18 @@ pub(crate) fn setup() -> Result<()> {
     build().map(drop)
 }
 
+/// Arguments of Cargo for tests that are told `variables`. They are set behind a build and not before it:
+/// crates of CUDA are built again, and with them everything above, whenever `CUDA_PATH` changes.
+pub(crate) fn runner(name: &str, variables: &[(&str, String)]) -> Result<[String; 2]> {
+    let path = cache()?.join(DRIVER).join(name);
+    let quoted = |value: &str| format!("'{}'", value.replace('\'', r"'\''"));
+    let exports =
+        variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
+    std::fs::write(&path, format!("{}exec \"$@\"\n", exports.collect::<String>()))?;
+    let path = path.to_str().context("the cache folder's name is not Unicode")?;
+    Ok(["--config".into(), format!("target.'cfg(all())'.runner=[\"sh\", {path:?}]")])
+}
+
 /// What tests have to be told that run kernels on this processor.
 pub(crate) fn running() -> Result<Vec<(&'static str, String)>> {
     let (folder, kernels) = (cache()?.join(RUNNING), cache()?.join(KERNELS));

@@ -40,23 +40,25 @@ pub(crate) fn check() -> Result<Totals> {
     let features = ["--features", "model/wgpu,model/cuda"];
     let tests = ["--test", "ops", "--test", "network", "--test", "parity"];
     totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+    let told = |name: &str, variables: &[(&str, String)], tests: &[&str]| {
+        let [option, runner] = cuda::runner(name, variables)?;
+        test(&[&[&option[..], &runner], &packages[..], &features, tests].concat(), &[])
+    };
     match cuda::environment()? {
         None => totals.skip("CUDA's compiler, not here: cargo xtask setup brings it"),
-        Some(environment) => {
+        Some(mut variables) => {
             for capability in cuda::CAPABILITIES {
-                let mut environment = environment.clone();
-                environment.push((cuda::CAPABILITY, capability.to_owned()));
-                let tests = ["--test", "compiles"];
-                totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+                variables.retain(|(name, _)| *name != cuda::CAPABILITY);
+                variables.push((cuda::CAPABILITY, capability.to_owned()));
+                totals.add(told("compiles", &variables, &["--test", "compiles"])?);
             }
         }
     }
-    let mut environment = cuda::running()?;
-    totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+    let mut variables = cuda::running()?;
+    totals.add(told("runs", &variables, &tests)?);
     // Once more where CUDA has no headers of matrix units.
-    environment.push(("PRETENDED_WITHOUT", "mma.h".into()));
-    let tests = ["--test", "ops", "tiles_of_tokens"];
-    totals.add(test(&[&packages[..], &features, &tests].concat(), &environment)?);
+    variables.push(("PRETENDED_WITHOUT", "mma.h".into()));
+    totals.add(told("runs-without", &variables, &["--test", "ops", "tiles_of_tokens"])?);
     totals.skip("what the kernels compute on a GPU of NVIDIA, none is here");
     Ok(totals)
 }
