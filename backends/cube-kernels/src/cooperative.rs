@@ -81,6 +81,11 @@ impl Tiling {
             .find(|tiling| tiling.shared_bytes(blocks) <= hardware.max_shared_memory_size)
     }
 
+    /// Matrices that a plane has along its rows, and along its tokens.
+    fn of_plane(&self) -> (usize, usize) {
+        (PLANE_ROWS / self.edge, self.tokens / (PLANES / ROW_PLANES) / self.edge)
+    }
+
     fn shared_bytes(&self, blocks: &Blocks) -> usize {
         let halves = (TILE_ROWS + self.tokens) * stride(blocks);
         halves * 2 + PLANES * self.edge * self.edge * 4
@@ -144,8 +149,7 @@ fn cooperative_kernel(
     #[comptime] outcome: Outcome,
 ) {
     let (edge, width) = comptime!((tiling.edge, stride(&blocks)));
-    let (row_tiles, token_tiles) =
-        comptime!((PLANE_ROWS / edge, tiling.tokens / (PLANES / ROW_PLANES) / edge));
+    let (row_tiles, token_tiles) = comptime!(tiling.of_plane());
     let mut weights = Shared::<[f16]>::new_aligned_slice(comptime!(TILE_ROWS * width), 32usize);
     let mut activations =
         Shared::<[f16]>::new_aligned_slice(comptime!(tiling.tokens * width), 32usize);
@@ -216,8 +220,7 @@ fn write(
     #[comptime] outcome: Outcome,
 ) {
     let edge = comptime!(tiling.edge);
-    let (row_tiles, token_tiles) =
-        comptime!((PLANE_ROWS / edge, tiling.tokens / (PLANES / ROW_PLANES) / edge));
+    let (row_tiles, token_tiles) = comptime!(tiling.of_plane());
     let mut results = Shared::<[f32]>::new_aligned_slice(comptime!(PLANES * edge * edge), 32usize);
     let own = UNIT_POS as usize / PLANE * comptime!(edge * edge);
     let lane = UNIT_POS as usize % PLANE;
@@ -355,8 +358,7 @@ fn multiply(
     #[comptime] tiling: Tiling,
 ) {
     let (edge, width) = comptime!((tiling.edge, stride(&blocks)));
-    let (row_tiles, token_tiles) =
-        comptime!((PLANE_ROWS / edge, tiling.tokens / (PLANES / ROW_PLANES) / edge));
+    let (row_tiles, token_tiles) = comptime!(tiling.of_plane());
     #[unroll]
     for part in 0..comptime!(blocks.chunk_words() * 4 / edge) {
         let mut columns = Sequence::<Fragment<f16>>::new();

@@ -49,7 +49,7 @@ template <typename T, typename U> T atomicAdd(T *place, U value) {
     return std::exchange(*place, T(*place + value));
 }
 
-/* A warp's lanes hand each other x. */
+/* A warp's lanes hand each other values. */
 static inline unsigned __activemask() {
     machine->present[machine->warp] = 0;
     machine->wait_for_lanes();
