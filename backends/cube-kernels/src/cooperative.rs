@@ -15,7 +15,7 @@ use half::f16;
 use crate::UNITS;
 use crate::activations::{GROUP, SCALES};
 use crate::blocks::{Blocks, ROWS, group, slot_scales, step_words};
-use crate::matrix::{Matrix, Outcome, Shape, finish};
+use crate::matrix::{Operands, Outcome, finish};
 
 /// Rows of a work-group's tile.
 const TILE_ROWS: usize = 128;
@@ -100,13 +100,10 @@ fn stride(blocks: &Blocks) -> usize {
 /// The caller has compared all lengths.
 pub(crate) fn launch(
     client: &Client,
-    matrix: Matrix,
-    words: BufferArg,
-    scales: BufferArg,
-    out: BufferArg,
-    shape: Shape,
+    operands: Operands,
     (blocks, tiling, outcome): (Blocks, Tiling, Outcome),
 ) {
+    let Operands { matrix, words, scales, out, shape } = operands;
     let tiles = (matrix.rows.div_ceil(TILE_ROWS), shape.tokens.div_ceil(tiling.tokens));
     // SAFETY: `linear` has compared the lengths of all four buffers with these numbers; rows and
     // tokens beyond the last are read as the last.

@@ -46,6 +46,15 @@ pub struct Shape {
     pub first_col: usize,
 }
 
+/// What a matrix of blocks is multiplied with, and where to; lengths are compared.
+pub(crate) struct Operands {
+    pub(crate) matrix: Matrix,
+    pub(crate) words: BufferArg,
+    pub(crate) scales: BufferArg,
+    pub(crate) out: BufferArg,
+    pub(crate) shape: Shape,
+}
+
 /// Whether activations are multiplied as they are; otherwise they are rounded to 8 bits.
 pub fn reads_floats(encoding: Encoding) -> bool {
     Blocks::of(encoding).is_none()
@@ -70,13 +79,13 @@ pub fn linear(
     check(&matrix, &out, shape);
     assert_eq!(words.len(), word_count(shape.tokens, matrix.cols), "words of the activations");
     assert_eq!(scales.len(), scale_count(shape.tokens, matrix.cols), "scales of the activations");
+    let operands = Operands { matrix, words, scales, out, shape };
     if shape.tokens <= VECTORS_MAX {
-        vectors::launch(client, matrix, words, scales, out, shape, (blocks, outcome));
+        vectors::launch(client, operands, (blocks, outcome));
     } else if let Some(tiling) = Tiling::of(client, &blocks, shape.tokens) {
-        let how = (blocks, tiling, outcome);
-        cooperative::launch(client, matrix, words, scales, out, shape, how);
+        cooperative::launch(client, operands, (blocks, tiling, outcome));
     } else {
-        tiles::launch(client, matrix, words, scales, out, shape, (blocks, outcome));
+        tiles::launch(client, operands, (blocks, outcome));
     }
 }
 

@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 use crate::UNITS;
 use crate::activations::{GROUP, SCALES};
 use crate::blocks::{Blocks, ROWS, group, slot_scales, step_words};
-use crate::matrix::{Matrix, Outcome, Shape, finish};
+use crate::matrix::{Operands, Outcome, finish};
 use crate::vectors::sum_of_slot;
 
 /// Rows of a tile, and tokens.
@@ -21,15 +21,8 @@ const HELPERS: usize = UNITS / SIDE;
 const _: () = assert!(STRIDE * STRIDE == UNITS && STRIDE == ROWS);
 
 /// The caller has compared all lengths.
-pub(crate) fn launch(
-    client: &Client,
-    matrix: Matrix,
-    words: BufferArg,
-    scales: BufferArg,
-    out: BufferArg,
-    shape: Shape,
-    (blocks, outcome): (Blocks, Outcome),
-) {
+pub(crate) fn launch(client: &Client, operands: Operands, (blocks, outcome): (Blocks, Outcome)) {
+    let Operands { matrix, words, scales, out, shape } = operands;
     let tiles = (matrix.rows.div_ceil(SIDE), shape.tokens.div_ceil(SIDE));
     // SAFETY: `linear` has compared the lengths of all four buffers with these numbers; rows and
     // tokens beyond the last are read as the last.

@@ -6,21 +6,14 @@ use cubecl::prelude::*;
 use crate::UNITS;
 use crate::activations::{GROUP, SCALES};
 use crate::blocks::{Blocks, ROWS, group, slot_scales, step_words};
-use crate::matrix::{Matrix, Outcome, Shape, finish};
+use crate::matrix::{Operands, Outcome, finish};
 
 /// Units that share a row.
 const LANES: usize = UNITS / ROWS;
 
 /// The caller has compared all lengths.
-pub(crate) fn launch(
-    client: &Client,
-    matrix: Matrix,
-    words: BufferArg,
-    scales: BufferArg,
-    out: BufferArg,
-    shape: Shape,
-    (blocks, outcome): (Blocks, Outcome),
-) {
+pub(crate) fn launch(client: &Client, operands: Operands, (blocks, outcome): (Blocks, Outcome)) {
+    let Operands { matrix, words, scales, out, shape } = operands;
     let panels = matrix.rows.div_ceil(ROWS);
     // SAFETY: `linear` has compared the lengths of all four buffers with these numbers.
     unsafe {
