@@ -25,6 +25,7 @@ mod cuda;
 mod floats;
 mod halves;
 pub mod kv;
+mod likeliest;
 mod matrix;
 mod norm;
 mod tiles;
@@ -38,6 +39,7 @@ pub use copy::copy;
 pub use cubecl::prelude::BufferArg;
 #[cfg(feature = "cuda")]
 pub use cuda::check_cuda;
+pub use likeliest::{LIKELIEST_MAX, LIKELIEST_WORDS, WEIGHING_NUMBERS, likeliest};
 pub use matrix::{Matrix, Outcome, Shape, linear, linear_floats, reads_floats};
 pub use norm::rms_norm;
 

@@ -8,8 +8,8 @@
 use cube_kernels::attention::{Attention, Cache, Queries, Span, attend};
 use cube_kernels::kv::{KvEncoding, KvLayout, Rotation, Tokens, store};
 use cube_kernels::{
-    BufferArg, Matrix, Outcome, Shape, argmax, linear, linear_floats, quantize, reads_floats,
-    rms_norm, scale_count, word_count,
+    BufferArg, LIKELIEST_WORDS, Matrix, Outcome, Shape, WEIGHING_NUMBERS, argmax, likeliest,
+    linear, linear_floats, quantize, reads_floats, rms_norm, scale_count, word_count,
 };
 use cubecl::client::Client;
 use cubecl::device::Device;
@@ -89,6 +89,9 @@ fn what_stands_between_products_compiles() {
     let (written, out) = output(&client, 2);
     argmax(&client, x(), out);
     expect_compiled(&client, written, "argmax");
+    let (written, out) = output(&client, 2 * LIKELIEST_WORDS);
+    likeliest(&client, x(), buffer(&client, 2 * WEIGHING_NUMBERS), out);
+    expect_compiled(&client, written, "heads of rows");
     let (written, out) = output(&client, 1 << 12);
     cube_kernels::copy(&client, buffer(&client, 1 << 12), out);
     expect_compiled(&client, written, "copy");

@@ -4,6 +4,7 @@ use cpu_kernels::{
     Attention, Outcome, PackedMatrix, PageMap, Rotation, Span, attend, linear, rms_norm, store,
 };
 
+use crate::likeliest::{LIKELIEST_LANES, LIKELIEST_MAX, LIKELIEST_WORDS, WEIGHING_NUMBERS};
 use crate::{HeadLayout, PackedLayout, PageSpan, Products, STACK_MAX, Stack};
 
 /// The panels of each matrix of a stack; what is beyond them is not read.
@@ -103,4 +104,55 @@ pub(crate) fn argmax(logits: &[f32], width: usize) -> Vec<i32> {
         best.0
     };
     logits.chunks_exact(width).map(likeliest).collect()
+}
+
+/// See [`FusedOps::likeliest`](crate::FusedOps::likeliest), of which this is one row after another.
+pub(crate) fn likeliest(logits: &[f32], weighing: &[f32]) -> Vec<i32> {
+    let (weighing, _) = weighing.as_chunks::<WEIGHING_NUMBERS>();
+    let width = logits.len() / weighing.len().max(1);
+    let mut words = vec![0; weighing.len() * LIKELIEST_WORDS];
+    let rows = logits.chunks_exact(width.max(1)).zip(weighing);
+    for ((row, weighing), words) in rows.zip(words.chunks_exact_mut(LIKELIEST_WORDS)) {
+        likeliest_of_row(row, *weighing, words);
+    }
+    words
+}
+
+fn likeliest_of_row(
+    row: &[f32],
+    [temperature, first, end]: [f32; WEIGHING_NUMBERS],
+    words: &mut [i32],
+) {
+    // Less than this share of the greatest weight is nothing, a whole vocabulary of it included.
+    const NEGLIGIBLE: f32 = -40.0;
+    let mut greatest_of_lanes = [-3.4e38f32; LIKELIEST_LANES];
+    for numbers in row.chunks(LIKELIEST_LANES) {
+        for (greatest, number) in greatest_of_lanes.iter_mut().zip(numbers) {
+            *greatest = if number > greatest { *number } else { *greatest };
+        }
+    }
+    let descending = |a: &f32, b: &f32| b.total_cmp(a);
+    let (above, floor, _) =
+        greatest_of_lanes.select_nth_unstable_by(LIKELIEST_LANES / 2 - 1, descending);
+    let floor = *floor;
+    let greatest = above.iter().copied().fold(floor, f32::max);
+    let (head, lists) = words.split_at_mut(2);
+    let (indices, numbers) = lists.split_at_mut(LIKELIEST_MAX);
+    let (mut count, mut rest) = (0, 0.0f64);
+    for (index, &number) in row.iter().enumerate() {
+        if number >= floor {
+            if count < LIKELIEST_MAX {
+                indices[count] = index as i32;
+                numbers[count] = number.to_bits().cast_signed();
+            }
+            count += 1;
+        } else if (first as usize..end as usize).contains(&index) {
+            let below = (number - greatest) / temperature;
+            // A number that is none is to be found in the sum.
+            if below.is_nan() || below > NEGLIGIBLE {
+                rest += f64::from(below.exp());
+            }
+        }
+    }
+    head.copy_from_slice(&[count as i32, (rest as f32).to_bits().cast_signed()]);
 }

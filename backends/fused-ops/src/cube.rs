@@ -10,7 +10,11 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cube_kernels::{Matrix, Outcome, quantize, reads_floats, scale_count, word_count};
 
+use crate::likeliest::{LIKELIEST_WORDS, WEIGHING_NUMBERS};
 use crate::{FusedOps, HeadLayout, PackedLayout, PageSpan, Products, Stack};
+
+const _: () = assert!(LIKELIEST_WORDS == cube_kernels::LIKELIEST_WORDS);
+const _: () = assert!(WEIGHING_NUMBERS == cube_kernels::WEIGHING_NUMBERS);
 
 /// A tensor beside another one, with nothing in it yet. Its rows stand behind each other: CUDA's
 /// would otherwise begin at the next multiple of 256 bytes, and kernels here know no gaps.
@@ -172,6 +176,16 @@ impl FusedOps for CubeBackend {
         let out = beside(&logits, [rows], DType::I32);
         let to = out.clone().into_buffer_arg();
         cube_kernels::argmax(&logits.client, logits.clone().into_buffer_arg(), to);
+        out
+    }
+
+    fn likeliest(logits: CubeTensor, weighing: CubeTensor) -> CubeTensor {
+        let (logits, weighing) = (into_contiguous(logits), into_contiguous(weighing));
+        let [rows, _] = sides(&logits);
+        let out = beside(&logits, [rows, LIKELIEST_WORDS], DType::I32);
+        let to = out.clone().into_buffer_arg();
+        let (from, weighing) = (logits.clone().into_buffer_arg(), weighing.into_buffer_arg());
+        cube_kernels::likeliest(&logits.client, from, weighing, to);
         out
     }
 }

@@ -4,6 +4,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;
 
+use crate::likeliest::LIKELIEST_WORDS;
 use crate::{FusedOps, HeadLayout, PageSpan, Products, Stack, cpu};
 
 fn floats(tensor: &FlexTensor) -> &[f32] {
@@ -119,5 +120,11 @@ impl FusedOps for Flex {
         let found = cpu::argmax(floats(&logits), width);
         let rows = found.len();
         FlexTensor::from_data(TensorData::new(found, [rows]))
+    }
+
+    fn likeliest(logits: FlexTensor, weighing: FlexTensor) -> FlexTensor {
+        let (logits, weighing) = (logits.to_contiguous(), weighing.to_contiguous());
+        let words = cpu::likeliest(floats(&logits), floats(&weighing));
+        FlexTensor::from_data(TensorData::new(words, [tokens(&logits), LIKELIEST_WORDS]))
     }
 }

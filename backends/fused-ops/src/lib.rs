@@ -17,6 +17,7 @@ mod device;
 mod flex;
 #[cfg(feature = "learn")]
 mod learned;
+mod likeliest;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod ops;
@@ -38,5 +39,6 @@ pub use cpu_kernels::{
 pub use device::{AvailableDevice, BackendChoice, DeviceError, OpenDevice, available, open};
 #[cfg(feature = "learn")]
 pub use learned::{LearnedOps, StepHeads};
+pub use likeliest::{LIKELIEST_WORDS, Likeliest, Weighing, likeliest};
 pub use ops::{FusedOps, HeadLayout, Products};
 pub use weight::{PackedLayout, STACK_MAX, Stack, Weight, WeightError};

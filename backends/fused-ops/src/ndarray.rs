@@ -7,6 +7,7 @@ use burn::backend::NdArray;
 use burn::tensor::TensorData;
 use burn_ndarray::NdArrayTensor;
 
+use crate::likeliest::LIKELIEST_WORDS;
 use crate::{FusedOps, HeadLayout, PageSpan, Products, Stack, cpu};
 
 /// The numbers of a tensor in the order of its shape; copied where they lie otherwise.
@@ -126,5 +127,12 @@ impl FusedOps for NdArray {
         let rows = tokens(&logits);
         let found = with_floats(&logits, |logits| cpu::argmax(logits, logits.len() / rows.max(1)));
         NdArrayTensor::from_data(TensorData::new(found, [rows]))
+    }
+
+    fn likeliest(logits: NdArrayTensor, weighing: NdArrayTensor) -> NdArrayTensor {
+        let words = with_floats(&logits, |logits| {
+            with_floats(&weighing, |weighing| cpu::likeliest(logits, weighing))
+        });
+        NdArrayTensor::from_data(TensorData::new(words, [tokens(&logits), LIKELIEST_WORDS]))
     }
 }

@@ -105,4 +105,12 @@ pub trait FusedOps: Backend {
     ///
     /// Shapes: `logits: [rows, width]` → `[rows]` of type I32.
     fn argmax(logits: FloatTensor<Self>) -> IntTensor<Self>;
+
+    /// See [`likeliest`](crate::likeliest).
+    ///
+    /// Shapes: `logits: [rows, width]`, `weighing: [rows, 3]`: what numbers are divided by, the first
+    /// index that counts, the first behind it that does not → `[rows, LIKELIEST_WORDS]` of type I32: how
+    /// many are greatest, the bits of what the others weigh, 256 indices, the bits of 256 numbers. Where
+    /// more are greatest than there is room for, how many they are is all that is said.
+    fn likeliest(logits: FloatTensor<Self>, weighing: FloatTensor<Self>) -> IntTensor<Self>;
 }

@@ -7,8 +7,9 @@
 use burn::tensor::{Int, Tensor, TensorData};
 use fused_ops::reference::{paged_attention, rms_norm, rope, store_kv};
 use fused_ops::{
-    AttentionOptions, BackendChoice, Norm, OpenDevice, PageMap, PageSpan, Weight, argmax,
-    linear_add, norm_gated, norm_linear, open, rope_table,
+    AttentionOptions, BackendChoice, LIKELIEST_WORDS, Likeliest, Norm, OpenDevice, PageMap,
+    PageSpan, Weighing, Weight, argmax, likeliest, linear_add, norm_gated, norm_linear, open,
+    rope_table,
 };
 use weights::{Encoding, RawTensor, RopePairing, TensorLayout};
 
@@ -397,6 +398,53 @@ fn likeliest_is_the_first_of_the_highest() {
         let expected = [3, 650, 17, i32::try_from(last).unwrap()];
         assert_eq!(found, expected, "{}", device.name);
     }
+}
+
+#[test]
+fn heads_are_all_that_reach_their_floor_and_weigh_the_others() {
+    let width = 3001;
+    let mut logits = noise(52, 5 * width);
+    logits.iter_mut().for_each(|logit| *logit *= 6.0);
+    logits[7] = 5.0;
+    // More equal ones than a head has room for, and one that is no number.
+    logits[3 * width..4 * width].fill(-1.0);
+    logits[4 * width + 1000] = f32::NAN;
+    let weighing = |temperature, counted| Weighing { temperature, counted };
+    let all = 0..width as u32;
+    let wanted = [
+        weighing(1.0, all.clone()),
+        weighing(0.3, 800..2000),
+        weighing(2.5, 0..0),
+        weighing(1.0, all.clone()),
+        weighing(1.0, all),
+    ];
+    for device in devices() {
+        let words = likeliest(floats(logits.clone(), [5, width], &device), &wanted);
+        let words: Vec<i32> = words.into_data().try_into_vec().unwrap();
+        let heads: Vec<_> = words.chunks_exact(LIKELIEST_WORDS).map(Likeliest::read).collect();
+        for ((head, row), wanted) in heads.iter().zip(logits.chunks(width)).zip(&wanted).take(3) {
+            check_head(head.as_ref().unwrap(), row, wanted, &device.name);
+        }
+        assert_eq!(heads[3], None, "{}", device.name);
+        assert!(heads[4].as_ref().unwrap().rest.is_nan(), "{}", device.name);
+    }
+}
+
+fn check_head(head: &Likeliest, row: &[f32], wanted: &Weighing, device: &str) {
+    let Likeliest { mut tokens, rest } = head.clone();
+    assert!((128..=256).contains(&tokens.len()), "{device}: {} tokens", tokens.len());
+    tokens.sort_by_key(|(token, _)| *token);
+    let floor = tokens.iter().map(|(_, logit)| *logit).fold(f32::MAX, f32::min);
+    let expected: Vec<_> =
+        (0..).zip(row.iter().copied()).filter(|(_, logit)| *logit >= floor).collect();
+    assert_eq!(tokens, expected, "{device}");
+    let greatest = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
+    let others =
+        (0u32..).zip(row).filter(|(id, logit)| **logit < floor && wanted.counted.contains(id));
+    let weight = |logit: f32| ((f64::from(logit) - greatest) / f64::from(wanted.temperature)).exp();
+    let expected: f64 = others.map(|(_, logit)| weight(*logit)).sum();
+    let found = f64::from(rest);
+    assert!((found - expected).abs() <= 3e-5 * expected, "{device}: {found} for {expected}");
 }
 
 /// A norm whose result is `x` itself, up to a factor that a test knows.

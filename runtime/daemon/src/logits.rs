@@ -25,7 +25,7 @@ pub(crate) fn logits(
             .and_then(|tokens| Single::new(&mut opened.network).feed(&tokens, Want::Logits));
         match outcome {
             Ok(RowLogits::All(logits)) => finite(&logits),
-            Ok(RowLogits::Argmax(_)) => json!({ "error": "the network gave no logits" }),
+            Ok(_) => json!({ "error": "the network gave no logits" }),
             Err(error) => json!({ "error": error.to_string() }),
         }
     })

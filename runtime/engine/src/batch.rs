@@ -3,6 +3,8 @@
 //! A batch is ragged: sequences that read a prompt and sequences that write an answer stand side by
 //! side, told apart by nothing but the number of their tokens.
 
+use std::fmt;
+
 use protocol::TokenId;
 
 use crate::pages::Lease;
@@ -61,7 +63,7 @@ pub struct Span {
 }
 
 /// One position whose outcome the engine wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
     /// Index into [`Batch::tokens`].
     pub token: u32,
@@ -70,28 +72,78 @@ pub struct Row {
 }
 
 /// How much of a row of logits leaves the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Want {
     /// All of the vocabulary.
     Logits,
     /// The likeliest token alone; the lowest id wins a tie.
     Argmax,
+    /// What most draws need: the likeliest tokens, and how much the others weigh together.
+    Likeliest(Weighing),
+}
+
+/// How the tokens that stay on the device are weighed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weighing {
+    /// What logits are divided by; above 0.
+    pub temperature: f32,
+    /// The first token that counts.
+    pub first: TokenId,
+    /// The first behind it that does not; `first` where none counts.
+    pub end: TokenId,
 }
 
 /// What came out of a step: one entry for each of [`Batch::rows`], in that order.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Logits {
     /// One outcome for each wanted row.
     pub rows: Vec<RowLogits>,
 }
 
-/// The outcome of one row.
-#[derive(Debug, Clone, PartialEq)]
+/// The outcome of one row. [`All`](Self::All) answers every [`Want`].
+#[derive(Debug)]
 pub enum RowLogits {
     /// Logits of the next token. `[vocabulary]`
     All(Vec<f32>),
-    /// The likeliest next token.
-    Argmax(TokenId),
+    /// The likeliest next token, and where the others are.
+    Argmax(TokenId, WholeRow),
+    /// The likeliest next tokens.
+    Likeliest(Likeliest),
+}
+
+/// The head of a row of logits.
+#[derive(Debug)]
+pub struct Likeliest {
+    /// Tokens and their logits in any order, at least one; no other token's logit reaches one of theirs.
+    pub tokens: Vec<(TokenId, f32)>,
+    /// The sum of `exp((logit - greatest) / temperature)` over the other tokens that count, `greatest`
+    /// being that of all; not a number where one of these logits is none.
+    pub rest: f32,
+    /// Where the others are.
+    pub row: WholeRow,
+}
+
+/// A row of logits that stays on the device until somebody asks for it.
+pub struct WholeRow(Box<dyn FnOnce() -> Result<Vec<f32>, ForwardError> + Send>);
+
+impl WholeRow {
+    /// A row that is fetched so. `[vocabulary]`
+    pub fn new(fetch: impl FnOnce() -> Result<Vec<f32>, ForwardError> + Send + 'static) -> Self {
+        Self(Box::new(fetch))
+    }
+
+    /// Waits for the device and takes all of the row. `[vocabulary]`
+    ///
+    /// Errors: what the device says.
+    pub fn fetch(self) -> Result<Vec<f32>, ForwardError> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for WholeRow {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("WholeRow")
+    }
 }
 
 /// What a network can take. Constant after loading.

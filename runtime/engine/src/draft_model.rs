@@ -178,8 +178,8 @@ impl DraftModel {
         };
         let rows = network.forward(&batch)?.rows;
         let token = |row: RowLogits| match row {
-            RowLogits::Argmax(token) => Ok(token),
-            RowLogits::All(_) => Err(rejected(&batch, "it gave logits for a token".into())),
+            RowLogits::Argmax(token, _) => Ok(token),
+            _ => Err(rejected(&batch, "it gave logits for a token".into())),
         };
         let found: Vec<TokenId> = rows.into_iter().map(token).collect::<Result<_, _>>()?;
         if found.len() != batch.rows.len() {

@@ -324,11 +324,11 @@ fn greedy_requests_ask_for_the_likeliest_token_alone() {
     let _drawn = bench.submit(drawn).unwrap();
     bench.step();
     let wants: Vec<Want> = bench.last_batch().rows.iter().map(|row| row.want).collect();
-    assert_eq!(wants, [Want::Argmax, Want::Logits]);
+    assert!(matches!(wants[..], [Want::Argmax, Want::Likeliest(_)]), "{wants:?}");
 }
 
 #[test]
-fn a_likeliest_token_that_is_not_allowed_is_computed_again() {
+fn a_likeliest_token_that_is_not_allowed_is_passed_over_in_the_same_step() {
     let mut bench = Bench::new(Scripted::with_logits(capacity(), |context: &[TokenId]| {
         let mut logits = vec![0.0; capacity().vocabulary as usize];
         logits[END.0 as usize] = 9.0;
@@ -341,7 +341,7 @@ fn a_likeliest_token_that_is_not_allowed_is_computed_again() {
     bench.run();
     let (said, last) = read(&mut reply);
     assert_eq!((said.as_str(), reason(&last)), ("cd", Some(FinishReason::Stop)));
-    assert_eq!(bench.batches.lock().unwrap().len(), 5, "three tokens, two of them in two steps");
+    assert_eq!(bench.batches.lock().unwrap().len(), 3, "a step for each token");
 }
 
 #[test]

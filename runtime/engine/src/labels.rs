@@ -51,7 +51,7 @@ pub(crate) struct Run {
 }
 
 /// A row that tells nothing about labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RowError {
     #[error(transparent)]
     Row(#[from] SampleError),
@@ -160,6 +160,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::WholeRow;
 
     fn labels(texts: &[&[u32]]) -> Labels {
         let tokens: Vec<Vec<TokenId>> = texts
@@ -173,17 +174,17 @@ mod tests {
     /// The runs of a walk, each as how much is kept and what is computed.
     fn walk(texts: &[&[u32]], tokens_max: usize) -> Vec<(usize, Vec<u32>)> {
         let mut labels = labels(texts);
-        let row = RowLogits::All(vec![0.0; 10]);
-        labels.take(row.clone()).unwrap();
+        let row = || RowLogits::All(vec![0.0; 10]);
+        labels.take(row()).unwrap();
         let mut runs = Vec::new();
         while let Some(run) = labels.next_run(tokens_max) {
             for at in 0..run.tokens.len() {
                 assert_eq!(labels.next_depth(), Some(run.kept + at));
-                labels.take(row.clone()).unwrap();
+                labels.take(row()).unwrap();
             }
             runs.push((run.kept, run.tokens.iter().map(|token| token.0).collect()));
         }
-        assert_eq!(labels.take(row.clone()), Err(RowError::Unasked));
+        assert_eq!(labels.take(row()), Err(RowError::Unasked));
         for (label, text) in labels.scores().labels.iter().zip(texts) {
             let expected = -(text.len() as f64 + 1.0) * 10f64.ln();
             assert!((label.log_probability - expected).abs() < 1e-12, "{label:?}");
@@ -218,6 +219,9 @@ mod tests {
             labels.take(RowLogits::All(logits)),
             Err(SampleError::NotFinite { token: 3 }.into())
         );
-        assert_eq!(labels.take(RowLogits::Argmax(TokenId(1))), Err(RowError::Unasked));
+        assert_eq!(
+            labels.take(RowLogits::Argmax(TokenId(1), WholeRow::new(|| Ok(Vec::new())))),
+            Err(RowError::Unasked)
+        );
     }
 }

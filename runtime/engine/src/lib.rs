@@ -27,7 +27,8 @@ mod store;
 mod worker;
 
 pub use batch::{
-    Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Span, Want,
+    Batch, Capacity, Forward, ForwardError, Likeliest, Logits, PageBytes, Row, RowLogits, Span,
+    Want, Weighing, WholeRow,
 };
 pub use gauges::Counters;
 pub use intake::{Alias, PrefixSharing, Serving};

@@ -1,8 +1,12 @@
 //! Logits to a token: a fixed chain of stages, closed by a draw.
 //!
 //! Each sequence has its own sampler with its own random numbers, so a seed gives the same answer
-//! whatever else runs beside it. A greedy request asks the network for the likeliest token alone and
-//! looks at all logits only when that token is not allowed, which is rare.
+//! whatever else runs beside it. A greedy request asks the network for the likeliest token alone,
+//! others for the likeliest few; a row is looked at whole where those do not decide, which is rare, and
+//! where penalties or a bias may move any token.
+
+mod candidates;
+mod head;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,8 +17,13 @@ use rand_pcg::Pcg64;
 use rand_pcg::rand_core::{Rng, SeedableRng, TryRng};
 use text::TokenMask;
 
-use crate::batch::{RowLogits, Want};
+use candidates::{Cut, candidates, weighted};
+use head::Weighed;
+
+use crate::batch::{ForwardError, Likeliest, RowLogits, Want};
 use crate::likelihood::{Likelihoods, RawRow};
+
+pub(crate) use candidates::Candidate;
 
 /// What a sampler must know beside the request's wishes.
 #[derive(Debug, Clone)]
@@ -31,20 +40,15 @@ pub(crate) struct Rules {
     pub(crate) answer_tokens_min: u32,
 }
 
-/// Candidates this far below the greatest logit are not looked at: each has less than 1e-12 of the
-/// likeliest token's probability, a whole vocabulary of them less than a draw can resolve. Most of a
-/// vocabulary is there, so what follows works on few candidates.
-const NEGLIGIBLE: f32 = -27.6;
-
 /// Draws the tokens of one sequence.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     adjustments: Vec<Adjustment>,
     draw: Draw,
     rules: Rules,
+    /// What a device weighs beside the head of a row.
+    weighed: Weighed,
     answer_tokens: u32,
-    /// The likeliest token was asked for and is not allowed: all logits are needed.
-    unsettled: bool,
     /// For requests that want to know how likely their tokens were.
     raw: Option<RawRow>,
 }
@@ -57,15 +61,6 @@ enum Adjustment {
     Ban,
 }
 
-/// A stage that drops candidates. The variants are in the order of the chain.
-#[derive(Debug)]
-enum Cut {
-    TopK(usize),
-    Typical(f64),
-    TopP(f64),
-    MinP(f32),
-}
-
 /// The end of the chain.
 #[derive(Debug)]
 enum Draw {
@@ -73,25 +68,11 @@ enum Draw {
     Weighted { temperature: f32, cuts: Vec<Cut>, rng: Box<Pcg64> },
 }
 
-/// A token that may be drawn; its logit is relative to the greatest and divided by the temperature.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Candidate {
-    token: TokenId,
-    logit: f32,
-}
-
-/// What became of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// The next token.
-    Token(TokenId),
-    /// The same position is needed again, with [`Want::Logits`].
-    Unsettled,
-}
-
 /// A row from which no token can be drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SampleError {
+    #[error(transparent)]
+    Device(#[from] ForwardError),
     #[error("the network gave a logit that is not a finite number, for token {token}")]
     NotFinite { token: usize },
     #[error("the network gave logits for {found} tokens, {wanted} are needed")]
@@ -106,9 +87,11 @@ impl Sampler {
     /// Errors: [`FaultCode::InvalidField`] for a value without meaning.
     pub(crate) fn new(
         sampling: &Sampling,
-        rules: Rules,
+        mut rules: Rules,
         prompt: &[TokenId],
     ) -> Result<Self, Fault> {
+        rules.banned.sort_unstable();
+        rules.banned.dedup();
         let temperature = check(sampling, &rules)?;
         let penalties = Penalties::new(sampling, prompt).map(Adjustment::Penalties);
         let bias = (!sampling.bias.is_empty()).then(|| Adjustment::Bias(sampling.bias.clone()));
@@ -129,15 +112,23 @@ impl Sampler {
             Draw::Likeliest
         };
         let raw = sampling.logprobs.map(RawRow::new);
-        Ok(Self { adjustments, draw, rules, answer_tokens: 0, unsettled: false, raw })
+        let weighed = Weighed::new(&rules.banned, rules.drawable_tokens);
+        Ok(Self { adjustments, draw, rules, weighed, answer_tokens: 0, raw })
     }
 
-    /// How much of the next row it needs.
-    pub(crate) fn want(&self) -> Want {
+    /// How much of the next row it needs, where `is_shaped` the tokens of a shape's mask alone are drawn.
+    pub(crate) fn want(&self, is_shaped: bool) -> Want {
         let only_bans = matches!(self.adjustments[..], [Adjustment::Ban]);
-        match self.draw {
-            Draw::Likeliest if only_bans && self.raw.is_none() && !self.unsettled => Want::Argmax,
-            _ => Want::Logits,
+        match &self.draw {
+            _ if !only_bans || self.raw.is_some() => Want::Logits,
+            Draw::Likeliest if is_shaped => Want::Likeliest(self.weighed.at(1.0)),
+            Draw::Likeliest => Want::Argmax,
+            Draw::Weighted { cuts, .. }
+                if cuts.iter().any(|cut| matches!(cut, Cut::Typical(_))) =>
+            {
+                Want::Logits
+            }
+            Draw::Weighted { temperature, .. } => Want::Likeliest(self.weighed.at(*temperature)),
         }
     }
 
@@ -147,15 +138,55 @@ impl Sampler {
         row: RowLogits,
         mask: Option<&TokenMask>,
         scratch: &mut Vec<Candidate>,
-    ) -> Result<Choice, SampleError> {
-        let mut logits = match row {
-            RowLogits::Argmax(token) if self.allows(token) => return Ok(self.drawn(token)),
-            RowLogits::Argmax(_) => {
-                self.unsettled = true;
-                return Ok(Choice::Unsettled);
-            }
-            RowLogits::All(logits) => logits,
+    ) -> Result<TokenId, SampleError> {
+        let unit = self.draw.unit();
+        let token = match row {
+            RowLogits::All(logits) => self.draw_from(logits, None, mask, unit, scratch)?,
+            RowLogits::Argmax(token, _) if self.allows(token, mask) => token,
+            RowLogits::Argmax(_, row) => self.draw_from(row.fetch()?, None, mask, unit, scratch)?,
+            RowLogits::Likeliest(head) => match self.draw_from_head(&head, mask, unit, scratch) {
+                Some(token) => token,
+                None => {
+                    let floor = Some(head::floor(&head));
+                    self.draw_from(head.row.fetch()?, floor, mask, unit, scratch)?
+                }
+            },
         };
+        self.note(token);
+        Ok(token)
+    }
+
+    /// Draws where the head of a row decides.
+    fn draw_from_head(
+        &self,
+        head: &Likeliest,
+        mask: Option<&TokenMask>,
+        unit: f64,
+        scratch: &mut Vec<Candidate>,
+    ) -> Option<TokenId> {
+        let is_allowed = |token| self.allows(token, mask);
+        let weighed = (self.weighed, mask.is_some());
+        match &self.draw {
+            Draw::Likeliest => {
+                head::fill(head, 1.0, weighed, is_allowed, scratch)?;
+                scratch.first().map(|candidate| candidate.token)
+            }
+            Draw::Weighted { temperature, cuts, .. } => {
+                let rest = head::fill(head, *temperature, weighed, is_allowed, scratch)?;
+                head::draw(scratch, rest, cuts, unit)
+            }
+        }
+    }
+
+    /// Draws from a whole row. Tokens whose logits reach `floor` come first, in the order of their rank.
+    fn draw_from(
+        &mut self,
+        mut logits: Vec<f32>,
+        floor: Option<f32>,
+        mask: Option<&TokenMask>,
+        unit: f64,
+        scratch: &mut Vec<Candidate>,
+    ) -> Result<TokenId, SampleError> {
         let logits = drawable(&mut logits, self.rules.drawable_tokens)?;
         if let Some(raw) = &mut self.raw {
             raw.keep(logits);
@@ -166,18 +197,20 @@ impl Sampler {
         if let Some(mask) = mask {
             keep(logits, mask);
         }
-        let token = match &mut self.draw {
+        let token = match &self.draw {
             Draw::Likeliest => likeliest(logits),
-            Draw::Weighted { temperature, cuts, rng } => {
+            Draw::Weighted { temperature, cuts, .. } => {
                 candidates(logits, *temperature, scratch);
+                if let Some(floor) = floor {
+                    head::rank_first(scratch, (floor - greatest(logits)) / temperature);
+                }
                 cuts.iter().for_each(|cut| cut.apply(scratch));
-                weighted(scratch, unit(rng))
+                weighted(scratch, unit)
             }
         };
         // A shape that is complete ends the answer, however short.
         let end = || mask.and_then(|mask| self.rules.ends.iter().find(|end| mask.allows(**end)));
-        let token = token.or_else(|| end().copied()).ok_or(SampleError::NothingLeft)?;
-        Ok(self.drawn(token))
+        token.or_else(|| end().copied()).ok_or(SampleError::NothingLeft)
     }
 
     /// Takes a token that was settled without its row, which says how likely it was.
@@ -199,12 +232,6 @@ impl Sampler {
         self.raw.as_ref()?.likelihoods(token)
     }
 
-    fn drawn(&mut self, token: TokenId) -> Choice {
-        self.unsettled = false;
-        self.note(token);
-        Choice::Token(token)
-    }
-
     /// Counts a token of the answer.
     pub(crate) fn note(&mut self, token: TokenId) {
         self.answer_tokens = self.answer_tokens.saturating_add(1);
@@ -213,17 +240,21 @@ impl Sampler {
         }
     }
 
-    fn allows(&self, token: TokenId) -> bool {
+    fn allows(&self, token: TokenId, mask: Option<&TokenMask>) -> bool {
         token.0 < self.rules.drawable_tokens
-            && !self.rules.banned.contains(&token)
+            && self.rules.banned.binary_search(&token).is_err()
             && !(self.rules.ends_are_banned(self.answer_tokens) && self.rules.ends.contains(&token))
+            && mask.is_none_or(|mask| mask.allows(token))
     }
 }
 
-impl Candidate {
-    /// Its probability, relative to the likeliest token's.
-    fn weight(&self) -> f64 {
-        f64::from(self.logit.exp())
+impl Draw {
+    /// A number in `[0, 1)` for a draw that needs one.
+    fn unit(&mut self) -> f64 {
+        match self {
+            Self::Likeliest => 0.0,
+            Self::Weighted { rng, .. } => unit(rng),
+        }
     }
 }
 
@@ -253,17 +284,6 @@ impl Adjustment {
                     }
                 }
             }
-        }
-    }
-}
-
-impl Cut {
-    fn apply(&self, candidates: &mut Vec<Candidate>) {
-        match self {
-            Self::TopK(kept) => top_k(candidates, *kept),
-            Self::Typical(mass) => typical(candidates, *mass),
-            Self::TopP(mass) => top_p(candidates, *mass),
-            Self::MinP(share) => min_p(candidates, *share),
         }
     }
 }
@@ -387,22 +407,6 @@ fn keep(logits: &mut [f32], mask: &TokenMask) {
     }
 }
 
-/// Fills `scratch` with the tokens that have a chance, in the order of their ids.
-fn candidates(logits: &[f32], temperature: f32, scratch: &mut Vec<Candidate>) {
-    scratch.clear();
-    let greatest = greatest(logits);
-    if greatest == f32::NEG_INFINITY {
-        return;
-    }
-    let least = greatest + NEGLIGIBLE * temperature;
-    for (id, &logit) in (0..).zip(logits) {
-        if logit >= least {
-            let logit = (logit - greatest) / temperature;
-            scratch.push(Candidate { token: TokenId(id), logit });
-        }
-    }
-}
-
 /// The greatest logit; minus infinity where there is none.
 pub(crate) fn greatest(logits: &[f32]) -> f32 {
     const LANES: usize = 16;
@@ -421,77 +425,6 @@ fn likeliest(logits: &[f32]) -> Option<TokenId> {
     let greatest = greatest(logits);
     let is_likeliest = |&logit: &f32| logit == greatest && greatest > f32::NEG_INFINITY;
     (0..).zip(logits).find(|(_, logit)| is_likeliest(logit)).map(|(id, _)| TokenId(id))
-}
-
-/// Likeliest first; the lower id wins a tie.
-fn by_rank(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
-}
-
-fn top_k(candidates: &mut Vec<Candidate>, kept: usize) {
-    if kept >= candidates.len() {
-        return;
-    }
-    candidates.select_nth_unstable_by(kept, by_rank);
-    candidates.truncate(kept);
-    candidates.sort_unstable_by(by_rank);
-}
-
-/// Keeps the smallest set of candidates whose probability reaches `mass`, those first whose surprise
-/// (the negative logarithm of their probability) is nearest to the expected one, the entropy. The
-/// likeliest candidate may be among those that go.
-fn typical(candidates: &mut Vec<Candidate>, mass: f64) {
-    let total: f64 = candidates.iter().map(Candidate::weight).sum();
-    let surprise = |candidate: &Candidate| total.ln() - f64::from(candidate.logit);
-    let entropy: f64 =
-        candidates.iter().map(|candidate| candidate.weight() / total * surprise(candidate)).sum();
-    let distance = |candidate: &Candidate| (surprise(candidate) - entropy).abs();
-    candidates
-        .sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then_with(|| by_rank(a, b)));
-    keep_mass(candidates, mass * total);
-}
-
-/// Keeps the smallest set of likeliest candidates whose probability reaches `mass`.
-fn top_p(candidates: &mut Vec<Candidate>, mass: f64) {
-    let total: f64 = candidates.iter().map(Candidate::weight).sum();
-    // All candidates below this weight have, together, less than what may be cut off, so the set
-    // lies above it and only few candidates need to be sorted. A little lower, for rounding.
-    let least = 0.999 * total * (1.0 - mass) / candidates.len().max(1) as f64;
-    let least = least.ln() as f32;
-    candidates.retain(|candidate| candidate.logit >= least);
-    candidates.sort_unstable_by(by_rank);
-    keep_mass(candidates, mass * total);
-}
-
-/// Keeps the first candidates, as many as it takes to reach this weight.
-fn keep_mass(candidates: &mut Vec<Candidate>, weight: f64) {
-    let mut reached = 0.0;
-    let kept = candidates.iter().position(|candidate| {
-        reached += candidate.weight();
-        reached >= weight
-    });
-    if let Some(last) = kept {
-        candidates.truncate(last + 1);
-    }
-}
-
-/// Keeps what is likely enough beside the likeliest candidate that is left.
-fn min_p(candidates: &mut Vec<Candidate>, share: f32) {
-    let greatest = candidates.iter().map(|candidate| candidate.logit);
-    let least = greatest.fold(f32::NEG_INFINITY, f32::max) + share.ln();
-    candidates.retain(|candidate| candidate.logit >= least);
-}
-
-/// Draws with the candidates' probabilities: `unit` in `[0, 1)` picks the place.
-fn weighted(candidates: &[Candidate], unit: f64) -> Option<TokenId> {
-    let total: f64 = candidates.iter().map(Candidate::weight).sum();
-    let mut left = unit * total;
-    let drawn = candidates.iter().find(|candidate| {
-        left -= candidate.weight();
-        left < 0.0
-    });
-    // Rounding may leave a crumb behind the last one.
-    drawn.or_else(|| candidates.last()).map(|candidate| candidate.token)
 }
 
 #[cfg(test)]

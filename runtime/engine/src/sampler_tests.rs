@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::{Weighing, WholeRow};
 
 fn rules() -> Rules {
     Rules {
@@ -24,12 +25,12 @@ fn sampler(sampling: &Sampling, rules: Rules) -> Sampler {
     Sampler::new(sampling, rules, &[]).expect("the sampling is valid")
 }
 
-fn next(sampler: &mut Sampler, logits: &[f32]) -> Result<Choice, SampleError> {
+fn next(sampler: &mut Sampler, logits: &[f32]) -> Result<TokenId, SampleError> {
     sampler.next(RowLogits::All(logits.to_vec()), None, &mut Vec::new())
 }
 
-fn token(id: u32) -> Result<Choice, SampleError> {
-    Ok(Choice::Token(TokenId(id)))
+fn token(id: u32) -> Result<TokenId, SampleError> {
+    Ok(TokenId(id))
 }
 
 #[test]
@@ -38,30 +39,52 @@ fn the_lowest_id_wins_a_tie() {
     assert_eq!(next(&mut sampler, &[0.0, 2.0, 2.0, 1.0]), token(1));
 }
 
+/// What a network says of a row whose likeliest token it was asked for.
+fn argmax(logits: &[f32]) -> RowLogits {
+    let logits = logits.to_vec();
+    RowLogits::Argmax(likeliest(&logits).unwrap(), WholeRow::new(move || Ok(logits)))
+}
+
 #[test]
 fn plain_greedy_asks_for_the_likeliest_token_alone() {
     let mut sampler = sampler(&greedy(), rules());
-    assert_eq!(sampler.want(), Want::Argmax);
-    assert_eq!(sampler.next(RowLogits::Argmax(TokenId(3)), None, &mut Vec::new()), token(3));
+    assert_eq!(sampler.want(false), Want::Argmax);
+    let untouched = WholeRow::new(|| unreachable!("the likeliest token is allowed"));
+    let row = RowLogits::Argmax(TokenId(3), untouched);
+    assert_eq!(sampler.next(row, None, &mut Vec::new()), token(3));
 }
 
 #[test]
 fn a_banned_likeliest_token_is_settled_with_all_logits() {
     let mut sampler = sampler(&greedy(), Rules { banned: vec![TokenId(3)], ..rules() });
-    let row = RowLogits::Argmax(TokenId(3));
-    assert_eq!(sampler.next(row, None, &mut Vec::new()), Ok(Choice::Unsettled));
-    assert_eq!(sampler.want(), Want::Logits);
-    assert_eq!(next(&mut sampler, &[0.0, 1.0, 2.0, 9.0]), token(2));
-    assert_eq!(sampler.want(), Want::Argmax);
+    let row = argmax(&[0.0, 1.0, 2.0, 9.0]);
+    assert_eq!(sampler.next(row, None, &mut Vec::new()), token(2));
+}
+
+#[test]
+fn a_row_that_cannot_be_fetched_says_why() {
+    let mut sampler = sampler(&greedy(), Rules { banned: vec![TokenId(3)], ..rules() });
+    let lost = ForwardError::DeviceLost { reason: "gone".into() };
+    let why = lost.clone();
+    let row = RowLogits::Argmax(TokenId(3), WholeRow::new(move || Err(why)));
+    assert_eq!(sampler.next(row, None, &mut Vec::new()), Err(lost.into()));
 }
 
 #[test]
 fn what_moves_logits_needs_all_of_them() {
     let penalised = Sampling { presence_penalty: 0.5, ..greedy() };
-    assert_eq!(sampler(&penalised, rules()).want(), Want::Logits);
     let biased = Sampling { bias: vec![(TokenId(1), 1.0)], ..greedy() };
-    assert_eq!(sampler(&biased, rules()).want(), Want::Logits);
-    assert_eq!(sampler(&drawn(1), rules()).want(), Want::Logits);
+    let told = Sampling { logprobs: Some(0), ..drawn(1) };
+    let typical = Sampling { typical_p: 0.5, ..drawn(1) };
+    for sampling in [penalised, biased, told, typical] {
+        assert_eq!(sampler(&sampling, rules()).want(false), Want::Logits, "{sampling:?}");
+    }
+    let (first, end) = (TokenId(0), TokenId(4));
+    let head = |temperature| Want::Likeliest(Weighing { temperature, first, end });
+    assert_eq!(sampler(&drawn(1), rules()).want(false), head(1.0));
+    let warm = Sampling { temperature: Some(0.7), top_p: 0.9, top_k: 50, min_p: 0.1, ..drawn(1) };
+    assert_eq!(sampler(&warm, rules()).want(true), head(0.7));
+    assert_eq!(sampler(&greedy(), rules()).want(true), head(1.0));
 }
 
 #[test]
@@ -69,9 +92,7 @@ fn ends_wait_for_the_least_number_of_tokens() {
     let mut sampler = sampler(&greedy(), Rules { answer_tokens_min: 2, ..rules() });
     let logits = [9.0, 1.0, 0.0, 0.0];
     assert_eq!(next(&mut sampler, &logits), token(1));
-    let early = sampler.next(RowLogits::Argmax(TokenId(0)), None, &mut Vec::new());
-    assert_eq!(early, Ok(Choice::Unsettled));
-    assert_eq!(next(&mut sampler, &logits), token(1));
+    assert_eq!(sampler.next(argmax(&logits), None, &mut Vec::new()), token(1));
     assert_eq!(next(&mut sampler, &logits), token(0));
 }
 
@@ -79,8 +100,8 @@ fn ends_wait_for_the_least_number_of_tokens() {
 fn tokens_without_text_are_never_drawn() {
     let mut sampler = sampler(&greedy(), rules());
     assert_eq!(next(&mut sampler, &[0.0, 1.0, 0.0, 0.0, 99.0]), token(1));
-    let row = RowLogits::Argmax(TokenId(4));
-    assert_eq!(sampler.next(row, None, &mut Vec::new()), Ok(Choice::Unsettled));
+    let row = argmax(&[0.0, 1.0, 0.0, 0.0, 99.0]);
+    assert_eq!(sampler.next(row, None, &mut Vec::new()), token(1));
 }
 
 #[test]
@@ -94,7 +115,7 @@ fn frequency_counts_and_presence_does_not() {
     let sampling = Sampling { presence_penalty: 2.0, ..greedy() };
     let mut present = sampler(&sampling, rules());
     let ids: Vec<_> = (0..4).map(|_| next(&mut present, &logits)).collect();
-    assert_eq!(ids, [token(1); 4]);
+    assert_eq!(ids, [(); 4].map(|()| token(1)));
 }
 
 #[test]
@@ -176,7 +197,7 @@ fn extreme_values_still_draw_a_token() {
     for sampling in extremes {
         let mut sampler = Sampler::new(&sampling, rules(), &[TokenId(3)]).unwrap();
         let choice = next(&mut sampler, &[f32::MIN, 0.0, 1.0, f32::MAX]);
-        assert!(matches!(choice, Ok(Choice::Token(_))), "{sampling:?} gave {choice:?}");
+        assert!(choice.is_ok(), "{sampling:?} gave {choice:?}");
     }
 }
 
@@ -198,8 +219,7 @@ fn draws_have_the_probabilities_of_the_logits() {
     let mut seen = [0u32; 4];
     let draws = 20_000;
     for _ in 0..draws {
-        let Ok(Choice::Token(token)) = next(&mut sampler, &logits) else { panic!("a token") };
-        seen[token.0 as usize] += 1;
+        seen[next(&mut sampler, &logits).unwrap().0 as usize] += 1;
     }
     let statistic: f64 = shares
         .iter()
@@ -358,7 +378,7 @@ proptest! {
         let banned = vec![TokenId(width - 1)];
         let mut sampler = sampler(&sampling, Rules { drawable_tokens: width, banned, ..rules() });
         match next(&mut sampler, &logits) {
-            Ok(Choice::Token(token)) => {
+            Ok(token) => {
                 prop_assert!(token.0 + 1 < width, "the banned token was drawn");
                 let rank = ranked(&logits[..logits.len() - 1]).0.iter().position(|id| *id == token.0);
                 prop_assert!(k == 0 || rank.unwrap() < k as usize);
@@ -367,7 +387,6 @@ proptest! {
                 prop_assert_eq!(error, SampleError::NothingLeft);
                 prop_assert_eq!(width, 1);
             }
-            Ok(Choice::Unsettled) => prop_assert!(false, "all logits were there"),
         }
     }
 }

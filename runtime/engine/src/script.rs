@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use protocol::TokenId;
 
 use crate::batch::{
-    Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Span, Want,
+    Batch, Capacity, Forward, ForwardError, Likeliest, Logits, PageBytes, Row, RowLogits, Span,
+    Want, Weighing, WholeRow,
 };
+
+/// The most tokens that its heads of rows have. Few, so that draws go beyond them at times.
+const HEAD_TOKENS: usize = 3;
 
 /// The logit of the token that the script chose; all others have 0.
 const CHOSEN: f32 = 64.0;
@@ -134,7 +138,8 @@ impl Scripted {
         let logits = (self.script)(prompt, answer);
         Ok(match row.want {
             Want::Logits => RowLogits::All(logits),
-            Want::Argmax => RowLogits::Argmax(likeliest(&logits)),
+            Want::Argmax => RowLogits::Argmax(likeliest(&logits), later(logits)),
+            Want::Likeliest(weighing) => head(logits, weighing),
         })
     }
 
@@ -275,6 +280,27 @@ fn check_span(batch: &Batch, span: &Span, capacity: &Capacity) -> Result<(), Str
 fn slot(batch: &Batch, span: &Span, position: u32, capacity: &Capacity) -> u32 {
     let page = batch.pages[(span.first_page + position / capacity.page_tokens) as usize];
     page * capacity.page_tokens + position % capacity.page_tokens
+}
+
+fn later(logits: Vec<f32>) -> WholeRow {
+    WholeRow::new(move || Ok(logits))
+}
+
+/// The likeliest tokens; all of the row where equal ones are too many, as a device gives it.
+fn head(logits: Vec<f32>, weighing: Weighing) -> RowLogits {
+    let mut ranked: Vec<(TokenId, f32)> = (0..).map(TokenId).zip(logits.iter().copied()).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let greatest = ranked[0].1;
+    let floor = ranked[ranked.len().min(HEAD_TOKENS) - 1].1;
+    let (tokens, others): (Vec<_>, Vec<_>) =
+        ranked.into_iter().partition(|(_, logit)| *logit >= floor);
+    if tokens.len() > HEAD_TOKENS {
+        return RowLogits::All(logits);
+    }
+    let counted = others.iter().filter(|(token, _)| (weighing.first..weighing.end).contains(token));
+    let weight = |(_, logit): &(_, f32)| ((logit - greatest) / weighing.temperature).exp();
+    let rest = counted.map(weight).sum();
+    RowLogits::Likeliest(Likeliest { tokens, rest, row: later(logits) })
 }
 
 fn likeliest(logits: &[f32]) -> TokenId {

@@ -383,9 +383,9 @@ impl Sequence {
     }
 
     pub(crate) fn want(&self) -> Want {
-        match (&self.request.constraint, &self.request.labels) {
-            (None, None) => self.request.sampler.want(),
-            _ => Want::Logits,
+        match &self.request.labels {
+            None => self.request.sampler.want(self.request.constraint.is_some()),
+            Some(_) => Want::Logits,
         }
     }
 

@@ -1,8 +1,11 @@
 //! The network as the engine drives it.
 
 use burn::tensor::{DType, Device, Element, Tensor, TensorData};
-use engine::{Batch, Capacity, Forward, ForwardError, Logits, PageBytes, Row, RowLogits, Want};
-use fused_ops::argmax;
+use engine::{
+    Batch, Capacity, Forward, ForwardError, Likeliest, Logits, PageBytes, Row, RowLogits, Want,
+    Weighing, WholeRow,
+};
+use fused_ops::{LIKELIEST_WORDS, argmax, likeliest};
 use protocol::TokenId;
 
 use crate::embedding::Embedding;
@@ -60,30 +63,69 @@ impl PageBytes for Network {
 
 /// Waits for the device and takes what each row wants, and no more. `logits: [rows, vocabulary]`
 fn download(logits: Tensor<2>, rows: &[Row]) -> Result<Logits, ForwardError> {
-    let vocabulary = logits.dims()[1];
-    let likeliest = if rows.iter().any(|row| row.want == Want::Argmax) {
-        numbers::<i32>(argmax(logits.clone()).try_into_data())?
-    } else {
-        Vec::new()
+    let few = || lost("it gave fewer rows than it has");
+    let best = match rows.iter().any(|row| row.want == Want::Argmax) {
+        true => numbers::<i32>(argmax(logits.clone()).try_into_data())?,
+        false => Vec::new(),
     };
+    let heads = heads(&logits, rows)?;
+    let mut whole = whole(&logits, rows)?.into_iter();
+    let outcome = |(at, row): (usize, &Row)| match row.want {
+        Want::Logits => whole.next().map(RowLogits::All).ok_or_else(few),
+        Want::Argmax => {
+            let token = best.get(at).ok_or_else(few)?.cast_unsigned();
+            Ok(RowLogits::Argmax(TokenId(token), later(&logits, at)))
+        }
+        Want::Likeliest(_) => {
+            let words = heads.chunks_exact(LIKELIEST_WORDS).nth(at).ok_or_else(few)?;
+            let row = later(&logits, at);
+            let Some(fused_ops::Likeliest { tokens, rest }) = fused_ops::Likeliest::read(words)
+            else {
+                return row.fetch().map(RowLogits::All);
+            };
+            let tokens = tokens.into_iter().map(|(id, logit)| (TokenId(id), logit)).collect();
+            Ok(RowLogits::Likeliest(Likeliest { tokens, rest, row }))
+        }
+    };
+    let rows = rows.iter().enumerate().map(outcome).collect::<Result<_, _>>()?;
+    Ok(Logits { rows })
+}
+
+/// The heads of all rows where one is wanted.
+fn heads(logits: &Tensor<2>, rows: &[Row]) -> Result<Vec<i32>, ForwardError> {
+    let weighing = |row: &Row| match row.want {
+        Want::Likeliest(Weighing { temperature, first, end }) => {
+            fused_ops::Weighing { temperature, counted: first.0..end.0 }
+        }
+        Want::Logits | Want::Argmax => fused_ops::Weighing { temperature: 1.0, counted: 0..0 },
+    };
+    if !rows.iter().any(|row| matches!(row.want, Want::Likeliest(_))) {
+        return Ok(Vec::new());
+    }
+    let weighing: Vec<_> = rows.iter().map(weighing).collect();
+    numbers(likeliest(logits.clone(), &weighing).try_into_data())
+}
+
+/// The rows that are wanted whole.
+fn whole(logits: &Tensor<2>, rows: &[Row]) -> Result<Vec<Vec<f32>>, ForwardError> {
     let whole: Vec<i32> =
         (0..).zip(rows).filter(|(_, row)| row.want == Want::Logits).map(|(at, _)| at).collect();
     let values = match whole.len() {
-        0 => Vec::new(),
-        all if all == rows.len() => numbers::<f32>(logits.try_into_data())?,
+        0 => return Ok(Vec::new()),
+        all if all == rows.len() => numbers::<f32>(logits.clone().try_into_data())?,
         some => {
             let chosen = TensorData::new(whole, [some]);
             let chosen = Tensor::from_data(chosen, (&logits.device(), DType::I32));
-            numbers::<f32>(logits.select(0, chosen).try_into_data())?
+            numbers::<f32>(logits.clone().select(0, chosen).try_into_data())?
         }
     };
-    let mut values = values.chunks_exact(vocabulary);
-    let rows = rows.iter().enumerate().map(|(at, row)| match row.want {
-        Want::Logits => values.next().map(|logits| RowLogits::All(logits.to_vec())),
-        Want::Argmax => likeliest.get(at).map(|id| RowLogits::Argmax(TokenId(id.cast_unsigned()))),
-    });
-    let rows = rows.collect::<Option<Vec<_>>>();
-    Ok(Logits { rows: rows.ok_or_else(|| lost("it gave fewer rows than it has"))? })
+    Ok(values.chunks_exact(logits.dims()[1]).map(<[f32]>::to_vec).collect())
+}
+
+/// A row that is fetched when somebody wants it.
+fn later(logits: &Tensor<2>, row: usize) -> WholeRow {
+    let logits = logits.clone();
+    WholeRow::new(move || numbers(logits.slice([row..row + 1]).try_into_data()))
 }
 
 fn numbers<T: Element>(data: Result<TensorData, impl ToString>) -> Result<Vec<T>, ForwardError> {

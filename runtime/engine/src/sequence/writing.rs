@@ -5,7 +5,7 @@ use text::Piece;
 
 use super::{Ending, Sequence, Submission};
 use crate::batch::RowLogits;
-use crate::sampler::{Candidate, Choice};
+use crate::sampler::Candidate;
 
 /// What one step did for a sequence.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ impl Sequence {
     /// Draws the next token from a row and appends it; `None` where there is none.
     fn choose(&mut self, row: RowLogits, scratch: &mut Vec<Candidate>) -> Option<TokenId> {
         match self.draw(row, scratch) {
-            Ok(token) => token,
+            Ok(token) => Some(token),
             Err(why) => {
                 self.end(Ending::Failed(Fault::new(FaultCode::Internal, why)));
                 None
@@ -62,35 +62,24 @@ impl Sequence {
         }
     }
 
-    fn draw(
-        &mut self,
-        row: RowLogits,
-        scratch: &mut Vec<Candidate>,
-    ) -> Result<Option<TokenId>, String> {
+    fn draw(&mut self, row: RowLogits, scratch: &mut Vec<Candidate>) -> Result<TokenId, String> {
         if let Some(token) = self.settled.pop_front() {
             self.accept(token)?;
             self.request.sampler.take(token, row).map_err(|error| error.to_string())?;
             self.forced_tokens += 1;
             self.append(token);
-            return Ok(Some(token));
+            return Ok(token);
         }
         let Submission { constraint, sampler, .. } = &mut self.request;
         let mask = match constraint {
             Some(constraint) => constraint.mask().map_err(|error| error.to_string())?,
             None => None,
         };
-        match sampler.next(row, mask, scratch).map_err(|error| error.to_string())? {
-            Choice::Unsettled => {
-                self.computed_tokens -= 1;
-                Ok(None)
-            }
-            Choice::Token(token) => {
-                self.accept(token)?;
-                self.append(token);
-                self.settle();
-                Ok(Some(token))
-            }
-        }
+        let token = sampler.next(row, mask, scratch).map_err(|error| error.to_string())?;
+        self.accept(token)?;
+        self.append(token);
+        self.settle();
+        Ok(token)
     }
 
     /// Notes what the shape leaves no choice about where each token has to say how likely it was.

@@ -7,7 +7,7 @@ mod made;
 mod plain;
 
 use burn::tensor::{Tensor, TensorData};
-use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want};
+use engine::{Batch, Forward, ForwardError, Row, RowLogits, Span, Want, Weighing};
 use fused_ops::{BackendChoice, OpenDevice, open};
 use model::{CacheLimits, KvEncoding, Learner, LoadError, Network, Placement, PlainWeights};
 use protocol::TokenId;
@@ -83,7 +83,7 @@ const PLAN: [[usize; 3]; 5] = [[12, 0, 5], [1, 6, 5], [1, 1, 1], [6, 1, 2], [1, 
 fn all(row: RowLogits) -> Vec<f32> {
     match row {
         RowLogits::All(logits) => logits,
-        RowLogits::Argmax(_) => panic!("logits were asked for"),
+        _ => panic!("logits were asked for"),
     }
 }
 
@@ -310,10 +310,39 @@ fn argmax_is_the_highest_of_the_logits() {
         let whole = network.forward(&batch(&mut three(), &[12, 9, 3], Want::Logits)).unwrap();
         let best = network.forward(&batch(&mut three(), &[12, 9, 3], Want::Argmax)).unwrap();
         for (logits, best) in whole.rows.into_iter().zip(best.rows) {
-            let RowLogits::Argmax(best) = best else { panic!("the argmax was asked for") };
+            let RowLogits::Argmax(best, row) = best else { panic!("the argmax was asked for") };
             let logits = all(logits);
             assert!(logits.iter().all(|logit| *logit <= logits[best.0 as usize]));
+            assert_eq!(row.fetch().unwrap(), logits, "{}", device.name);
         }
+    }
+}
+
+#[test]
+fn heads_are_the_highest_of_the_logits_and_weigh_the_others() {
+    let made = &variants()[0];
+    let (first, end) = (TokenId(10), TokenId(40));
+    for device in devices() {
+        let mut network = network(made, &device);
+        let whole = network.forward(&batch(&mut three(), &[12, 9, 3], Want::Logits)).unwrap();
+        let mut mixed = batch(&mut three(), &[12, 9, 3], Want::Argmax);
+        mixed.rows[0].want = Want::Likeliest(Weighing { temperature: 0.5, first, end });
+        mixed.rows[2].want = Want::Logits;
+        let mixed = network.forward(&mixed).unwrap().rows.into_iter().take(3).collect::<Vec<_>>();
+        let [RowLogits::Likeliest(head), RowLogits::Argmax(..), RowLogits::All(last)] =
+            <[RowLogits; 3]>::try_from(mixed).unwrap()
+        else {
+            panic!("each row is what was asked for")
+        };
+        let mut whole = whole.rows.into_iter().map(all);
+        let logits = whole.next().unwrap();
+        assert_eq!(whole.nth(1).unwrap(), last);
+        // A vocabulary of 50 has room in the head.
+        let mut tokens = head.tokens;
+        tokens.sort_by_key(|(token, _)| *token);
+        let expected: Vec<_> = (0..).map(TokenId).zip(logits.iter().copied()).collect();
+        assert_eq!((tokens, head.rest), (expected, 0.0), "{}", device.name);
+        assert_eq!(head.row.fetch().unwrap(), logits);
     }
 }
 
