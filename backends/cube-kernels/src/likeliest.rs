@@ -20,12 +20,15 @@ pub const LIKELIEST_WORDS: usize = 2 + 2 * LIKELIEST_MAX;
 /// and the first behind it that does not.
 pub const WEIGHING_NUMBERS: usize = 3;
 
+/// The bits that are all set in what is no finite number.
+const EXPONENT: u32 = 0x7f80_0000;
+
 /// The units whose greatest numbers reach the floor.
 const KEPT: usize = UNITS / 2;
 
 /// The numbers of each row that reach its floor, and the sum of `exp((number - greatest) / temperature)`
 /// over the others that count. Where more reach it than there is room for, which takes many equal ones,
-/// their number says so and the indices are some of them.
+/// or a number is none, the count is beyond the room and the indices are some of them.
 ///
 /// Shapes: `logits: [rows, width]`, `weighing: [rows, WEIGHING_NUMBERS]`,
 /// `out: [rows, LIKELIEST_WORDS]` of type i32.
@@ -75,7 +78,10 @@ fn likeliest_kernel(logits: &[f32], weighing: &[f32], out: &mut [i32], width: us
     let mut rest = 0.0f32;
     for at in range_stepped(unit, width, UNITS) {
         let value = logits[first + at];
-        if value >= floor {
+        // By its bits, because drivers may assume that every number is one.
+        if u32::reinterpret(value) & EXPONENT == EXPONENT {
+            count += comptime!(LIKELIEST_MAX as u32 + 1);
+        } else if value >= floor {
             count += 1;
         } else if at >= counted && at < counted_end {
             rest += ((value - greatest) / temperature).exp();
@@ -86,10 +92,11 @@ fn likeliest_kernel(logits: &[f32], weighing: &[f32], out: &mut [i32], width: us
     counts[unit] = count;
     rests[unit] = rest;
     sync_cube();
-    let mut place = 0u32;
+    let mut before = 0u32;
     for other in 0..unit {
-        place += counts[other];
+        before += counts[other];
     }
+    let mut place = before;
     for at in range_stepped(unit, width, UNITS) {
         let value = logits[first + at];
         if value >= floor {
@@ -106,7 +113,7 @@ fn likeliest_kernel(logits: &[f32], weighing: &[f32], out: &mut [i32], width: us
         for other in 0..UNITS {
             sum += rests[other];
         }
-        out[head] = i32::cast_from(place);
+        out[head] = i32::cast_from(before + count);
         out[head + 1] = i32::reinterpret(sum);
     }
 }

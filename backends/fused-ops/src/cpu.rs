@@ -140,7 +140,9 @@ fn likeliest_of_row(
     let (indices, numbers) = lists.split_at_mut(LIKELIEST_MAX);
     let (mut count, mut rest) = (0, 0.0f64);
     for (index, &number) in row.iter().enumerate() {
-        if number >= floor {
+        if !number.is_finite() {
+            count += LIKELIEST_MAX + 1;
+        } else if number >= floor {
             if count < LIKELIEST_MAX {
                 indices[count] = index as i32;
                 numbers[count] = number.to_bits().cast_signed();
@@ -148,8 +150,7 @@ fn likeliest_of_row(
             count += 1;
         } else if (first as usize..end as usize).contains(&index) {
             let below = (number - greatest) / temperature;
-            // A number that is none is to be found in the sum.
-            if below.is_nan() || below > NEGLIGIBLE {
+            if below > NEGLIGIBLE {
                 rest += f64::from(below.exp());
             }
         }

@@ -57,7 +57,8 @@ pub fn likeliest(logits: Tensor<2>, weighing: &[Weighing]) -> Tensor<2, Int> {
 }
 
 impl Likeliest {
-    /// Reads a row of [`likeliest`]; `None` where more numbers are equal than it has room for.
+    /// Reads a row of [`likeliest`]; `None` where more numbers are equal than it has room for,
+    /// or one is not finite.
     ///
     /// Panics: on another number of words.
     pub fn read(words: &[i32]) -> Option<Self> {

@@ -111,6 +111,7 @@ pub trait FusedOps: Backend {
     /// Shapes: `logits: [rows, width]`, `weighing: [rows, 3]`: what numbers are divided by, the first
     /// index that counts, the first behind it that does not → `[rows, LIKELIEST_WORDS]` of type I32: how
     /// many are greatest, the bits of what the others weigh, 256 indices, the bits of 256 numbers. Where
-    /// more are greatest than there is room for, how many they are is all that is said.
+    /// more are greatest than there is room for, or a number is not finite, the first word is beyond 256
+    /// and the others say nothing.
     fn likeliest(logits: FloatTensor<Self>, weighing: FloatTensor<Self>) -> IntTensor<Self>;
 }
