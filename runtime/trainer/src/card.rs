@@ -165,6 +165,7 @@ fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {
         }
         text.push('\n');
     }
+    text += &others.iter().map(|(state, other)| spread(state, scores, other)).collect::<String>();
     let (valid, calls) = scores
         .sets
         .iter()
@@ -177,6 +178,26 @@ fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {
         scores.commands_a_minute
     )?;
     Ok(text)
+}
+
+/// How far another seed's scores are from these.
+fn spread(state: &State, scores: &Scores, other: &Scores) -> String {
+    let apart = |set: &Score| {
+        let other = other.sets.iter().find(|other| other.set == set.set)?;
+        Some((set.set.as_str(), judge::share(&other.kept) - judge::share(&set.kept)))
+    };
+    let apart: Vec<(&str, f64)> = scores.sets.iter().filter_map(apart).collect();
+    let mean =
+        apart.iter().map(|(_, points)| points.abs()).sum::<f64>() / apart.len().max(1) as f64;
+    let farthest = apart.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+    farthest.map_or_else(String::new, |(set, points)| {
+        format!(
+            "\nThe same recipe with seed {} ({} steps) gives scores {mean:.1} points from these on the average of the sets, and {points:+.1} \
+             at most ({set}).\n",
+            state.recipe.seed,
+            state.steps.len(),
+        )
+    })
 }
 
 fn of_language(by_language: &BTreeMap<String, (usize, usize)>, code: &str) -> f64 {
