@@ -165,7 +165,9 @@ impl Sampler {
         scratch: &mut Vec<Candidate>,
     ) -> Option<TokenId> {
         let is_allowed = |token| self.allows(token, mask);
-        let weighed = (self.weighed, mask.is_some());
+        let early = self.rules.ends_are_banned(self.answer_tokens);
+        let weighed = self.weighed.without(if early { self.rules.ends.len() } else { 0 });
+        let weighed = (weighed, mask.is_some());
         match &self.draw {
             Draw::Likeliest => {
                 head::fill(head, 1.0, weighed, is_allowed, scratch)?;

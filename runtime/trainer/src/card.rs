@@ -182,18 +182,18 @@ fn tables(scores: &Scores, others: &[(State, Scores)]) -> Result<String> {
 
 /// How far another seed's scores are from these.
 fn spread(state: &State, scores: &Scores, other: &Scores) -> String {
-    let apart = |set: &Score| {
+    let both = scores.sets.iter().filter_map(|set| {
         let other = other.sets.iter().find(|other| other.set == set.set)?;
         Some((set.set.as_str(), judge::share(&other.kept) - judge::share(&set.kept)))
-    };
-    let apart: Vec<(&str, f64)> = scores.sets.iter().filter_map(apart).collect();
+    });
+    let apart: Vec<(&str, f64)> = both.collect();
     let mean =
         apart.iter().map(|(_, points)| points.abs()).sum::<f64>() / apart.len().max(1) as f64;
     let farthest = apart.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
     farthest.map_or_else(String::new, |(set, points)| {
         format!(
-            "\nThe same recipe with seed {} ({} steps) gives scores {mean:.1} points from these on the average of the sets, and {points:+.1} \
-             at most ({set}).\n",
+            "\nScores of the same recipe with seed {} ({} steps) are {mean:.1} points from these on the average of the sets, \
+             and farthest for \"{set}\": {points:+.1}.\n",
             state.recipe.seed,
             state.steps.len(),
         )

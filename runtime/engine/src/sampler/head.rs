@@ -47,6 +47,11 @@ impl Weighed {
         best.unwrap_or(Self { first: 0, end: drawable_tokens, missing: 0, surplus: count })
     }
 
+    /// Where so many more of the tokens that are weighed may not be drawn.
+    pub(super) fn without(self, tokens: usize) -> Self {
+        Self { surplus: self.surplus + tokens as u32, ..self }
+    }
+
     pub(super) fn at(&self, temperature: f32) -> Weighing {
         Weighing { temperature, first: TokenId(self.first), end: TokenId(self.end) }
     }
@@ -82,9 +87,9 @@ pub(super) fn fill(
     let rest = f64::from(head.rest) * beside(first);
     let tokens = |count: u32| f64::from(count) * beside(floor);
     let neglected = f64::from(weighed.end) * f64::from(NEGLIGIBLE).exp();
-    let least = rest * (1.0 - ROUNDING) - tokens(weighed.surplus) - neglected;
+    let known = rest * (1.0 - ROUNDING) - tokens(weighed.surplus) - neglected;
+    let least = if is_shaped { 0.0 } else { known.max(0.0) };
     let most = rest * (1.0 + ROUNDING) + tokens(weighed.missing);
-    let least = if is_shaped { 0.0 } else { least.max(0.0) };
     most.is_finite().then_some(Rest { least, most })
 }
 

@@ -10,12 +10,13 @@ use super::*;
 use crate::batch::{RowLogits, Want, WholeRow};
 
 fn sampler(sampling: &Sampling, width: usize, banned: Vec<TokenId>) -> Sampler {
+    // The first two of four tokens of an answer are no end.
     let rules = Rules {
         default_temperature: 0.0,
         drawable_tokens: width as u32,
         banned,
-        ends: Arc::from([]),
-        answer_tokens_min: 0,
+        ends: Arc::from([TokenId(0), TokenId(1)]),
+        answer_tokens_min: 2,
     };
     Sampler::new(sampling, rules, &[]).expect("the sampling is valid")
 }
