@@ -20,6 +20,9 @@ pub struct Network {
     pub(crate) embedding: Embedding,
     pub(crate) pool: Pool,
     pub(crate) capacity: Capacity,
+    /// Whether it gives the heads of rows. Where logits lie in the program's memory, the sampler is as
+    /// fast with all of them.
+    pub(crate) gives_heads: bool,
     /// Names the weights and how the cache lies.
     pub(crate) identity: [u8; 32],
 }
@@ -34,12 +37,23 @@ impl Forward for Network {
         let step = upload(batch, &self.capacity, embed, self.mistral.devices())?;
         match self.mistral.forward(step, self.pool.layers()) {
             None => Ok(Logits { rows: Vec::new() }),
-            Some(logits) => download(logits, &batch.rows),
+            Some(logits) => download(logits, &self.wants(&batch.rows)),
         }
     }
 
     fn pages(&mut self) -> Option<&mut dyn PageBytes> {
         Some(self)
+    }
+}
+
+impl Network {
+    /// What rows want, as far as it is of use here.
+    fn wants(&self, rows: &[Row]) -> Vec<Want> {
+        let want = |row: &Row| match row.want {
+            Want::Likeliest(_) if !self.gives_heads => Want::Logits,
+            want => want,
+        };
+        rows.iter().map(want).collect()
     }
 }
 
@@ -61,16 +75,21 @@ impl PageBytes for Network {
     }
 }
 
-/// Waits for the device and takes what each row wants, and no more. `logits: [rows, vocabulary]`
-fn download(logits: Tensor<2>, rows: &[Row]) -> Result<Logits, ForwardError> {
+/// Waits for the device and takes what is wanted of each row, and no more. `logits: [rows, vocabulary]`
+fn download(logits: Tensor<2>, wants: &[Want]) -> Result<Logits, ForwardError> {
+    let width = logits.dims()[1];
+    if wants.iter().all(|want| *want == Want::Logits) {
+        let rows = rows_of(numbers(logits.try_into_data())?, width);
+        return Ok(Logits { rows: rows.map(RowLogits::All).collect() });
+    }
     let few = || lost("it gave fewer rows than it has");
-    let best = match rows.iter().any(|row| row.want == Want::Argmax) {
+    let best = match wants.contains(&Want::Argmax) {
         true => numbers::<i32>(argmax(logits.clone()).try_into_data())?,
         false => Vec::new(),
     };
-    let heads = heads(&logits, rows)?;
-    let mut whole = whole(&logits, rows)?.into_iter();
-    let outcome = |(at, row): (usize, &Row)| match row.want {
+    let heads = heads(&logits, wants)?;
+    let mut whole = rows_of(whole(&logits, wants)?, width);
+    let outcome = |(at, want): (usize, &Want)| match want {
         Want::Logits => whole.next().map(RowLogits::All).ok_or_else(few),
         Want::Argmax => {
             let token = best.get(at).ok_or_else(few)?.cast_unsigned();
@@ -87,39 +106,41 @@ fn download(logits: Tensor<2>, rows: &[Row]) -> Result<Logits, ForwardError> {
             Ok(RowLogits::Likeliest(Likeliest { tokens, rest, row }))
         }
     };
-    let rows = rows.iter().enumerate().map(outcome).collect::<Result<_, _>>()?;
+    let rows = wants.iter().enumerate().map(outcome).collect::<Result<_, _>>()?;
     Ok(Logits { rows })
 }
 
 /// The heads of all rows where one is wanted.
-fn heads(logits: &Tensor<2>, rows: &[Row]) -> Result<Vec<i32>, ForwardError> {
-    let weighing = |row: &Row| match row.want {
+fn heads(logits: &Tensor<2>, wants: &[Want]) -> Result<Vec<i32>, ForwardError> {
+    let weighing = |want: &Want| match *want {
         Want::Likeliest(Weighing { temperature, first, end }) => {
             fused_ops::Weighing { temperature, counted: first.0..end.0 }
         }
         Want::Logits | Want::Argmax => fused_ops::Weighing { temperature: 1.0, counted: 0..0 },
     };
-    if !rows.iter().any(|row| matches!(row.want, Want::Likeliest(_))) {
+    if !wants.iter().any(|want| matches!(want, Want::Likeliest(_))) {
         return Ok(Vec::new());
     }
-    let weighing: Vec<_> = rows.iter().map(weighing).collect();
+    let weighing: Vec<_> = wants.iter().map(weighing).collect();
     numbers(likeliest(logits.clone(), &weighing).try_into_data())
 }
 
-/// The rows that are wanted whole.
-fn whole(logits: &Tensor<2>, rows: &[Row]) -> Result<Vec<Vec<f32>>, ForwardError> {
+/// The rows that are wanted whole, back to back.
+fn whole(logits: &Tensor<2>, wants: &[Want]) -> Result<Vec<f32>, ForwardError> {
     let whole: Vec<i32> =
-        (0..).zip(rows).filter(|(_, row)| row.want == Want::Logits).map(|(at, _)| at).collect();
-    let values = match whole.len() {
-        0 => return Ok(Vec::new()),
-        all if all == rows.len() => numbers::<f32>(logits.clone().try_into_data())?,
-        some => {
-            let chosen = TensorData::new(whole, [some]);
-            let chosen = Tensor::from_data(chosen, (&logits.device(), DType::I32));
-            numbers::<f32>(logits.clone().select(0, chosen).try_into_data())?
-        }
-    };
-    Ok(values.chunks_exact(logits.dims()[1]).map(<[f32]>::to_vec).collect())
+        (0..).zip(wants).filter(|(_, want)| **want == Want::Logits).map(|(at, _)| at).collect();
+    if whole.is_empty() {
+        return Ok(Vec::new());
+    }
+    let count = whole.len();
+    let chosen = TensorData::new(whole, [count]);
+    let chosen = Tensor::from_data(chosen, (&logits.device(), DType::I32));
+    numbers(logits.clone().select(0, chosen).try_into_data())
+}
+
+fn rows_of(values: Vec<f32>, width: usize) -> impl Iterator<Item = Vec<f32>> {
+    let rows = values.len() / width.max(1);
+    (0..rows).map(move |row| values[row * width..][..width].to_vec())
 }
 
 /// A row that is fetched when somebody wants it.

@@ -127,8 +127,10 @@ impl Network {
         let weights_bytes = footprint.weights_bytes;
         let mut loader = Loader { archive, done_bytes: 0, weights_bytes, progress };
         let mistral = Mistral::build(&mut loader, placement, capacity.context_tokens_max as usize)?;
+        let output = placement.stages(layers).pop();
         Ok(Self {
             mistral,
+            gives_heads: output.is_some_and(|(device, _)| !device.is_cpu()),
             embedding: Embedding::new(archive.tensor(TensorName::Embedding)?)?,
             pool: Pool::new(
                 placement.devices(layers),
