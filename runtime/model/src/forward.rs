@@ -146,7 +146,7 @@ fn rows_of(values: Vec<f32>, width: usize) -> impl Iterator<Item = Vec<f32>> {
 /// A row that is fetched when somebody wants it.
 fn later(logits: &Tensor<2>, row: usize) -> WholeRow {
     let logits = logits.clone();
-    WholeRow::new(move || numbers(logits.slice([row..row + 1]).try_into_data()))
+    WholeRow::new(move || numbers(logits.narrow(0, row, 1).try_into_data()))
 }
 
 fn numbers<T: Element>(data: Result<TensorData, impl ToString>) -> Result<Vec<T>, ForwardError> {
