@@ -106,7 +106,8 @@ pub(crate) fn argmax(logits: &[f32], width: usize) -> Vec<i32> {
     logits.chunks_exact(width).map(likeliest).collect()
 }
 
-/// See [`FusedOps::likeliest`](crate::FusedOps::likeliest), of which this is one row after another.
+/// See [`FusedOps::likeliest`](crate::FusedOps::likeliest), of which this is one row after another. The
+/// same for every backend, though networks whose logits lie on the CPU take whole rows (ADR 0034).
 pub(crate) fn likeliest(logits: &[f32], weighing: &[f32]) -> Vec<i32> {
     let (weighing, _) = weighing.as_chunks::<WEIGHING_NUMBERS>();
     let width = logits.len() / weighing.len().max(1);

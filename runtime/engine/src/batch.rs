@@ -117,7 +117,7 @@ pub struct Likeliest {
     /// Tokens and their logits in any order, at least one; no other token's logit reaches one of theirs.
     pub tokens: Vec<(TokenId, f32)>,
     /// The sum of `exp((logit - greatest) / temperature)` over the other tokens that count, `greatest`
-    /// being that of all.
+    /// being that of all. Where it is not finite, the head decides nothing.
     pub rest: f32,
     /// Where the others are.
     pub row: WholeRow,

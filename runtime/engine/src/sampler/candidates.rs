@@ -27,7 +27,7 @@ pub(super) enum Cut {
 
 impl Candidate {
     /// Its probability, relative to the likeliest token's.
-    pub(super) fn weight(&self) -> f64 {
+    fn weight(&self) -> f64 {
         f64::from(self.logit.exp())
     }
 }
@@ -77,7 +77,7 @@ fn top_k(candidates: &mut Vec<Candidate>, kept: usize) {
 /// (the negative logarithm of their probability) is nearest to the expected one, the entropy. The
 /// likeliest candidate may be among those that go.
 fn typical(candidates: &mut Vec<Candidate>, mass: f64) {
-    let total: f64 = candidates.iter().map(Candidate::weight).sum();
+    let total = weight(candidates);
     let surprise = |candidate: &Candidate| total.ln() - f64::from(candidate.logit);
     let entropy: f64 =
         candidates.iter().map(|candidate| candidate.weight() / total * surprise(candidate)).sum();
@@ -89,7 +89,7 @@ fn typical(candidates: &mut Vec<Candidate>, mass: f64) {
 
 /// Keeps the smallest set of likeliest candidates whose probability reaches `mass`.
 fn top_p(candidates: &mut Vec<Candidate>, mass: f64) {
-    let total: f64 = candidates.iter().map(Candidate::weight).sum();
+    let total = weight(candidates);
     // All candidates below this weight have, together, less than what may be cut off, so the set
     // lies above it and only few candidates need to be sorted. A little lower, for rounding.
     let least = 0.999 * total * (1.0 - mass) / candidates.len().max(1) as f64;
@@ -101,14 +101,18 @@ fn top_p(candidates: &mut Vec<Candidate>, mass: f64) {
 
 /// Keeps the first candidates, as many as it takes to reach this weight.
 fn keep_mass(candidates: &mut Vec<Candidate>, weight: f64) {
-    let mut reached = 0.0;
-    let kept = candidates.iter().position(|candidate| {
-        reached += candidate.weight();
-        reached >= weight
-    });
-    if let Some(last) = kept {
+    if let Some(last) = reaches(candidates, weight) {
         candidates.truncate(last + 1);
     }
+}
+
+/// The first candidate with which this weight is reached.
+pub(super) fn reaches(candidates: &[Candidate], weight: f64) -> Option<usize> {
+    let mut reached = 0.0;
+    candidates.iter().position(|candidate| {
+        reached += candidate.weight();
+        reached >= weight
+    })
 }
 
 /// Keeps what is likely enough beside the likeliest candidate that is left.
@@ -120,12 +124,21 @@ fn min_p(candidates: &mut Vec<Candidate>, share: f32) {
 
 /// Draws with the candidates' probabilities: `unit` in `[0, 1)` picks the place.
 pub(super) fn weighted(candidates: &[Candidate], unit: f64) -> Option<TokenId> {
-    let total: f64 = candidates.iter().map(Candidate::weight).sum();
-    let mut left = unit * total;
-    let drawn = candidates.iter().find(|candidate| {
-        left -= candidate.weight();
-        left < 0.0
-    });
+    let drawn = passes(candidates, unit * weight(candidates));
     // Rounding may leave a crumb behind the last one.
-    drawn.or_else(|| candidates.last()).map(|candidate| candidate.token)
+    let drawn = drawn.or_else(|| candidates.len().checked_sub(1))?;
+    candidates.get(drawn).map(|candidate| candidate.token)
+}
+
+/// The first candidate with which more than this weight is there.
+pub(super) fn passes(candidates: &[Candidate], mut weight: f64) -> Option<usize> {
+    candidates.iter().position(|candidate| {
+        weight -= candidate.weight();
+        weight < 0.0
+    })
+}
+
+/// What candidates weigh together.
+pub(super) fn weight(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(Candidate::weight).sum()
 }

@@ -6,7 +6,7 @@
 
 use protocol::TokenId;
 
-use super::candidates::{Candidate, Cut, NEGLIGIBLE, by_rank};
+use super::candidates::{Candidate, Cut, NEGLIGIBLE, by_rank, passes, reaches, weight};
 use crate::batch::{Likeliest, Weighing};
 
 /// What a device's sum of a vocabulary's weights may be off by, as a share of it.
@@ -141,27 +141,9 @@ fn draw_beside(
         };
         (kept, rest) = (&kept[..until], 0.0);
     }
-    let mut left = unit * (weight(kept) + rest);
-    let found = kept.iter().position(|candidate| {
-        left -= candidate.weight();
-        left < 0.0
-    });
     // Rounding may leave a crumb behind the last one.
     let crumb = || kept.len().checked_sub(1).filter(|_| rest == 0.0);
-    found.or_else(crumb)
-}
-
-/// The first candidate with which this weight is reached.
-fn reaches(candidates: &[Candidate], weight: f64) -> Option<usize> {
-    let mut reached = 0.0;
-    candidates.iter().position(|candidate| {
-        reached += candidate.weight();
-        reached >= weight
-    })
-}
-
-fn weight(candidates: &[Candidate]) -> f64 {
-    candidates.iter().map(Candidate::weight).sum()
+    passes(kept, unit * (weight(kept) + rest)).or_else(crumb)
 }
 
 /// Moves the candidates from this logit on to the front and ranks them, as a draw from the head does.
